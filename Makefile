@@ -1,0 +1,41 @@
+# make demo                  learn a person from 8 frames of a clip and animate the rest of it, into out/demo
+# make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a model of yours
+# make test                  lint, types, tests
+# Each sets up .venv when it is missing or older than pyproject.toml; after that nothing is fetched.
+# PYTHON=python3.12 chooses the interpreter of .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+EXTRAS := app,dlib,landmarks,train,demo,test,dev
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out build *.egg-info .*_cache
+
+# The stamp is written last: a set-up that failed or was interrupted is done again.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null \
+		|| { echo "$(PYTHON): not found, Python 3.10 or newer is needed; sudo apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON): older than Python 3.10; sudo apt install python3.11 python3.11-venv, then make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON): cannot make virtual environments; sudo apt install python3-venv" >&2; exit 1; }
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| $(PYTHON) -m venv $$($(BIN)/python -c '' 2>/dev/null || echo --clear) .venv
+	@echo "setting up .venv, once (some minutes, most of them for torch)"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
