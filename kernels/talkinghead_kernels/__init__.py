@@ -1,0 +1,20 @@
+"""The ops under `talkinghead`: tensors in, tensors out. Nothing here knows of heads, and torch is all it needs."""
+
+from .adain import adain
+from .backend import backends, use_backend
+from .rasterize import draw_landmarks
+from .resample import conv_downsample, upsample_conv
+from .residual_block import residual_block
+from .spectral_norm import normalise, power_iteration_
+
+__all__ = [
+    "adain",
+    "backends",
+    "conv_downsample",
+    "draw_landmarks",
+    "normalise",
+    "power_iteration_",
+    "residual_block",
+    "upsample_conv",
+    "use_backend",
+]
