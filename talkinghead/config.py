@@ -1,0 +1,220 @@
+"""Configuration: frozen dataclasses, and the presets paper, small and tiny.
+
+`paper` is the paper's 256x256 system. `small` (128x128) and `tiny` (64x64) keep its structure at less width and depth, and must learn in
+minutes to hours, so their learning rates, losses and spectral norms differ where a measured run said so.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import TalkingheadError
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shapes of the four networks. Channels are those after each block; `*_attention` is the number of blocks before the attention."""
+
+    image_size: int = 256
+    encoder: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
+    """Down blocks of E and V; the last entry is the size of the embedding."""
+    encoder_attention: int = 3
+    down: tuple[int, ...] = (64, 128, 256, 512)
+    down_attention: int = 3
+    residual: int = 4
+    up: tuple[int, ...] = (512, 256, 128, 64)
+    up_attention: int = 2
+    spectral_embedder: bool = True
+    spectral_generator: bool = True
+    spectral_discriminator: bool = True
+    discriminator_slope: float = 0.0
+    """Negative slope of D's activations: 0 is ReLU."""
+    activate_before_pool: bool = True
+    """ReLU, then sum-pool in E and V; False is the paper's order."""
+    embedding_gain: float = 1.0
+    """The embedding is this times the pooled vector; P reads it divided by the gain again."""
+    discriminator_gain: float = 1.0
+    """V's pooled vector is scaled by this before it is scored."""
+    initialisation: str = "orthogonal"
+    """Weights at the start: "orthogonal", or "uniform" (torch's default, within 1/sqrt(fan-in))."""
+
+    @property
+    def embedding(self) -> int:
+        """Length of the embedding e, of W_i, w0 and of V's pooled vector."""
+        return self.encoder[-1]
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Adam's settings for one group of networks."""
+
+    learning_rate: float
+    beta1: float = 0.0
+    beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the generator's losses (paper, version 2). The content loss carries its own in its networks."""
+
+    content: float = 1.0
+    pixel: float = 0.0
+    adversarial: float = 1.0
+    feature_matching: float = 10.0
+    matching: float = 10.0
+    relative_feature_matching: bool = False
+    """Divide each map's term by the mean activation; for a D without spectral norm, whose activations grow."""
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Meta-learning: one step sees `batch` episodes of one target frame and `shots` other frames of the same video."""
+
+    steps: int
+    batch: int
+    generator: AdamConfig = AdamConfig(5e-5)
+    discriminator: AdamConfig = AdamConfig(2e-4)
+    shots: int = 8
+    discriminator_steps: int = 2
+    average: float = 0.999
+    """Decay of the running average of E and G."""
+    clip: float = 0.0
+    """Bound of the gradient's norm per network; 0 leaves it alone."""
+    precision: str = "fp32"
+    """"bf16" runs convolutions in bfloat16 where the machine can; weights, statistics, losses and optimiser stay float32."""
+    variants: int = 1
+    """Each video also stands for this many people: itself, and others made of it by fixed changes of colour and shape."""
+    losses: LossWeights = LossWeights()
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Few-shot fine-tuning. Steps are `epochs` passes over the pictures in batches of at most `batch`, and `minimum_steps` at least."""
+
+    epochs: int = 40
+    batch: int = 8
+    minimum_steps: int = 0
+    generator: AdamConfig = AdamConfig(5e-5)
+    discriminator: AdamConfig = AdamConfig(2e-4)
+    styles_rate: float = 1.0
+    """Learning rate of psi' as a multiple of the generator's."""
+    discriminator_steps: int = 2
+    average: float = 0.97
+    clip: float = 0.0
+    precision: str = "fp32"
+    losses: LossWeights = LossWeights(matching=0.0)
+
+    def steps(self, pictures: int) -> int:
+        """Optimiser steps for this many pictures."""
+        return max(self.minimum_steps, self.epochs * -(-pictures // self.batch))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes a model what it is; stored in every checkpoint."""
+
+    preset: str
+    networks: NetworkConfig = field(default_factory=NetworkConfig)
+    meta: MetaConfig = field(default_factory=lambda: MetaConfig(steps=1_000_000, batch=8))
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    perceptual: tuple[str, ...] = ("vgg19", "vggface")
+    """Networks of the content loss, by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`.
+
+        Raises:
+            TalkingheadError: a field is missing, unknown or of the wrong kind: it was written by another version.
+        """
+        return _build(cls, values, "configuration")
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    if not isinstance(values, dict) or set(values) != names:
+        odd = sorted(set(values) ^ names) if isinstance(values, dict) else [type(values).__name__]
+        raise TalkingheadError(f"{where}: fields {', '.join(odd)} do not fit this version; make the file again with it")
+    nested = {"networks": NetworkConfig, "meta": MetaConfig, "finetune": FinetuneConfig, "losses": LossWeights}
+    adams = {"generator": AdamConfig, "discriminator": AdamConfig}
+    built = {}
+    for name, value in values.items():
+        kind = nested.get(name) or adams.get(name)
+        if kind is not None:
+            value = _build(kind, value, f"{where}.{name}")
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)
+
+
+_FAST_ADAM = AdamConfig(4e-4, beta1=0.0, beta2=0.9)
+_FAST_META = MetaConfig(
+    steps=20_000,
+    batch=4,
+    shots=2,
+    generator=AdamConfig(4e-4, beta1=0.5, beta2=0.99),
+    discriminator=_FAST_ADAM,
+    average=0.998,
+    clip=5.0,
+    precision="bf16",
+    variants=16,
+    losses=LossWeights(pixel=20.0, feature_matching=5.0, relative_feature_matching=True),
+)
+_FAST_FINETUNE = FinetuneConfig(
+    epochs=160,
+    generator=AdamConfig(2e-4, beta1=0.5, beta2=0.99),
+    discriminator=_FAST_ADAM,
+    styles_rate=5.0,
+    discriminator_steps=1,
+    clip=5.0,
+    precision="bf16",
+    losses=LossWeights(pixel=20.0, feature_matching=5.0, relative_feature_matching=True, matching=0.0),
+)
+_TINY = NetworkConfig(
+    image_size=64,
+    encoder=(32, 64, 128, 192),
+    encoder_attention=2,
+    down=(40, 80, 160),
+    down_attention=2,
+    residual=3,
+    up=(160, 80, 40),
+    up_attention=2,
+    spectral_embedder=False,
+    spectral_generator=False,
+    spectral_discriminator=False,
+    discriminator_slope=0.2,
+    embedding_gain=0.01,
+    discriminator_gain=0.01,
+    initialisation="uniform",
+)
+_SMALL = dataclasses.replace(
+    _TINY,
+    image_size=128,
+    encoder=(24, 48, 96, 160, 160),
+    encoder_attention=3,
+    down=(36, 72, 144),
+    down_attention=2,
+    up=(144, 72, 36),
+    up_attention=2,
+)
+_EFFICIENTNET = ("efficientnet-lite0",)
+_PRESETS = {
+    "paper": Config("paper"),
+    "small": Config("small", _SMALL, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),
+    "tiny": Config("tiny", _TINY, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),
+}
+PRESETS = tuple(_PRESETS)
+
+
+def preset(name: str) -> Config:
+    """The configuration of a preset.
+
+    Raises:
+        TalkingheadError: no such preset.
+    """
+    if name not in _PRESETS:
+        raise TalkingheadError(f"preset {name!r}: there is none of this name; choose {', '.join(PRESETS)}")
+    return _PRESETS[name]
