@@ -1,0 +1,1 @@
+"""Video, pictures and crops in; prepared shards and episodes to train on; video out."""

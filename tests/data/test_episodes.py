@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from talkinghead.data.episodes import EpisodeSource
+from talkinghead.errors import TalkingheadError
+
+
+def test_a_step_is_drawn_the_same_again(face_shards):
+    first, again = (EpisodeSource(face_shards, 64, 3, 4, 2, seed=5) for _ in range(2))
+    first.draw(0)  # what was drawn before does not matter
+    a, b = first.draw(7), again.draw(7)
+    assert torch.equal(a.frames, b.frames) and torch.equal(a.points, b.points) and torch.equal(a.columns, b.columns)
+    assert not torch.equal(a.frames, first.draw(8).frames)
+
+
+def test_shapes_ranges_and_columns(face_shards):
+    source = EpisodeSource(face_shards, 64, 3, 4, 2, seed=0)
+    episodes = source.draw(0)
+    assert episodes.frames.shape == (4, 4, 3, 64, 64) and episodes.points.shape == (4, 4, 68, 2)
+    assert episodes.frames.abs().max() <= 1 and 0 < episodes.points.mean() < 1
+    seen = torch.cat([source.draw(step).columns for step in range(40)])
+    assert sorted(set(seen.tolist())) == list(range(source.columns))
+
+
+def test_frames_of_an_episode_differ(face_shards):
+    source = EpisodeSource(face_shards, 64, 3, 1, 1, seed=0)
+    frames = source.draw(3).frames[0]
+    assert all(not torch.equal(frames[i], frames[j]) for i in range(4) for j in range(i))
+
+
+def test_frames_are_those_of_the_shard_with_their_landmarks(face_shards):
+    source = EpisodeSource(face_shards, 64, 3, 1, 1, seed=0)
+    episodes = source.draw(0)
+    clip = source.clips[int(episodes.columns[0])]
+    landmarks = (episodes.points[0] * clip.size).numpy()
+    where = [int(np.abs(clip.landmarks - wanted).sum((1, 2)).argmin()) for wanted in landmarks]
+    stored = clip.frames(where).astype(np.float32) / 127.5 - 1
+    assert stored.shape[1] == 64
+    np.testing.assert_allclose(episodes.frames[0].permute(0, 2, 3, 1).numpy(), stored, atol=1e-6)
+
+
+def test_people_left_out_do_not_appear(face_shards):
+    everyone = EpisodeSource(face_shards, 64, 3, 1, 1, seed=0)
+    without = EpisodeSource(face_shards, 64, 3, 1, 1, seed=0, leave_out=["second"])
+    assert {clip.person for clip in everyone.clips} == {"first", "second"}
+    assert {clip.person for clip in without.clips} == {"first"}
+    with pytest.raises(TalkingheadError, match="nobody called ghost"):
+        EpisodeSource(face_shards, 64, 3, 1, 1, seed=0, leave_out=["ghost"])
+
+
+def test_clips_shorter_than_an_episode_are_named(face_shards):
+    with pytest.raises(TalkingheadError, match="no clip has the 301 frames"):
+        EpisodeSource(face_shards, 64, 300, 1, 1, seed=0)

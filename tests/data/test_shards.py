@@ -1,0 +1,212 @@
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from talkinghead.data.crop import Crop
+from talkinghead.data.shards import ClipInfo, ShardWriter, has_shards, read_index
+from talkinghead.errors import TalkingheadError
+
+SIZE = 16
+
+
+def info(name: str, frames: int, person: str = "someone") -> ClipInfo:
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return ClipInfo(name, digest, person, 29.97, (120, 160), Crop(-3.25, 4.5, 90.125), tuple(range(1, 1 + frames)), SIZE, "dlib")
+
+
+def landmarks(seed: int, frames: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((frames, 68, 2), dtype=np.float32) * SIZE
+
+
+def frames_of(seed: int, count: int) -> np.ndarray:
+    """Flat pictures, each of another shade, which JPEG keeps to a few levels."""
+    return np.stack([np.full((SIZE, SIZE, 3), (seed * 40 + 3 * number) % 256, np.uint8) for number in range(count)])
+
+
+def write(folder: Path, counts: list[int], shard_size: int = 2) -> None:
+    with ShardWriter(folder, shard_size) as writer:
+        for seed, count in enumerate(counts):
+            writer.write(info(f"clip {seed}.v2.mp4", count), landmarks(seed, count), frames_of(seed, count))
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "data", [5, 3, 4])
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["shard-000000.tar", "shard-000001.tar"]
+    clips = read_index(tmp_path / "data")
+    assert [len(clip) for clip in clips] == [5, 3, 4]
+    for seed, clip in enumerate(clips):
+        assert clip.info == info(f"clip {seed}.v2.mp4", len(clip))
+        assert (clip.person, clip.fps, clip.size, clip.key) == ("someone", 29.97, SIZE, clip.info.key)
+        assert np.array_equal(clip.landmarks, landmarks(seed, len(clip)))
+
+
+def test_any_frame_in_any_order(tmp_path: Path) -> None:
+    write(tmp_path, [5, 12])
+    clip = read_index(tmp_path)[1]
+    frames = clip.frames([11, 0, 11, 4])
+    assert (frames.shape, frames.dtype) == ((4, SIZE, SIZE, 3), np.uint8)
+    assert np.abs(frames.astype(int) - frames_of(1, 12)[[11, 0, 11, 4]]).max() <= 1
+    assert np.array_equal(clip.frames(np.array([3]))[0], clip.frames(range(12))[3])
+
+
+def test_only_the_asked_frames_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, [12])
+    decoded: list[int] = []
+
+    def counting(data: bytes) -> np.ndarray:
+        decoded.append(len(data))
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    monkeypatch.setattr("talkinghead.data.shards.decode_jpeg", counting)
+    clip = read_index(tmp_path)[0]
+    assert decoded == []
+    clip.frames([7, 2])
+    assert len(decoded) == 2
+
+
+def test_webdataset_opens_it_without_us(tmp_path: Path) -> None:
+    write(tmp_path, [3, 2, 4])
+    samples = list(webdataset.WebDataset([str(path) for path in sorted(tmp_path.glob("*.tar"))], shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in samples] == [clip.key for clip in read_index(tmp_path)]
+    for seed, sample in enumerate(samples):
+        count = [3, 2, 4][seed]
+        pictures = [f"{number:04d}.jpg" for number in range(count)]
+        assert {key for key in sample if not key.startswith("__")} == {*pictures, "landmarks.npy", "json"}
+        assert np.array_equal(np.load(io.BytesIO(sample["landmarks.npy"])), landmarks(seed, count))
+        described = json.loads(sample["json"])
+        assert described["version"] == 1
+        assert described["frames"] == list(range(1, 1 + count))
+        assert described["crop"] == [-3.25, 4.5, 90.125]
+    # and its own decoders know what is in it
+    decoded = next(iter(webdataset.WebDataset(str(tmp_path / "shard-000000.tar"), shardshuffle=False).decode("rgb8")))
+    assert np.abs(decoded["0001.jpg"].astype(int) - frames_of(0, 3)[1]).max() <= 1
+    assert decoded["landmarks.npy"].shape == (3, 68, 2)
+    assert decoded["json"]["person"] == "someone"
+
+
+def test_a_key_has_no_dot_and_fits_a_header(tmp_path: Path) -> None:
+    first, second = info("ä b/c.d" + "x" * 300 + ".mp4", 2), info("other.mp4", 2)
+    assert "." not in first.key
+    assert len(f"{first.key}.landmarks.npy".encode()) <= 100
+    # files of one name and other content are other clips
+    assert ClipInfo(**{**vars(first), "sha256": second.sha256}).key != first.key
+
+
+def test_bytes_depend_on_the_clips_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a", [5, 3, 4])
+    write(tmp_path / "b", [5, 3, 4])
+    for name in ("shard-000000.tar", "shard-000001.tar"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with tarfile.open(tmp_path / "a/shard-000000.tar") as tar:
+        assert {(member.mtime, member.uid, member.gid, member.uname, member.gname) for member in tar} == {(0, 0, 0, "", "")}
+
+
+def test_a_clip_that_fails_is_not_in_the_shard(tmp_path: Path) -> None:
+    def breaking() -> Iterator[np.ndarray]:
+        yield frames_of(9, 1)[0]
+        raise TalkingheadError("the video is damaged")
+
+    with ShardWriter(tmp_path / "a", 8) as writer:
+        writer.write(info("clip 0.v2.mp4", 5), landmarks(0, 5), frames_of(0, 5))
+        with pytest.raises(TalkingheadError, match="damaged"):
+            writer.write(info("broken.mp4", 4), landmarks(9, 4), breaking())
+        with pytest.raises(TalkingheadError, match=r"broken\.mp4: 3 frames, 4 landmarks and 4 numbers"):
+            writer.write(info("broken.mp4", 4), landmarks(9, 4), frames_of(9, 3))
+        writer.write(info("clip 1.v2.mp4", 3), landmarks(1, 3), frames_of(1, 3))
+    write(tmp_path / "b", [5, 3], shard_size=8)
+    assert (tmp_path / "a/shard-000000.tar").read_bytes() == (tmp_path / "b/shard-000000.tar").read_bytes()
+
+
+def test_an_interruption_leaves_whole_shards(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with ShardWriter(tmp_path, 2) as writer:
+            for seed in range(3):
+                writer.write(info(f"clip {seed}.v2.mp4", 4), landmarks(seed, 4), frames_of(seed, 4))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-000000.tar"]
+    assert len(read_index(tmp_path)) == 2
+
+
+def test_a_writer_goes_on_after_the_shards_there_are(tmp_path: Path) -> None:
+    write(tmp_path, [2, 2, 2, 2, 2])
+    (tmp_path / "shard-000000.tar").unlink()
+    kept = (tmp_path / "shard-000002.tar").read_bytes()
+    with ShardWriter(tmp_path) as writer:
+        writer.write(info("late.mp4", 2), landmarks(7, 2), frames_of(7, 2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"shard-00000{number}.tar" for number in (1, 2, 3)]
+    assert (tmp_path / "shard-000002.tar").read_bytes() == kept
+    assert read_index(tmp_path)[-1].info.name == "late.mp4"
+
+
+def test_nothing_written_is_no_shard(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "data"):
+        pass
+    assert not (tmp_path / "data").exists()
+    assert not has_shards(tmp_path / "data")
+    with pytest.raises(TalkingheadError, match=r"holds no shards .* talkinghead prepare VIDEOS"):
+        read_index(tmp_path / "data")
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 6, 20])
+def test_a_cut_shard_is_named(tmp_path: Path, blocks: int) -> None:
+    """Also where the cut lies between two files, which tarfile does not mind."""
+    write(tmp_path, [3, 3])
+    shard = tmp_path / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[: -512 * blocks])
+    with pytest.raises(TalkingheadError, match=f"^{shard}: cannot be read as a shard .*; prepare the data again$"):
+        read_index(tmp_path)
+
+
+def replaced(tmp_path: Path, member: str, content: bytes | None) -> Path:
+    """A shard of one clip with a file in it replaced or left out."""
+    write(tmp_path, [3])
+    shard = tmp_path / "shard-000000.tar"
+    with tarfile.open(shard) as tar:
+        files = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+    with tarfile.open(shard, "w") as tar:
+        for name, data in files.items():
+            kept = content if name.endswith(member) else data
+            if kept is not None:
+                header = tarfile.TarInfo(name)
+                header.size = len(kept)
+                tar.addfile(header, io.BytesIO(kept))
+    return shard
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("json", b'{"version": 2}', "format version 2, expected 1"),
+        ("json", b'{"version": 1}', "crop"),
+        ("json", b"[]", "cannot be read"),
+        ("json", b"{", "cannot be read"),
+        ("json", None, "its last clip is not whole"),
+        ("0001.jpg", None, r"has 2 frames but landmarks \[3, 68, 2\]"),
+        ("landmarks.npy", None, r"has 3 frames but landmarks \[0, 68, 2\]"),
+        ("landmarks.npy", b"\x93NUMPY", "cannot be read"),
+    ],
+)
+def test_a_wrong_shard_is_named(tmp_path: Path, member: str, content: bytes | None, message: str) -> None:
+    shard = replaced(tmp_path, member, content)
+    with pytest.raises(TalkingheadError, match=message) as caught:
+        read_index(tmp_path)
+    assert str(shard) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_went_away(tmp_path: Path) -> None:
+    write(tmp_path, [3])
+    clip = read_index(tmp_path)[0]
+    (tmp_path / "shard-000000.tar").unlink()
+    with pytest.raises(TalkingheadError, match=rf"shard-000000\.tar: a frame of {clip.key} cannot be read"):
+        clip.frames([0])

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from talkinghead.data.variants import draw_variant
+
+
+def test_first_variant_is_the_clip_itself():
+    assert draw_variant(0, 5, 0) is None
+
+
+def test_a_variant_is_fixed_and_no_two_are_alike():
+    a, again, other = draw_variant(0, 1, 2), draw_variant(0, 1, 2), draw_variant(0, 1, 3)
+    assert np.array_equal(a.bend, again.bend) and a.gamma == again.gamma
+    assert not np.array_equal(a.bend, other.bend)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_landmarks_move_with_the_picture(number):
+    """A bright dot at a landmark is found at the moved landmark."""
+    variant, size = draw_variant(7, 0, number), 128
+    points = torch.full((1, 68, 2), 0.5)
+    points[0, 30] = torch.tensor([0.42, 0.55])
+    image = -torch.ones(1, 3, size, size)
+    column, row = (points[0, 30] * size).long().tolist()
+    image[0, :, row - 1 : row + 2, column - 1 : column + 2] = 1
+    moved_image, moved = variant.apply(image, points)
+    light = F.relu(moved_image[0].sum(0) - moved_image[0].sum(0).median())
+    centres = (torch.arange(size) + 0.5) / size
+    found = torch.stack([(light.sum(0) * centres).sum(), (light.sum(1) * centres).sum()]) / light.sum()
+    name = 30  # on the mirror line: keeps its own index
+    assert (found - moved[0, name]).abs().max() < 1.0 / size
+
+
+def test_stays_in_range():
+    variant = draw_variant(0, 0, 1)
+    images, points = variant.apply(torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 68, 2))
+    assert images.abs().max() <= 1 and images.dtype == torch.float32
+    assert points.isfinite().all()

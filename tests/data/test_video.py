@@ -1,0 +1,271 @@
+import gc
+import resource
+import weakref
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import draw_video, drawn_frame
+from talkinghead.data.video import VideoReader, write_video
+from talkinghead.errors import TalkingheadError
+
+FPS = Fraction(30000, 1001)
+
+
+def sounding_video(path: Path, codec: str, seconds: int, rate: int = 44100) -> Path:
+    """Grey frames at 25 fps, with a tone of 440 Hz that is loud in the second half."""
+    with av.open(str(path), "w") as container:
+        pictures: Any = container.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = container.add_stream(codec, rate=rate, layout="mono")
+        for number in range(25 * seconds):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(drawn_frame((48, 64), None, number), format="rgb24")))
+        container.mux(pictures.encode(None))
+        time = np.arange(rate * seconds) / rate
+        wave = (np.sin(2 * np.pi * 440 * time) * np.where(time < seconds / 2, 0.05, 0.8)).astype(np.float32)[None]
+        resampler = av.AudioResampler(format=sound.codec_context.format, layout="mono", rate=rate)
+        for start in range(0, wave.shape[1], 1024):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, start : start + 1024]), format="fltp", layout="mono")
+            frame.rate, frame.pts = rate, start
+            for piece in resampler.resample(frame):
+                container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+    return path
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def loud_from(path: Path) -> tuple[float, float]:
+    """When the tone grows loud, and when the sound ends, in seconds."""
+    start, end = None, 0.0
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            if start is None and np.abs(frame.to_ndarray()).max() > 0.4:
+                start = frame.time
+            end = (frame.time or 0.0) + frame.samples / frame.sample_rate
+    assert start is not None
+    return start, end
+
+
+def test_frames_rate_and_tags_come_back(tmp_path: Path) -> None:
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
+    with write_video(tmp_path / "out.mp4", FPS, (48, 64), metadata={"comment": "synthesised"}) as video:
+        for colour in colours:
+            video.write(np.full((48, 64, 3), colour, np.uint8))
+    reader = VideoReader(tmp_path / "out.mp4")
+    assert (reader.fps, reader.size, reader.count, reader.has_audio) == (FPS, (48, 64), len(colours), False)
+    frames = list(reader)
+    assert all(frame.dtype == np.uint8 and frame.shape == (48, 64, 3) for frame in frames)
+    # also from the second time on
+    for frame, again, colour in zip(frames, reader, colours, strict=True):
+        assert np.abs(frame.astype(int) - colour).max() <= 4
+        assert np.array_equal(frame, again)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert container.metadata["comment"] == "synthesised"
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt, stream.codec_context.colorspace) == ("h264", "yuv420p", 6)
+
+
+def test_an_odd_side_is_filled_up(tmp_path: Path) -> None:
+    with write_video(tmp_path / "odd.mp4", 25, (47, 63)) as video:
+        video.write(np.full((47, 63, 3), 200, np.uint8))
+    assert VideoReader(tmp_path / "odd.mp4").size == (48, 64)
+    assert np.abs(next(iter(VideoReader(tmp_path / "odd.mp4"))).astype(int) - 200).max() <= 4
+
+
+def test_a_turned_video_is_read_upright(tmp_path: Path) -> None:
+    red_in_corner = drawn_frame((48, 64), (0, 0, 16))
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(90)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(red_in_corner, format="rgb24")))
+        container.mux(stream.encode(None))
+    reader = VideoReader(tmp_path / "turned.mp4")
+    assert reader.size == (64, 48)
+    frame = next(iter(reader))
+    assert frame.shape == (64, 48, 3)
+    # 90 degrees counter-clockwise: from the top left to the bottom left
+    assert frame[56, 8, 0] > 200
+    assert frame[8, 8, 0] < 120
+
+
+def test_wide_pixels_become_square(carphone: Path) -> None:
+    # 176 x 144 with pixels of 12:11
+    assert VideoReader(carphone).size == (144, 193)
+    assert next(iter(VideoReader(carphone))).shape == (144, 193, 3)
+
+
+def test_a_gif_is_a_video(tmp_path: Path) -> None:
+    frames = [Image.fromarray(drawn_frame((48, 64), (x, 8, 16))) for x in (0, 10, 20)]
+    frames[0].save(tmp_path / "three.gif", save_all=True, append_images=frames[1:], duration=80)
+    reader = VideoReader(tmp_path / "three.gif")
+    assert (reader.fps, reader.size) == (Fraction(25, 2), (48, 64))
+    assert [int((frame[16, :, 0] > 200).argmax()) for frame in reader] == [0, 10, 20]
+
+
+@pytest.mark.parametrize("codec", ["aac", "libmp3lame"])
+def test_sound_that_mp4_holds_is_copied_bit_for_bit(tmp_path: Path, codec: str) -> None:
+    source = sounding_video(tmp_path / "source.mkv", codec, seconds=2)
+    with write_video(tmp_path / "out.mp4", 25, (48, 64), audio_from=source) as video:
+        for number in range(50):
+            video.write(drawn_frame((48, 64), None, number))
+    copied, original = packets(tmp_path / "out.mp4"), packets(source)
+    # an encoder's lead-in lies before the first frame
+    first = original.index(copied[0])
+    assert first <= 2
+    assert len(copied) >= len(original) - 4
+    assert copied == original[first : first + len(copied)]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "aac"), (".mpg", "mp2"), (".mkv", "pcm_s16le")])
+def test_sound_stays_with_the_pictures(tmp_path: Path, suffix: str, codec: str) -> None:
+    source = sounding_video(tmp_path / f"source{suffix}", codec, seconds=4)
+    with write_video(tmp_path / "out.mp4", 25, (48, 64), audio_from=source) as video:
+        for number in range(75):  # a second less than there is sound
+            video.write(drawn_frame((48, 64), None, number))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio[0].codec_context.codec.canonical_name == "aac"
+    start, end = loud_from(tmp_path / "out.mp4")
+    assert start == pytest.approx(2, abs=0.07)
+    assert end == pytest.approx(3, abs=0.1)
+
+
+def test_a_source_without_sound_gives_none(tmp_path: Path) -> None:
+    source = draw_video(tmp_path / "mute.mp4", [None] * 2)
+    with write_video(tmp_path / "out.mp4", 25, (48, 64), audio_from=source) as video:
+        video.write(drawn_frame((48, 64), None))
+    assert not VideoReader(tmp_path / "out.mp4").has_audio
+
+
+def test_a_failing_block_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"before")
+
+    def fail_while_writing() -> None:
+        with write_video(path, 25, (48, 64)) as video:
+            video.write(drawn_frame((48, 64), None))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_while_writing()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "frames", "message"),
+    [
+        ("out.avi", 25, 1, r"out\.avi: only mp4 is written"),
+        ("out.mp4", 0, 1, r"out\.mp4: frames per second must be above 0, got 0"),
+        ("out.mp4", 25, 0, "no frames were written"),
+        ("no/out.mp4", 25, 1, "cannot write here"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path: Path, name: str, fps: int, frames: int, message: str) -> None:
+    (tmp_path / "no").touch()  # a file where a folder should be
+    with pytest.raises(TalkingheadError, match=message), write_video(tmp_path / name, fps, (48, 64)) as video:
+        for _ in range(frames):
+            video.write(drawn_frame((48, 64), None))
+    assert [path.name for path in tmp_path.iterdir()] == ["no"]
+
+
+def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
+    message = r"a frame must be uint8 \[48, 64, 3\], got uint8 \[64, 48, 3\]"
+    with pytest.raises(TalkingheadError, match=message), write_video(tmp_path / "out.mp4", 25, (48, 64)) as video:
+        video.write(drawn_frame((64, 48), None))
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(tmp_path: Path, kind: str) -> Path:
+    path = draw_video(tmp_path / f"{kind}.mp4", [(n % 40, 20, 60) for n in range(100)])
+    data = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "a-folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "ansi":
+        path = path.with_suffix(".txt")
+        path.write_bytes(b"a text that ffmpeg would draw\n" * 40)
+    else:
+        middle = len(data) // 2
+        with av.open(str(path)) as container:
+            packet = list(container.demux(video=0))[50].pos
+        contents = {
+            "empty": b"",
+            "foreign": b"not a video at all\n" * 40,
+            "beginning": data[:600],
+            "cut": data[:middle],
+            "cut-between-packets": data[:packet],
+            "overwritten": data[:middle] + bytes(len(data) // 4) + data[middle + len(data) // 4 :],
+        }
+        path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "no such file"),
+        ("a-folder", "is a folder, expected a video"),
+        ("empty", "cannot be read as a video"),
+        ("foreign", "cannot be read as a video"),
+        ("ansi", "holds no moving pictures"),
+        ("beginning", "cannot be read as a video|holds no frames|cannot be decoded"),
+        ("cut", r"cut short; name a whole one"),
+        ("cut-between-packets", r"the video ends after \d\.\d of its 4\.0 seconds, it is cut short"),
+        ("overwritten", r"cannot be decoded after \d+ frames, it is damaged"),
+    ],
+)
+def test_what_is_no_whole_video_is_named(tmp_path: Path, kind: str, message: str) -> None:
+    path = damaged(tmp_path, kind)
+    with pytest.raises(TalkingheadError, match=f"^{path}: .*({message})") as caught:
+        sum(1 for _ in VideoReader(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 44100), np.float32), format="fltp", layout="stereo")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(TalkingheadError, match=r"sound\.m4a: holds no moving pictures"):
+        VideoReader(tmp_path / "sound.m4a")
+
+
+def test_frames_are_not_kept(carphone: Path) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+    for frame in islice(VideoReader(carphone), 40):
+        alive.append(weakref.ref(frame))
+        del frame
+        gc.collect(0)
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == 40
+    assert most <= 2
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
+def test_memory_does_not_grow_with_a_video(tmp_path: Path) -> None:
+    videos = [draw_video(tmp_path / f"{count}.mp4", [(number, 20, 60) for number in range(count)], (480, 640)) for count in (20, 200)]
+    start = max(resident() for _ in VideoReader(videos[0]))  # with what the decoder needs for itself
+    most = max(resident() for _ in VideoReader(videos[1]))
+    # all 200 frames are 90 MB as they are decoded, and twice that as RGB
+    assert most - start < 30e6
