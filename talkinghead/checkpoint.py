@@ -1,0 +1,262 @@
+"""Checkpoints: one safetensors file for a model, one for a person.
+
+The header holds what the file is (kind, version, configuration, provenance) and the SHA-256 of the header's other fields and all tensors,
+so that an edited or damaged file is refused. Loading is strict: every tensor of the configuration, of its shape, and no other.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .clip import POINTS
+from .config import PRESETS, Config, preset
+from .errors import TalkingheadError
+from .files import replacing
+from .networks import Discriminator, Embedder, Generator
+
+VERSION = 1
+SHIPPED = Path(__file__).parent / "models"
+"""Models that come with the package, `<preset>.safetensors`."""
+
+
+@dataclass
+class Model:
+    """What meta-learning gives: the start of every person.
+
+    Attributes:
+        config: its configuration.
+        embedder, generator, discriminator: E, G with P, and V with w0 and b; E and G are running averages.
+        provenance: plain values that say how it was made; "variant" is "ft", or "ff" which cannot be fine-tuned.
+        digest: SHA-256 of its file's content; empty when it was never saved.
+    """
+
+    config: Config
+    embedder: Embedder
+    generator: Generator
+    discriminator: Discriminator
+    provenance: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass
+class Person:
+    """One person, ready to be driven.
+
+    Attributes:
+        config: configuration of the model it came from.
+        generator: G with this person's weights, or the model's own G for a feed-forward person.
+        styles: [1, S], psi'.
+        reference: float32 [68, 2], mean landmarks of the pictures as fractions of the crop; a driver is mapped onto these.
+        model_digest: of the model it came from.
+        feed_forward: True when only the styles are the person's own; the file then holds no weights.
+        discriminator, column: D and w' [D] at the end of fine-tuning; not stored.
+        provenance: plain values that say how it was made.
+    """
+
+    config: Config
+    generator: Generator
+    styles: Tensor
+    reference: np.ndarray
+    model_digest: str
+    feed_forward: bool
+    discriminator: Discriminator | None = None
+    column: Tensor | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def random_model(name: str, seed: int = 0) -> Model:
+    """A model of a preset with freshly initialised weights, which has learned nothing.
+
+    Raises:
+        TalkingheadError: no such preset.
+    """
+    config = preset(name)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
+        torch.manual_seed(seed)
+        networks = Embedder(config.networks), Generator(config.networks), Discriminator(config.networks)
+    return Model(config, *networks, provenance={"variant": "ft", "trained": "nothing, random weights", "seed": seed})
+
+
+def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -> None:
+    """Write a model; `half` stores float16. Sets `model.digest` to the file's.
+
+    Raises:
+        TalkingheadError: the file cannot be written.
+    """
+    tensors = _gather(_networks(model))
+    if half:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    header = {"kind": "model", "config": model.config.to_dict(), "provenance": model.provenance}
+    model.digest = _save(path, header, tensors)
+
+
+def load_model(source: str | os.PathLike[str] = "tiny") -> Model:
+    """Read a model from a file, or one that comes with the package by its preset's name. Weights become float32.
+
+    Raises:
+        TalkingheadError: missing, cut, edited, foreign, or of another version.
+    """
+    path = Path(source)
+    if str(source) in PRESETS:
+        path = SHIPPED / f"{source}.safetensors"
+        if not path.exists():
+            here = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
+            raise TalkingheadError(f"model {source!r}: none of this preset comes with the package (there is: {here}); name a file")
+    header, tensors = _load(path, "model")
+    config = _config(path, header)
+    model = _blank(config)
+    _fill(path, _networks(model), tensors)
+    model.provenance, model.digest = header["provenance"], header["digest"]
+    return model
+
+
+def save_person(person: Person, path: str | os.PathLike[str]) -> None:
+    """Write a person: styles and, unless it is a feed-forward person, the generator.
+
+    Raises:
+        TalkingheadError: the file cannot be written, or the person's model was never saved.
+    """
+    if person.feed_forward and not person.model_digest:
+        raise TalkingheadError(f"{path}: a feed-forward person needs its model's file, and that model was never saved; save_model first")
+    tensors = {"styles": person.styles, "reference": torch.from_numpy(person.reference)}
+    if not person.feed_forward:
+        tensors |= _gather({"generator": person.generator})
+    header = {
+        "kind": "person",
+        "config": person.config.to_dict(),
+        "provenance": person.provenance,
+        "model": person.model_digest,
+        "feed_forward": person.feed_forward,
+    }
+    _save(path, header, tensors)
+
+
+def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[str] | None = None) -> Person:
+    """Read a person.
+
+    Args:
+        path: what `save_person` wrote.
+        model: for a feed-forward person its model, or the file or name of it; by default the shipped model of its preset.
+
+    Raises:
+        TalkingheadError: missing, cut, edited, foreign, of another version, or `model` is not the one it was made with.
+    """
+    path = Path(path)
+    header, tensors = _load(path, "person")
+    config = _config(path, header)
+    styles, reference = tensors.pop("styles", None), tensors.pop("reference", None)
+    if header["feed_forward"]:
+        if model is None and not (SHIPPED / f"{config.preset}.safetensors").exists():
+            raise TalkingheadError(f"{path}: a feed-forward person needs the model it was made with; name it with --model")
+        model = model if isinstance(model, Model) else load_model(config.preset if model is None else model)
+        if model.digest != header["model"]:
+            raise TalkingheadError(
+                f"{path}: was made with model {header['model'][:12]}, got {model.digest[:12] or 'one that was never saved'}; "
+                "name the right one with --model, or make the person again"
+            )
+        generator = model.generator
+    else:
+        with torch.device("meta"):
+            generator = Generator(config.networks, projection=False)
+        generator.to_empty(device="cpu")
+        _fill(path, {"generator": generator}, tensors)
+    if styles is None or reference is None or styles.shape != (1, generator.style_length) or reference.shape != (POINTS, 2):
+        raise TalkingheadError(f"{path}: its styles or reference do not fit its configuration; make the person again")
+    return Person(
+        config=config,
+        generator=generator,
+        styles=styles,
+        reference=reference.numpy(),
+        model_digest=header["model"],
+        feed_forward=header["feed_forward"],
+        provenance=header["provenance"],
+    )
+
+
+def _blank(config: Config) -> Model:
+    """Networks whose weights are yet to be filled: made without drawing any."""
+    with torch.device("meta"):
+        model = Model(config, Embedder(config.networks), Generator(config.networks), Discriminator(config.networks))
+    for network in _networks(model).values():
+        network.to_empty(device="cpu")
+    return model
+
+
+def _networks(model: Model) -> dict[str, nn.Module]:
+    return {"embedder": model.embedder, "generator": model.generator, "discriminator": model.discriminator}
+
+
+def _gather(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
+
+
+def _fill(path: Path, networks: Mapping[str, nn.Module], tensors: dict[str, Tensor]) -> None:
+    targets = _gather(networks)
+    odd = sorted(set(targets) ^ set(tensors)) + [name for name in targets if name in tensors and tensors[name].shape != targets[name].shape]
+    if odd:
+        raise TalkingheadError(f"{path}: tensor {odd[0]} does not fit its configuration; make the file again")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name])
+
+
+def _config(path: Path, header: dict[str, Any]) -> Config:
+    try:
+        return Config.from_dict(header["config"])
+    except TalkingheadError as error:
+        raise TalkingheadError(f"{path}: {error}") from error
+
+
+def _digest(fields: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(fields.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    fields = json.dumps({"version": VERSION, **header}, sort_keys=True)
+    digest = _digest(fields, tensors)
+    with replacing(path) as beside:
+        save_file(tensors, beside, {"talkinghead": fields, "sha256": digest})
+    return digest
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header (with its "digest") and float32 tensors of a file, verified."""
+    if not path.is_file():
+        raise TalkingheadError(f"{path}: no such file; a {kind} is what `talkinghead {'train' if kind == 'model' else 'finetune'}` writes")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({str(error).splitlines()[0]}); make or copy it again") from error
+    try:
+        header = json.loads(metadata["talkinghead"])
+        found, version = header["kind"], header["version"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise TalkingheadError(f"{path}: is a safetensors file of another program; give a {kind} made by talkinghead") from error
+    if version != VERSION:
+        raise TalkingheadError(
+            f"{path}: is of version {version}, this talkinghead reads {VERSION}; make it again or install the other version"
+        )
+    if found != kind:
+        raise TalkingheadError(f"{path}: is a {found}, expected a {kind}")
+    if _digest(metadata["talkinghead"], tensors) != metadata.get("sha256"):
+        raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
+    header["digest"] = metadata["sha256"]
+    return header, {name: tensor.float() for name, tensor in tensors.items()}

@@ -1,0 +1,1 @@
+"""What runs a person: each engine turns landmarks into frames."""
