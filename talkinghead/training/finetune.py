@@ -1,0 +1,191 @@
+"""Few-shot fine-tuning: a model and a few pictures to one person (paper, section 5)."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import Model, Person
+from ..clip import Clip
+from ..config import FinetuneConfig, LossWeights
+from ..errors import TalkingheadError
+from ..landmarks.draw import landmark_image
+from ..networks import Generator
+from ..perceptual import PerceptualNetwork, open_perceptual
+from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
+from .state import adam
+
+MOST_PICTURES = 32
+
+
+def embed(model: Model, clip: Clip) -> Tensor:
+    """The mean embedding [1, D] of a square clip's frames (paper, section 5, step 1).
+
+    Raises:
+        TalkingheadError: no frames, or frames that are not square.
+    """
+    images, drawn, _ = _inputs(model, clip)
+    with torch.no_grad():
+        return model.embedder(images, drawn).mean(0, keepdim=True)
+
+
+def finetune(
+    model: Model,
+    clip: Clip,
+    steps: int | None = None,
+    adversarial: bool = True,
+    seed: int = 0,
+    perceptual: Sequence[PerceptualNetwork] | None = None,
+    perceptual_files: dict[str, str] | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Person:
+    """Make a person.
+
+    Args:
+        model: from `load_model`.
+        clip: 1 to 32 square frames of one person, as `read_clip` gives.
+        steps: optimiser steps; default the preset's for this many frames. 0 gives a feed-forward person: styles alone.
+        adversarial: False leaves D and its two losses out.
+        seed: of the order of the frames.
+        perceptual: networks of the content loss; default those of the model's configuration.
+        perceptual_files: weights of those networks, by name.
+        progress: called with (step, steps, figures) after every step.
+
+    Returns:
+        the person; its generator is a running average.
+
+    Raises:
+        TalkingheadError: no or too many frames, frames that are not square, negative steps, or a model of variant FF, which has no
+            discriminator columns that match its embeddings.
+    """
+    if len(clip) > MOST_PICTURES:
+        raise TalkingheadError(f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most {MOST_PICTURES}; leave some out")
+    config = model.config.finetune
+    steps = config.steps(len(clip)) if steps is None else steps
+    if steps < 0:
+        raise TalkingheadError(f"steps {steps}: must be 0 or more")
+    if steps and model.provenance.get("variant") == "ff":
+        raise TalkingheadError(
+            "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
+            "is; use it feed-forward with steps 0, or a model trained with --variant ft"
+        )
+    images, drawn, points = _inputs(model, clip)
+    learner = PersonLearner(model, embed(model, clip), config, adversarial)
+    if steps:
+        if perceptual is None:
+            perceptual = open_perceptual(model.config.perceptual, perceptual_files)
+        random = torch.Generator().manual_seed(seed)
+        order: list[int] = []
+        for step in range(steps):
+            if not order:
+                order = torch.randperm(len(clip), generator=random).tolist()
+            chosen, order = order[: config.batch], order[config.batch :]
+            figures = learner.step(perceptual, images[chosen], drawn[chosen])
+            if progress:
+                progress(step + 1, steps, {name: float(value) for name, value in figures.items()})
+    provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
+    return learner.person(model, points.mean(0), feed_forward=steps == 0, provenance=provenance)
+
+
+class PersonLearner(nn.Module):
+    """A person while being learned: G without P, psi', D and w', all parameters before the optimisers are made.
+
+    Args:
+        model: where everything starts.
+        embedding: [1, D], the person's.
+        config: of the fine-tuning.
+        adversarial: whether D takes part.
+    """
+
+    def __init__(self, model: Model, embedding: Tensor, config: FinetuneConfig, adversarial: bool) -> None:
+        super().__init__()
+        self.config = config
+        weights = config.losses
+        self.weights = weights if adversarial else _without_discriminator(weights)
+        self.generator = _without_projection(model)
+        self.discriminator = copy.deepcopy(model.discriminator)
+        self.discriminator.w0.requires_grad_(False)
+        with torch.no_grad():
+            self.styles = nn.Parameter(model.generator.project(embedding))
+            self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
+        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+        self.average_styles = self.styles.detach().clone()
+        rate = config.generator.learning_rate
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.generator.parameters())},
+            {"params": [self.styles], "lr": rate * config.styles_rate},
+        ]
+        self.generator_optimiser = adam(groups, config.generator)
+        parameters = [*(p for p in self.discriminator.parameters() if p.requires_grad), self.column]
+        self.discriminator_optimiser = adam([{"params": parameters}], config.discriminator)
+
+    def step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        """One step of G and psi', then those of D and w', on frames and landmark images [B, 3, size, size]."""
+        with mixed_precision(real.device, self.config.precision):
+            return self._step(networks, real, drawn)
+
+    def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        self.generator.power_iteration_()
+        fake = self.generator(drawn, self.styles.expand(len(real), -1))
+        terms = generator_losses(self.weights, networks, self.discriminator, fake, real, drawn, self.column)
+        apply_step(self.generator_optimiser, torch.stack(list(terms.values())).sum(), config.clip)
+        self._update_averages()
+        figures = {name: term.detach() for name, term in terms.items()}
+        if uses_discriminator(self.weights):
+            for number in range(config.discriminator_steps):
+                if number:
+                    with torch.no_grad():
+                        fake = self.generator(drawn, self.styles.expand(len(real), -1))
+                figures |= discriminator_step(
+                    self.discriminator, self.discriminator_optimiser, lambda: self.column, fake, real, drawn, config.clip
+                )
+        return figures
+
+    def _update_averages(self) -> None:
+        average = [*self.average_generator.parameters(), self.average_styles]
+        update_average(average, [*self.generator.parameters(), self.styles], self.config.average)
+        self.average_generator.power_iteration_()
+
+    def person(self, model: Model, reference: Tensor, feed_forward: bool, provenance: dict[str, object]) -> Person:
+        """The result, detached from this learner."""
+        return Person(
+            config=model.config,
+            generator=model.generator if feed_forward else self.average_generator,
+            styles=self.average_styles,
+            reference=reference.numpy(),
+            model_digest=model.digest,
+            feed_forward=feed_forward,
+            discriminator=self.discriminator,
+            column=self.column.detach(),
+            provenance=provenance,
+        )
+
+
+def _without_projection(model: Model) -> Generator:
+    generator = copy.deepcopy(model.generator)
+    generator.projection = None
+    return generator
+
+
+def _without_discriminator(weights: LossWeights) -> LossWeights:
+    return replace(weights, adversarial=0.0, feature_matching=0.0)
+
+
+def _inputs(model: Model, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames and landmark images [N, 3, size, size] in [-1, 1] at the model's size, and landmarks [N, 68, 2] as fractions."""
+    height, width = clip.track.size
+    if len(clip) == 0:
+        raise TalkingheadError(f"{clip.name}: there is no picture in it; give 1 to {MOST_PICTURES}")
+    if height != width:
+        raise TalkingheadError(f"{clip.name}: frames of {height}x{width} are not square; read_clip crops them around the face")
+    size = model.config.networks.image_size
+    images = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float()
+    if height != size:
+        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    points = torch.from_numpy(clip.track.landmarks / height)
+    return images / 127.5 - 1, landmark_image(points, size), points

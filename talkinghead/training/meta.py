@@ -1,0 +1,260 @@
+"""Meta-learning: E, G with P, and D on videos of many people (paper, section 4)."""
+
+import copy
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Model, random_model, save_model
+from ..config import Config
+from ..config import preset as preset_named
+from ..data.episodes import Episodes, EpisodeSource
+from ..errors import TalkingheadError
+from ..landmarks.draw import landmark_image
+from ..losses import matching_loss
+from ..perceptual import PerceptualNetwork, open_perceptual
+from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
+from .journal import Journal
+from .state import adam, load_state, save_state
+
+VARIANTS = ("ft", "ff")
+LOG_EVERY, PICTURES_EVERY = 20, 500
+
+
+class Columns(nn.Module):
+    """W: one column of length D per training video, uniform in +-0.01 (small scores at the start let D learn)."""
+
+    def __init__(self, videos: int, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(videos, length).uniform_(-0.01, 0.01))
+
+
+class MetaLearner:
+    """The networks, running averages and optimisers of a run, and its one step.
+
+    Args:
+        model: freshly initialised networks.
+        videos: columns of W.
+        networks: of the content loss.
+    """
+
+    def __init__(self, model: Model, videos: int, networks: Sequence[PerceptualNetwork]) -> None:
+        self.config, self.networks = model.config, networks
+        self.embedder, self.generator, self.discriminator = model.embedder, model.generator, model.discriminator
+        self.columns = Columns(videos, self.config.networks.embedding)
+        self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
+        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+        meta = self.config.meta
+        groups = [{"params": list(network.parameters())} for network in (self.embedder, self.generator)]
+        self.generator_optimiser = adam(groups, meta.generator)
+        parameters = [*self.discriminator.parameters(), *self.columns.parameters()]
+        self.discriminator_optimiser = adam([{"params": parameters}], meta.discriminator)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with parameters or buffers, by name."""
+        return {
+            "embedder": self.embedder,
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "columns": self.columns,
+            "average_embedder": self.average_embedder,
+            "average_generator": self.average_generator,
+        }
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The two optimisers, by name."""
+        return {"generator_optimiser": self.generator_optimiser, "discriminator_optimiser": self.discriminator_optimiser}
+
+    def step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """One step of E and G, then the steps of D.
+
+        Returns:
+            figures (scalars on the device), and the source, landmark, generated and true images [B, 3, size, size].
+        """
+        with mixed_precision(episodes.frames.device, self.config.meta.precision):
+            return self._step(episodes)
+
+    def _step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
+        meta = self.config.meta
+        batch, count = episodes.frames.shape[:2]
+        size = episodes.frames.shape[-1]
+        drawn = landmark_image(episodes.points.flatten(0, 1), size).unflatten(0, (batch, count))
+        real, target = episodes.frames[:, 0], drawn[:, 0]
+
+        self.embedder.power_iteration_()
+        self.generator.power_iteration_()
+        embeddings = self.embedder(episodes.frames[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, (batch, count - 1))
+        styles = self.generator.project(embeddings.mean(1))
+        fake = self.generator(target, styles)
+        column = self.columns.weight[episodes.columns] + self.discriminator.w0
+        terms = generator_losses(meta.losses, self.networks, self.discriminator, fake, real, target, column.detach())
+        if meta.losses.matching:
+            terms["matching"] = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
+        apply_step(self.generator_optimiser, torch.stack(list(terms.values())).sum(), meta.clip)
+        self._update_averages()
+        figures = {name: term.detach() for name, term in terms.items()}
+
+        if uses_discriminator(meta.losses):
+            for number in range(meta.discriminator_steps):
+                shown = fake
+                if number:
+                    with torch.no_grad():
+                        shown = self.generator(target, styles)
+                figures |= discriminator_step(
+                    self.discriminator,
+                    self.discriminator_optimiser,
+                    lambda: self.columns.weight[episodes.columns] + self.discriminator.w0,
+                    shown,
+                    real,
+                    target,
+                    meta.clip,
+                )
+        return figures, [episodes.frames[:, 1], target, fake.detach().float(), real]
+
+    def model(self, provenance: dict[str, Any]) -> Model:
+        """What the run has learned so far: running averages of E and G, and D."""
+        return Model(self.config, self.average_embedder, self.average_generator, self.discriminator, provenance)
+
+    def _update_averages(self) -> None:
+        pairs = (self.average_embedder, self.embedder), (self.average_generator, self.generator)
+        for average, current in pairs:
+            update_average(list(average.parameters()), list(current.parameters()), self.config.meta.average)
+            average.power_iteration_()
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    preset: str = "tiny",
+    variant: str = "ft",
+    steps: int | None = None,
+    seed: int = 0,
+    leave_out: Sequence[str] = (),
+    perceptual_files: dict[str, str] | None = None,
+    save_seconds: float = 120.0,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Model:
+    """Meta-learn on prepared shards; goes on where an interrupted run stopped, on a CPU bit for bit.
+
+    Args:
+        data: folder that `prepare` wrote.
+        out: folder of the run: `state.safetensors`, `model.safetensors`, TensorBoard's files in `log`.
+        preset: "paper", "small" or "tiny".
+        variant: "ft", or "ff": without the matching loss, for feed-forward use only.
+        steps: in all; default the preset's.
+        seed: of the initialisation and of the episodes.
+        leave_out: people not to learn from.
+        perceptual_files: weights of the content loss's networks, by name.
+        save_seconds: time between two saves.
+        progress: called with (step, steps, figures) every few steps.
+
+    Raises:
+        TalkingheadError: bad data or settings, or `out` holds a run with other settings.
+    """
+    if variant not in VARIANTS:
+        raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
+    config, out = _configuration(preset, variant, steps), Path(out)
+    meta = config.meta
+    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.variants, seed, leave_out)
+    networks = open_perceptual(config.perceptual, perceptual_files)
+    model = random_model(preset, seed)
+    model.config = config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = MetaLearner(model, source.columns, networks)
+    settings = {
+        "config": replace(config, meta=replace(meta, steps=0)).to_dict(),  # a finished run may be given more steps
+        "variant": variant,
+        "seed": seed,
+        "clips": [clip.key for clip in source.clips],
+    }
+    state = out / "state.safetensors"
+    step, seconds = 0, 0.0
+    if state.exists():
+        header = load_state(state, learner.modules, learner.optimisers)
+        differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
+        if differing:
+            raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
+        step, seconds = header["step"], header["seconds"]
+
+    def save() -> None:
+        save_state(state, learner.modules, learner.optimisers, {**settings, "step": step, "seconds": seconds})
+        people = sorted({clip.person for clip in source.clips})
+        provenance = {"variant": variant, "steps": step, "seconds": round(seconds), "seed": seed, "people": people}
+        save_model(learner.model(provenance), out / "model.safetensors")
+
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(out / "log", step)
+    last = saved = time.monotonic()
+    with _stop_flag() as stopped:
+        while step < meta.steps and not stopped():
+            figures, rows = learner.step(source.draw(step))
+            step += 1
+            now = time.monotonic()
+            seconds += now - last
+            rate, last = meta.batch / (now - last), now
+            if step % LOG_EVERY == 0 or step == meta.steps:
+                values = {name: float(value) for name, value in figures.items()} | {"episodes_per_second": rate}
+                if not all(abs(value) < float("inf") for value in values.values()):
+                    raise TalkingheadError(
+                        f"{out}: a loss is not finite at step {step}; lower the learning rate and start from the last state"
+                    )
+                journal.figures(step, values)
+                if progress:
+                    progress(step, meta.steps, values)
+            if step % PICTURES_EVERY == 0:
+                journal.pictures(step, "source, landmarks, generated, true", rows)
+            if now - saved > save_seconds:
+                save()
+                saved = time.monotonic()
+    journal.close()
+    save()
+    if stopped():
+        raise KeyboardInterrupt
+    return learner.model({"variant": variant, "steps": step})
+
+
+def _configuration(preset: str, variant: str, steps: int | None) -> Config:
+    config = preset_named(preset)
+    meta = config.meta if steps is None else replace(config.meta, steps=steps)
+    if variant == "ff":
+        meta = replace(meta, losses=replace(meta.losses, matching=0.0))
+    return replace(config, meta=meta)
+
+
+def _plain(value: object) -> object:
+    """As JSON gives it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a flag, so that a run ends between two steps and saves."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:
+        pass  # not the main thread: interruption is the caller's
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

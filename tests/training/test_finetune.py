@@ -1,0 +1,138 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from talkinghead.checkpoint import random_model
+from talkinghead.clip import Clip, Track
+from talkinghead.config import preset
+from talkinghead.engines.eager import EagerEngine
+from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks.draw import landmark_image
+from talkinghead.training.finetune import PersonLearner, embed, finetune
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "spectral"])
+def model(request):
+    made = random_model("tiny", seed=2)
+    if request.param:
+        from talkinghead.checkpoint import Model
+        from talkinghead.networks import Discriminator, Embedder, Generator
+
+        networks = dataclasses.replace(
+            made.config.networks, spectral_embedder=True, spectral_generator=True, spectral_discriminator=True, initialisation="orthogonal"
+        )
+        config = dataclasses.replace(made.config, networks=networks)
+        made = Model(config, Embedder(networks), Generator(networks), Discriminator(networks), {"variant": "ft"})
+    with torch.no_grad():
+        made.discriminator.w0.normal_()
+        made.discriminator.b.fill_(0.3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def inputs(carphone_clip):
+    clip = carphone_clip[:3]
+    images = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return clip, images, landmark_image(torch.from_numpy(clip.track.landmarks / 64), 64)
+
+
+def test_with_zero_steps_the_generator_is_the_models(model, inputs):
+    clip, _, drawn = inputs
+    person = finetune(model, clip, steps=0)
+    learner = PersonLearner(model, embed(model, clip), model.config.finetune, adversarial=True)
+    with torch.no_grad():
+        wanted = model.generator(drawn, model.generator.project(embed(model, clip)).expand(3, -1))
+        assert torch.equal(person.generator(drawn, person.styles.expand(3, -1)), wanted)
+        assert torch.equal(learner.generator(drawn, learner.styles.expand(3, -1)), wanted)
+        assert torch.equal(learner.average_generator(drawn, learner.average_styles.expand(3, -1)), wanted)
+
+
+def test_with_zero_steps_the_discriminator_is_v_times_w0_plus_e_plus_b(model, inputs):
+    clip, images, drawn = inputs
+    embedding = embed(model, clip)
+    learner = PersonLearner(model, embedding, model.config.finetune, adversarial=True)
+    with torch.no_grad():
+        score = learner.discriminator(images, drawn, learner.column)[0]
+        _, _, pooled = model.discriminator(images, drawn, torch.zeros_like(model.discriminator.w0))
+        wanted = (pooled * (model.discriminator.w0 + embedding)).sum(1) + model.discriminator.b
+    assert torch.equal(score, wanted)
+
+
+def test_one_step_moves_the_styles_the_column_and_every_weight(model, inputs):
+    clip, images, drawn = inputs
+    learner = PersonLearner(model, embed(model, clip), model.config.finetune, adversarial=True)
+    before = {name: tensor.clone() for name, tensor in learner.named_parameters()}
+    learner.step([], images, drawn)
+    still = [name for name, tensor in learner.named_parameters() if torch.equal(tensor, before[name])]
+    assert "styles" not in still and "column" not in still
+    # w0 is part of w' now; b's gradient cancels while all scores are within the margin; behind gamma 0 attention has no gradient yet
+    unexpected = [name for name in still if "attention" not in name and name not in ("discriminator.w0", "discriminator.b")]
+    assert unexpected == []
+    assert not torch.equal(learner.average_styles, before["styles"])
+
+
+def test_the_model_itself_is_not_changed(model, inputs):
+    clip = inputs[0]
+    before = copy.deepcopy(model.generator.state_dict()), copy.deepcopy(model.discriminator.state_dict())
+    finetune(model, clip, steps=1, perceptual=[])
+    for kept, network in zip(before, (model.generator, model.discriminator), strict=True):
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
+
+
+def test_without_the_adversarial_term_d_is_left_alone(model, inputs):
+    clip, images, drawn = inputs
+    learner = PersonLearner(model, embed(model, clip), model.config.finetune, adversarial=False)
+    column = learner.column.detach().clone()
+    figures = learner.step([], images, drawn)
+    assert set(figures) == {"content", "pixel"} and torch.equal(learner.column, column)
+
+
+def test_fine_tuning_brings_the_pictures_nearer(carphone_clip):
+    model, clip = random_model("tiny"), carphone_clip[::30]
+    truth = clip.frames.astype(np.float32)
+
+    def error(steps):
+        person = finetune(model, clip, steps=steps, adversarial=False, perceptual=[])
+        return np.abs(EagerEngine(person).run(clip.track.landmarks / 64).astype(np.float32) - truth).mean()
+
+    assert error(25) < 0.85 * error(0)
+
+
+def test_is_repeatable(carphone_clip):
+    model, clip = random_model("tiny"), carphone_clip[:9]
+    styles = [finetune(model, clip, steps=2, seed=seed, perceptual=[]).styles for seed in (0, 0, 1)]
+    assert torch.equal(styles[0], styles[1]) and not torch.equal(styles[0], styles[2])
+
+
+def test_default_steps_follow_the_preset(carphone_clip):
+    assert preset("paper").finetune.steps(8) == 40 and preset("paper").finetune.steps(32) == 160
+    seen = []
+    config = dataclasses.replace(preset("tiny"), finetune=dataclasses.replace(preset("tiny").finetune, epochs=2))
+    model = dataclasses.replace(random_model("tiny"), config=config)
+    finetune(model, carphone_clip[:9], perceptual=[], progress=lambda step, steps, figures: seen.append((step, steps)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_bad_input_is_named(carphone_clip):
+    model = random_model("tiny")
+    wide = Clip(Track(np.zeros((1, 68, 2)), (8, 9)), np.zeros((1, 8, 9, 3), np.uint8), name="wide.png")
+    for clip, message in (
+        (carphone_clip[:0], "no picture"),
+        (carphone_clip[:33], "at most 32"),
+        (wide, "wide.png: frames of 8x9 are not square"),
+    ):
+        with pytest.raises(TalkingheadError, match=message):
+            finetune(model, clip, steps=0)
+    with pytest.raises(TalkingheadError, match="steps -1"):
+        finetune(model, carphone_clip[:1], steps=-1)
+
+
+def test_variant_ff_is_refused_with_the_reason_but_serves_feed_forward(carphone_clip):
+    model = random_model("tiny")
+    model.provenance["variant"] = "ff"
+    with pytest.raises(TalkingheadError, match="variant FF: it was trained without the matching loss"):
+        finetune(model, carphone_clip[:1], steps=1)
+    assert finetune(model, carphone_clip[:1], steps=0).feed_forward

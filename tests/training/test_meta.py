@@ -1,0 +1,132 @@
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from talkinghead.checkpoint import load_model, random_model
+from talkinghead.config import preset
+from talkinghead.data.episodes import EpisodeSource
+from talkinghead.errors import TalkingheadError
+from talkinghead.losses import matching_loss
+from talkinghead.training.meta import MetaLearner, train
+
+STEPS = 5
+PROCESSES = multiprocessing.get_context("forkserver")  # a server imports torch once; each run is forked from it
+PROCESSES.set_forkserver_preload(["talkinghead.training.meta", "torch.utils.tensorboard"])
+
+
+def start(data, out, steps=STEPS):
+    process = PROCESSES.Process(target=train, args=(data, out, "tiny"), kwargs={"steps": steps, "seed": 1, "save_seconds": 0.0})
+    process.start()
+    return process
+
+
+def test_a_run_killed_at_random_points_goes_on_bit_for_bit(face_shards, tmp_path):
+    whole = start(face_shards, tmp_path / "whole")
+    whole.join()
+    assert whole.exitcode == 0
+    chance, killed = random.Random(0), 0
+    state = tmp_path / "killed" / "state.safetensors"
+    while killed < 3:
+        run = start(face_shards, tmp_path / "killed")
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while run.is_alive() and (state.stat().st_mtime_ns if state.exists() else 0) == before:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))  # in a step, in a save, or between
+        assert run.is_alive(), "the run ended before it could be killed; give it more steps"
+        run.kill()
+        run.join()
+        killed += 1
+    last = start(face_shards, tmp_path / "killed")
+    last.join()
+    assert last.exitcode == 0
+    wanted, got = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "killed"))
+    assert wanted.keys() == got.keys()
+    assert [name for name in wanted if not torch.equal(wanted[name], got[name])] == []
+    a, b = (load_model(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert torch.equal(a.generator.out.weight, b.generator.out.weight)
+    assert a.provenance["steps"] == STEPS
+
+
+def test_interrupting_politely_saves_the_last_step(face_shards, tmp_path):
+    run = start(face_shards, tmp_path, steps=10_000)
+    while not (tmp_path / "model.safetensors").exists():
+        time.sleep(0.05)
+        assert run.is_alive()
+    os.kill(run.pid, signal.SIGTERM)
+    run.join(60)
+    assert run.exitcode not in (0, None)
+    assert load_model(tmp_path / "model.safetensors").provenance["steps"] >= 1
+
+
+def test_every_network_learns_and_only_as_the_paper_says(face_shards):
+    model = random_model("tiny")
+    source = EpisodeSource(face_shards, 64, 2, 2, 1, seed=0)
+    learner = MetaLearner(model, source.columns, [])
+    before = {name: {key: t.clone() for key, t in module.state_dict().items()} for name, module in learner.modules.items()}
+    figures, rows = learner.step(source.draw(0))
+    for name, module in learner.modules.items():
+        moved = [key for key, t in module.state_dict().items() if not torch.equal(t, before[name][key])]
+        assert moved, name
+    columns = source.draw(0).columns
+    untouched = torch.ones(source.columns, dtype=torch.bool)
+    untouched[columns] = False
+    assert torch.equal(learner.columns.weight[untouched], before["columns"]["weight"][untouched])
+    wanted = {
+        "content",
+        "pixel",
+        "adversarial",
+        "feature_matching",
+        "matching",
+        "discriminator",
+        "score_real",
+        "score_fake",
+        "score_gap",
+        "live_units",
+    }
+    assert set(figures) == wanted
+    assert [tuple(row.shape) for row in rows] == [(2, 3, 64, 64)] * 4
+    decay = preset("tiny").meta.average
+    key = "out.weight"
+    expected = decay * before["generator"][key] + (1 - decay) * learner.generator.state_dict()[key]
+    torch.testing.assert_close(learner.average_generator.state_dict()[key], expected, atol=1e-7, rtol=1e-4)
+
+
+def test_matching_moves_the_embedder_and_never_the_columns(face_shards):
+    model = random_model("tiny")
+    source = EpisodeSource(face_shards, 64, 2, 2, 1, seed=0)
+    learner = MetaLearner(model, source.columns, [])
+    embeddings = torch.randn(2, 2, 192, requires_grad=True)
+    matching_loss(embeddings, learner.columns.weight[:2]).backward()
+    assert embeddings.grad.abs().sum() > 0 and learner.columns.weight.grad is None
+
+
+def test_variant_ff_has_no_matching_loss_and_says_so_in_its_model(face_shards, tmp_path):
+    seen = []
+    train(face_shards, tmp_path, "tiny", variant="ff", steps=1, progress=lambda step, steps, figures: seen.append(figures))
+    assert "matching" not in seen[0] and "content" in seen[0]
+    assert load_model(tmp_path / "model.safetensors").provenance["variant"] == "ff"
+
+
+def test_a_folder_with_another_run_is_refused(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=1)
+    with pytest.raises(TalkingheadError, match="another seed"):
+        train(face_shards, tmp_path, "tiny", steps=2, seed=9)
+    with pytest.raises(TalkingheadError, match="another config and variant"):
+        train(face_shards, tmp_path, "tiny", steps=2, variant="ff")
+
+
+def test_figures_and_pictures_reach_tensorboard(face_shards, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr("talkinghead.training.meta.PICTURES_EVERY", 1)
+    train(face_shards, tmp_path, "tiny", steps=1)
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    assert {"score_gap", "live_units", "content", "episodes_per_second"} <= set(events.Tags()["scalars"])
+    assert len(events.Tags()["images"]) == 1
