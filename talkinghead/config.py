@@ -102,6 +102,8 @@ class FinetuneConfig:
     average: float = 0.97
     clip: float = 0.0
     precision: str = "fp32"
+    jitter: float = 0.0
+    """Each step sees its pictures and their landmarks moved, turned, scaled and bent together by about this share of the frame."""
     losses: LossWeights = LossWeights(matching=0.0)
 
     def steps(self, pictures: int) -> int:
@@ -152,7 +154,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
 
 _FAST_ADAM = AdamConfig(4e-4, beta1=0.0, beta2=0.9)
 _FAST_META = MetaConfig(
-    steps=20_000,
+    steps=5_000,
     batch=4,
     shots=2,
     generator=AdamConfig(4e-4, beta1=0.5, beta2=0.99),
@@ -165,12 +167,13 @@ _FAST_META = MetaConfig(
 )
 _FAST_FINETUNE = FinetuneConfig(
     epochs=160,
-    generator=AdamConfig(2e-4, beta1=0.5, beta2=0.99),
+    generator=AdamConfig(5e-4, beta1=0.5, beta2=0.99),
     discriminator=_FAST_ADAM,
     styles_rate=5.0,
     discriminator_steps=1,
     clip=5.0,
     precision="bf16",
+    jitter=0.03,
     losses=LossWeights(pixel=20.0, feature_matching=5.0, relative_feature_matching=True, matching=0.0),
 )
 _TINY = NetworkConfig(

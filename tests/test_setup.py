@@ -16,7 +16,7 @@ INTERPRETER = """#!/bin/sh
 # stands in for python3; what it lacks is in the file `lacks`, what pip was asked in `asked`
 here="{here}"
 case "$*" in
-  *version_info*) ! grep -qs new "$here/lacks" ;;
+  *"version_info < (3, 10)"*) ! grep -qs new "$here/lacks" ;;
   *ensurepip*) ! grep -qs venv "$here/lacks" || {{ echo "Traceback (most recent call last):" >&2; exit 1; }} ;;
   *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
   *"pip --version"*) true ;;

@@ -1,7 +1,10 @@
-"""People made of people: fixed changes of colour and shape that turn one video into several, each with a face of its own.
+"""Pictures changed together with their landmarks.
 
-Variant 0 is the video itself. Every other variant is drawn once from (seed, clip, variant): all frames of an episode share it, and so do
-the landmarks, so that it is an identity to learn and not noise.
+`draw_variant` makes people of people, for meta-learning: fixed changes of colour and shape that turn one video into several, each with a
+face of its own. Variant 0 is the video itself. Every other variant is drawn once from (seed, clip, variant): all frames of an episode share
+it, so that it is an identity to learn and not noise.
+
+`draw_jitter` moves one picture a little, for fine-tuning: so that how the face follows the landmarks is learned, not eight pictures.
 """
 
 from dataclasses import dataclass
@@ -87,4 +90,24 @@ def draw_variant(seed: int, clip: int, variant: int) -> Variant | None:
         affine=affine.astype(np.float32),
         bend=random.normal(0, 0.035, (2, 5, 5)).astype(np.float32),
         mirrored=bool(random.random() < 0.5),
+    )
+
+
+def draw_jitter(random: np.random.Generator, amount: float) -> Variant:
+    """A small change of place, angle, size and shape, and none of colour.
+
+    Args:
+        random: drawn from.
+        amount: the most by which size changes; places move by as much of the frame, angles by about as much in radians.
+    """
+    angle, scale = random.normal(0, amount), 1 + random.uniform(-amount, amount)
+    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affine = np.concatenate([rotation, random.uniform(-2 * amount, 2 * amount, (2, 1))], 1)
+    return Variant(
+        colour=np.eye(3, dtype=np.float32),
+        offset=np.zeros(3, np.float32),
+        gamma=1.0,
+        affine=affine.astype(np.float32),
+        bend=random.normal(0, 0.3 * amount, (2, 5, 5)).astype(np.float32),
+        mirrored=False,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..checkpoint import Model, Person
 from ..clip import Clip
 from ..config import FinetuneConfig, LossWeights
+from ..data.variants import draw_jitter
 from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
 from ..networks import Generator
@@ -78,13 +80,16 @@ def finetune(
     if steps:
         if perceptual is None:
             perceptual = open_perceptual(model.config.perceptual, perceptual_files)
-        random = torch.Generator().manual_seed(seed)
+        random = np.random.default_rng(seed)
         order: list[int] = []
         for step in range(steps):
             if not order:
-                order = torch.randperm(len(clip), generator=random).tolist()
+                order = random.permutation(len(clip)).tolist()
             chosen, order = order[: config.batch], order[config.batch :]
-            figures = learner.step(perceptual, images[chosen], drawn[chosen])
+            shown = images[chosen], drawn[chosen]
+            if config.jitter:
+                shown = _jittered(images[chosen], points[chosen], config.jitter, random)
+            figures = learner.step(perceptual, *shown)
             if progress:
                 progress(step + 1, steps, {name: float(value) for name, value in figures.items()})
     provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
@@ -164,6 +169,13 @@ class PersonLearner(nn.Module):
             column=self.column.detach(),
             provenance=provenance,
         )
+
+
+def _jittered(images: Tensor, points: Tensor, amount: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Frames [B, 3, size, size], each moved a little in its own way, and the landmark images that go with them."""
+    pairs = [draw_jitter(random, amount).apply(images[i, None], points[i, None]) for i in range(len(images))]
+    moved, where = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return moved, landmark_image(where, images.shape[-1])
 
 
 def _without_projection(model: Model) -> Generator:

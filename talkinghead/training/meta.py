@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Model, random_model, save_model
-from ..config import Config
+from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
 from ..errors import TalkingheadError
@@ -173,7 +173,8 @@ def train(
         torch.manual_seed(seed)
         learner = MetaLearner(model, source.columns, networks)
     settings = {
-        "config": replace(config, meta=replace(meta, steps=0)).to_dict(),  # a finished run may be given more steps
+        # a finished run may be given more steps, and what fine-tuning will do does not matter here
+        "config": replace(config, meta=replace(meta, steps=0), finetune=FinetuneConfig()).to_dict(),
         "variant": variant,
         "seed": seed,
         "clips": [clip.key for clip in source.clips],

@@ -156,7 +156,7 @@ def random_weights() -> dict[str, dict[str, torch.Tensor]]:
     """Weights of the right shapes, which find nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_DISABLE_JIT", "1")  # read at the import; compiling takes longer than these tests
-        pytest.importorskip("face_alignment", reason="face-alignment is not installed")
+        pytest.importorskip("face_alignment", reason="face-alignment cannot be imported", exc_type=ImportError)
     from face_alignment.detection.sfd.net_s3fd import s3fd
     from face_alignment.models import FAN
 
