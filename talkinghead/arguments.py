@@ -110,7 +110,7 @@ def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
         default="tiny",
-        help="where learning starts: tiny or small (shipped), a file, or none, random weights (default: %(default)s)",
+        help="where learning starts: tiny (it comes with the package), a file, or none, random weights (default: %(default)s)",
     )
 
 
