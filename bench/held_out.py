@@ -4,8 +4,8 @@
     python bench/held_out.py --table bench/results/held_out.json
 
 Of each person's longest clip, frames to learn from come evenly from the first two thirds, held-out frames evenly from the last third
-(paper, section 7 "Evaluation": no overlap). Every row sees the same frames and landmarks. The D columns score real and feed-forward
-frames with w' = w0 + e, before any fine-tuning.
+(as in section 4 of the paper, the two do not overlap). Every row sees the same frames and landmarks. The D columns score real and
+feed-forward frames with w' = w0 + e, before any fine-tuning.
 """
 
 import argparse

@@ -12,7 +12,7 @@ Nothing but torch, numpy and safetensors is imported before it is needed.
 """
 
 from .animate import animate, animate_video
-from .checkpoint import Model, Person, load_model, load_person, save_person
+from .checkpoint import Model, Person, load_model, load_person, save_model, save_person
 from .clip import Clip, Track
 from .data.prepare import prepare
 from .data.read import read_clip
@@ -36,6 +36,7 @@ __all__ = [
     "load_person",
     "prepare",
     "read_clip",
+    "save_model",
     "save_person",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""The five losses of the paper (sections 3 and 4), as plain means over elements.
+"""The five losses of the paper (section 3.2), as plain means over elements.
 
 The weights between the terms belong to the trainer. Only the content loss carries its own: each perceptual network brings one weight per
 layer, because two networks whose activations differ in size must give losses of the same size.

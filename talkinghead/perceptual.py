@@ -1,4 +1,4 @@
-"""Perceptual networks: frozen classifiers whose activations say how far two pictures are apart (paper, section 4).
+"""Perceptual networks: frozen classifiers whose activations say how far two pictures are apart (paper, section 3.2).
 
 - `VGG19` and `VGGFace` are the paper's, in Caffe form: BGR, 0..255, mean subtracted, no division. Their weights come from the user.
 - `EfficientNetLite0` comes from a package, so it works offline. It is another network, so its loss is brought to the same size: each

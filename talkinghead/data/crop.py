@@ -1,4 +1,4 @@
-"""The square around a face: one function for training, fine-tuning and driving (paper, section 6)."""
+"""The square around a face: one function for training, fine-tuning and driving."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Episodes: what one step of meta-learning sees (paper, section 4).
+"""Episodes: what one step of meta-learning sees (paper, section 3.2).
 
 An episode is a target frame and K other frames of the same video, drawn when it is needed. The draw depends on (seed, step) alone, so a run
 that goes on after an interruption sees what it would have seen.

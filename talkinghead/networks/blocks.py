@@ -46,7 +46,7 @@ class Norm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Parameters of one residual block (paper, section 2 "Networks").
+    """Parameters of one residual block (paper, section 3.4 "Implementation details").
 
     Args:
         inputs, outputs: channels.

@@ -8,7 +8,7 @@ from .blocks import Encoder
 
 
 class Discriminator(Encoder):
-    """V, w0 and b (paper, section 3 "Realism score"): D(x, y, i) = V(x, y) . (W_i + w0) + b.
+    """V, w0 and b (paper, section 3.1 "Architecture and notation"): D(x, y, i) = V(x, y) . (W_i + w0) + b.
 
     The columns W_i belong to the videos of a training run, not to the network; they are given to forward with w0 added. A fine-tuned
     person's w' takes their place. None of them is spectrally normalised.

@@ -7,7 +7,7 @@ from .blocks import Encoder
 
 
 class Embedder(Encoder):
-    """E (paper, section 2 "Networks")."""
+    """E (paper, section 3.4 "Implementation details")."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(

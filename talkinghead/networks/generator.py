@@ -11,7 +11,7 @@ from .blocks import Attention, Layer, Network, ResidualBlock
 
 
 class Generator(Network):
-    """G with P (paper, section 2 "Networks"). Styles are arguments: rows of one batch may belong to different people.
+    """G with P (paper, section 3.4 "Implementation details"). Styles are arguments: rows of one batch may belong to different people.
 
     Args:
         config: shapes.

@@ -27,7 +27,7 @@ def generator_losses(
     drawn: Tensor,
     column: Tensor,
 ) -> dict[str, Tensor]:
-    """The weighted terms of the generator's loss (paper, section 4 "Meta-learning").
+    """The weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage").
 
     Args:
         weights: of the terms; a term of weight 0 is not computed.

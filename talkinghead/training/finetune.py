@@ -1,4 +1,4 @@
-"""Few-shot fine-tuning: a model and a few pictures to one person (paper, section 5)."""
+"""Few-shot fine-tuning: a model and a few pictures to one person (paper, section 3.3)."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ MOST_PICTURES = 32
 
 
 def embed(model: Model, clip: Clip) -> Tensor:
-    """The mean embedding [1, D] of a square clip's frames (paper, section 5, step 1).
+    """The mean embedding [1, D] of a square clip's frames (paper, section 3.3).
 
     Raises:
         TalkingheadError: no frames, or frames that are not square.

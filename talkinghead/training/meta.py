@@ -1,4 +1,4 @@
-"""Meta-learning: E, G with P, and D on videos of many people (paper, section 4)."""
+"""Meta-learning: E, G with P, and D on videos of many people (paper, section 3.2)."""
 
 import copy
 import signal
