@@ -370,7 +370,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
     assert call == {
         "data": "data",
         "out": "run",
-        "preset_name": "small",
+        "preset": "small",
         "variant": "ff",
         "steps": 12,
         "seed": 5,

@@ -29,9 +29,10 @@ def power_iteration_(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequen
     """
     _check(weights, us, vs)
     for weight, u, v in zip(weights, us, vs, strict=True):
-        matrix = weight.flatten(1)
-        v.copy_(F.normalize(matrix.T @ u, dim=0, eps=eps))
-        u.copy_(F.normalize(matrix @ v, dim=0, eps=eps))
+        with _full_precision(weight):
+            matrix = weight.flatten(1)
+            v.copy_(F.normalize(matrix.T @ u, dim=0, eps=eps))
+            u.copy_(F.normalize(matrix @ v, dim=0, eps=eps))
 
 
 def normalise(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], eps: float = EPS) -> list[Tensor]:
@@ -49,9 +50,18 @@ def normalise(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tens
         ValueError: the lists or a vector do not fit.
     """
     _check(weights, us, vs)
-    # Cloned: power_iteration_ overwrites u and v in place while autograd may still need these values.
-    sigmas = [torch.dot(u.clone(), w.flatten(1) @ v.clone()).clamp_min(eps) for w, u, v in zip(weights, us, vs, strict=True)]
-    return [w / sigma for w, sigma in zip(weights, sigmas, strict=True)]
+    normalised = []
+    for weight, u, v in zip(weights, us, vs, strict=True):
+        with _full_precision(weight):
+            # Cloned: power_iteration_ overwrites u and v in place while autograd may still need these values.
+            sigma = torch.dot(u.clone(), weight.flatten(1) @ v.clone()).clamp_min(eps)
+            normalised.append(weight / sigma)
+    return normalised
+
+
+def _full_precision(weight: Tensor) -> torch.autocast:
+    """Autocast would run the products in bfloat16: sigma would be off by a percent."""
+    return torch.autocast(weight.device.type, enabled=False)
 
 
 def _check(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor]) -> None:

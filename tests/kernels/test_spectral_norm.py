@@ -67,6 +67,17 @@ def test_iteration_between_forward_and_backward_leaves_the_gradient_alone():
         assert torch.equal(a, b)
 
 
+def test_mixed_precision_leaves_it_alone():
+    weights, us, vs = layers()
+    wanted_us, wanted_vs = [u.clone() for u in us], [v.clone() for v in vs]
+    power_iteration_(weights, wanted_us, wanted_vs)
+    with torch.autocast("cpu", torch.bfloat16):
+        power_iteration_(weights, us, vs)
+        normal = normalise(weights, us, vs)
+    for got, wanted in zip([*us, *vs, *normal], [*wanted_us, *wanted_vs, *normalise(weights, us, vs)], strict=True):
+        assert torch.equal(got, wanted)
+
+
 def test_zero_weight_stays_finite():
     weight, u, v = torch.zeros(3, 4), torch.ones(3) / 3**0.5, torch.ones(4) / 2
     power_iteration_([weight], [u], [v])
