@@ -7,6 +7,7 @@ singular pair; the normalised weight is W / sigma with sigma = u . (W v). u and 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,10 @@ def normalise(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tens
     return normalised
 
 
-def _full_precision(weight: Tensor) -> torch.autocast:
+def _full_precision(weight: Tensor) -> AbstractContextManager[object]:
     """Autocast would run the products in bfloat16: sigma would be off by a percent."""
-    return torch.autocast(weight.device.type, enabled=False)
+    device = weight.device.type  # "meta" has no autocast
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _check(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor]) -> None:
