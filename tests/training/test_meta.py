@@ -15,7 +15,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.losses import matching_loss
 from talkinghead.training.meta import MetaLearner, train
 
-STEPS = 5
+STEPS = 8
 PROCESSES = multiprocessing.get_context("forkserver")  # a server imports torch once; each run is forked from it
 PROCESSES.set_forkserver_preload(["talkinghead.training.meta", "torch.utils.tensorboard"])
 
@@ -38,10 +38,12 @@ def test_a_run_killed_at_random_points_goes_on_bit_for_bit(face_shards, tmp_path
         while run.is_alive() and (state.stat().st_mtime_ns if state.exists() else 0) == before:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.3))  # in a step, in a save, or between
-        assert run.is_alive(), "the run ended before it could be killed; give it more steps"
+        if not run.is_alive():  # a fast machine
+            break
         run.kill()
         run.join()
         killed += 1
+    assert killed >= 2, "the run ended before it could be killed twice; give it more steps"
     last = start(face_shards, tmp_path / "killed")
     last.join()
     assert last.exitcode == 0
