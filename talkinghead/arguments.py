@@ -151,7 +151,7 @@ from pictures to a talking head:
 example:
   talkinghead demo                       # writes out/demo/result.mp4, sheet.png, metrics.json
   talkinghead demo mine.mp4 --out mine   # the same on a video of yours, a second or more of one face
-  talkinghead demo --model none          # from random weights: coloured blocks, this is what meta-learning is for
+  talkinghead demo --model none          # from random weights: a smeared face, this is what meta-learning is for
 
 metrics.json holds SSIM, PSNR, identity distance and landmark error of the result, and of the trivial
 answer "the nearest of the 8 pictures". Look at sheet.png.""",
