@@ -26,6 +26,7 @@ from talkinghead.engines.eager import EagerEngine
 from talkinghead.files import replacing
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.draw import landmark_image
+from talkinghead.landmarks.face import largest_face
 from talkinghead.losses import content_loss
 from talkinghead.metrics import identity_distance, landmark_error, nearest_frames, psnr, ssim, warp_to_landmarks
 from talkinghead.perceptual import PerceptualNetwork, open_perceptual
@@ -84,7 +85,7 @@ def measure(frames: np.ndarray, truth: Clip, networks: list[PerceptualNetwork]) 
         "psnr": psnr(frames, truth.frames),
         "identity": identity_distance(frames, truth.frames),
         "landmark_error": landmark_error(frames, truth.track, detector),
-        "faces": float(np.mean([detector(frame, points) is not None for frame, points in zip(frames, truth.track.landmarks, strict=True)])),
+        "faces": float(np.mean([largest_face(detector, frame) is not None for frame in frames])),
         "content": content,
     }
 

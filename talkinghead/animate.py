@@ -1,9 +1,10 @@
-"""A person driven by landmarks: the driver's points mapped into the person's crop, rendered in batches, written as a video.
+"""A person driven by landmarks: the driver's motion put on the person's face, rendered in batches, written as a video.
 
-The driving video is read twice: once for its landmarks (a Track, 544 bytes a frame) and, only for a layout that shows them, once
-more for its frames. Nothing else grows with its length.
+The driving video is read for its landmarks (a Track, 548 bytes a frame), its beginning to tell whether it shows the person, and, only for
+a layout that shows them, once more for its frames. Nothing else grows with its length.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -17,20 +18,32 @@ import torch
 from .checkpoint import Person
 from .clip import Track
 from .data.crop import Crop, crop_around
-from .data.read import Progress, read_track, silent
+from .data.read import Progress, read_track, select, silent
+from .data.shots import spread
 from .data.video import VideoReader, write_video
 from .engines.eager import EagerEngine
 from .errors import TalkingheadError
-from .landmarks.detect import Detector, open_detector
+from .landmarks.detect import open_detector
 from .landmarks.draw import landmark_image
+from .landmarks.face import DOUBTFUL, Detector
+from .landmarks.retarget import neutral_face
+from .landmarks.retarget import retarget as put_on
+from .landmarks.smooth import smooth
+from .metrics import identity_distance
+
+log = logging.getLogger(__name__)
 
 BATCH = 8
 LAYOUTS = ("result", "side-by-side")
+RETARGET = ("auto", "off")
+SAME_PERSON = 0.6
+"""Distance of dlib's face descriptors from which two pictures show two people."""
+_COMPARED, _EARLY = 5, 250  # frames compared to tell that, out of the first so many
 SYNTHESISED = "This video was synthesised by talkinghead: it is not a recording of the person it shows."
 
 
 def map_track(track: Track, reference: np.ndarray, crop: Crop | None = None) -> np.ndarray:
-    """The driver's landmarks in the person's crop.
+    """The driver's landmarks in the person's crop, with the driver's proportions.
 
     Without `crop`, scale and shift (no rotation) take the centroid and the root-mean-square size of the driver's median landmarks onto
     those of the reference: the driver's own framing then never matters, his movement stays. With `crop`, the person drives himself and
@@ -38,7 +51,7 @@ def map_track(track: Track, reference: np.ndarray, crop: Crop | None = None) -> 
 
     Args:
         track: landmarks [N, 68, 2], pixels of the driver's frames.
-        reference: mean landmarks [68, 2] of the person's pictures, fractions of the person's crop.
+        reference: the person's face at rest [68, 2], fractions of the person's crop.
         crop: the person's crop in the driver's frames, when they are of the same recording.
 
     Returns:
@@ -64,29 +77,14 @@ def _centre_and_size(points: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
 
 
-def fill_gaps(track: Track, kept: np.ndarray, total: int) -> Track:
-    """Landmarks for every frame: those without a face hold what lies between their neighbours in time (or the nearest, at the ends).
-
-    Args:
-        track: landmarks of the frames that show a face, [len(kept), 68, 2].
-        kept: the indices of those frames, rising.
-        total: frames there are.
-    """
-    if len(kept) == total:
-        return track
-    known = track.landmarks.reshape(len(kept), -1)
-    times = np.arange(total)
-    filled = np.stack([np.interp(times, kept, known[:, column]) for column in range(known.shape[1])], axis=1)
-    return Track(filled.reshape(total, *track.landmarks.shape[1:]), track.size, track.fps)
-
-
-def animate(person: Person, drive: Track, crop: Crop | None = None) -> Iterator[np.ndarray]:
+def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True) -> Iterator[np.ndarray]:
     """The person doing what the track does, frame by frame.
 
     Args:
         person: from `talkinghead.finetune` or `talkinghead.load_person`.
         drive: the driving landmarks; only their movement matters, not where in the frame the face is.
-        crop: see `map_track`; only for a person driven by the recording it was made from.
+        crop: see `map_track`; only for a person driven by the recording it was made from, and then nothing is retargeted.
+        retarget: keep the person's own proportions (`talkinghead.landmarks.retarget`); off, the driver's face shape comes through.
 
     Yields:
         uint8 [size, size, 3] RGB, one for each frame of the track, size being the person's image size.
@@ -94,7 +92,14 @@ def animate(person: Person, drive: Track, crop: Crop | None = None) -> Iterator[
     Raises:
         TalkingheadError: the track is empty.
     """
-    return render(person, map_track(drive, person.reference, crop))
+    return render(person, driving_points(person, drive, crop, retarget))
+
+
+def driving_points(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True) -> np.ndarray:
+    """Where the landmarks are to be in the person's crop: float32 [N, 68, 2], fractions of it; arguments as for `animate`."""
+    if crop is not None or not retarget or not len(drive):
+        return map_track(drive, person.reference, crop)
+    return put_on(drive, neutral_face(person.reference[None]))
 
 
 def render(person: Person, points: np.ndarray) -> Iterator[np.ndarray]:
@@ -118,6 +123,8 @@ class Animation:
         out: the video.
         frames: how many it has, as many as the driving video.
         without_face: those of them whose landmarks were interpolated.
+        gaps: when that was for longer than half a second, [(start, end)] in seconds.
+        retargeted: whether the person's own proportions were kept.
         fps: frames per second, the driving video's.
         size: (height, width) in pixels.
         seconds: time taken, landmarks and rendering.
@@ -126,6 +133,8 @@ class Animation:
     out: Path
     frames: int
     without_face: int
+    gaps: tuple[tuple[float, float], ...]
+    retargeted: bool
     fps: float
     size: tuple[int, int]
     seconds: float
@@ -140,9 +149,13 @@ def animate_video(
     out: str | Path,
     layout: str = "result",
     detector: Detector | None = None,
+    face: int = 1,
+    retarget: str = "auto",
     progress: Progress = silent,
 ) -> Animation:
     """Write the video of `person` doing what the face in the video `drive` does, at its frame rate and with its sound.
+
+    The landmarks are smoothed over time. Frames without a face show what lies between those around them.
 
     Args:
         person: whom to show.
@@ -150,30 +163,61 @@ def animate_video(
         out: the mp4 to write; its metadata say that it is synthesised.
         layout: "result" alone, or "side-by-side": the driver's crop, the landmarks, the result.
         detector: finds the landmarks; by default the best that is installed.
+        face: which of the video's faces drives, 1 being the largest times longest.
+        retarget: "auto" keeps the person's own proportions unless the driver is the person, by the distance of dlib's face descriptors;
+            "off" takes the driver's landmarks as they are, scaled and shifted.
         progress: shows the advance.
 
     Raises:
-        TalkingheadError: the layout is unknown, the driving video cannot be read or shows no face, the output cannot be written.
+        TalkingheadError: the layout or `retarget` is unknown, the driving video cannot be read or shows no such face, the output cannot be
+            written.
     """
-    if layout not in LAYOUTS:
-        raise TalkingheadError(f"layout {layout!r}: unknown, one of {', '.join(LAYOUTS)} was expected")
+    for name, given, known in (("layout", layout, LAYOUTS), ("retarget", retarget, RETARGET)):
+        if given not in known:
+            raise TalkingheadError(f"{name} {given!r}: unknown, one of {', '.join(known)} was expected")
     start = perf_counter()
     side = person.config.networks.image_size
     size = (side, side if layout == "result" else 3 * side)
     reader = VideoReader(drive)
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:
-        track, kept, total = read_track(drive, detector or open_detector(), progress)
-        points = map_track(fill_gaps(track, kept, total), person.reference)
+        track = smooth(read_track(reader, detector or open_detector(), face, progress=progress))
+        retargeted = retarget == "auto" and not _shows(person, reader, track)
+        points = driving_points(person, track, retarget=retargeted)
         # the driver's own crop is only shown, never rendered from
-        crops: Iterable[np.ndarray | None] = (
-            repeat(None, total) if layout == "result" else _crops(reader, crop_around(track.landmarks), side)
-        )
-        for position, result, driver in progress(zip(points, render(person, points), crops, strict=True), total, "rendering"):
+        crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
+        for position, result, driver in progress(zip(points, render(person, points), crops, strict=True), len(track), "rendering"):
             video.write(result if driver is None else np.concatenate([driver, landmark_frame(position, side), result], axis=1))
-    return Animation(Path(out), total, total - len(kept), float(reader.fps), size, perf_counter() - start)
+    unseen, gaps = int((~track.seen).sum()), tuple(track.gaps())
+    return Animation(Path(out), len(track), unseen, gaps, retargeted, float(reader.fps), size, perf_counter() - start)
 
 
-def _crops(reader: VideoReader, crop: Crop, size: int) -> Iterator[np.ndarray]:
+def _shows(person: Person, reader: VideoReader, track: Track) -> bool:
+    """Whether the video shows the person: some of its clearest early frames are compared with the person rendered in their place."""
+    early = track[:_EARLY].confidence
+    clear = np.flatnonzero(early >= (DOUBTFUL if (early >= DOUBTFUL).any() else early.max()))
+    chosen = clear[spread(len(clear), _COMPARED)]
+    side = person.config.networks.image_size
+    crop = crop_around(track.landmarks[chosen])
+    real = np.stack([crop.pixels(frame, side) for frame in select(reader, chosen)])
+    try:
+        distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen])))), real)
+    except TalkingheadError as error:
+        log.info("%s: taken for another person than the one it drives (%s)", reader.path.name, error)
+        return False
+    same = distance < SAME_PERSON
+    log.info(
+        "%s: shows %s, by an identity distance of %.2f (%.1f or more is another): %s",
+        reader.path.name,
+        "the person it drives" if same else "another person than the one it drives",
+        distance,
+        SAME_PERSON,
+        "its landmarks are taken as they are" if same else "its motion is put on the person's own proportions",
+    )
+    return same
+
+
+def _crops(reader: VideoReader, track: Track, size: int) -> Iterator[np.ndarray]:
+    crop = crop_around(track.landmarks[track.seen])
     for frame in reader:
         yield crop.pixels(frame, size)

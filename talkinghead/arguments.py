@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from . import __version__
-from .animate import LAYOUTS
+from .animate import LAYOUTS, RETARGET
 from .config import PRESETS
+from .data.filters import Filters
 from .demo import SHOTS
 from .errors import TalkingheadError
 from .landmarks.detect import DETECTORS
@@ -68,6 +69,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument(
         "--shots", type=_whole(1), default=SHOTS, metavar="T", help="of a video, learn from T evenly spaced frames (default: %(default)s)"
     )
+    _add_face(it)
     it.add_argument("--no-adversarial", dest="adversarial", action="store_false", help="leave the discriminator out: faster, less sharp")
     _add_perceptual(it)
     _add_landmarks(it)
@@ -78,15 +80,66 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--drive", required=True, metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
     it.add_argument("--out", required=True, metavar="OUT.mp4", help="the video to write; its metadata say that it is synthesised")
     it.add_argument("--layout", choices=LAYOUTS, default="result", help="side-by-side: driver, landmarks, result (default: %(default)s)")
+    it.add_argument(
+        "--retarget",
+        choices=RETARGET,
+        default="auto",
+        help="auto: the person keeps the own proportions, unless the driver is the person; off: the driver's landmarks as they are, "
+        "scaled and shifted (default: %(default)s)",
+    )
+    _add_face(it)
     it.add_argument("--model", metavar="FILE", help="the model of a person made with --steps 0 (default: the shipped one of its preset)")
     _add_landmarks(it)
 
-    it = verb("prepare", "make of videos the data that `talkinghead train` reads")
-    it.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or folders of videos; each shows one person")
+    it = verb("landmarks", "draw the landmarks that are found in a video or picture, to see why something fails")
+    it.add_argument("video", metavar="VIDEO_OR_PICTURE", help="a video, GIF, picture, or folder of pictures of one size")
+    it.add_argument(
+        "--out",
+        required=True,
+        metavar="PICTURE_OR_VIDEO",
+        help="an .mp4 shows every frame; a .png or .jpg shows 12 of them, evenly spaced and those of least confidence",
+    )
+    _add_face(it)
+    _add_landmarks(it)
+
+    it = verb("prepare", "make of videos the data that `talkinghead train` reads; started again, an interrupted run goes on")
+    it.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
     it.add_argument("--out", required=True, metavar="DATA", help="the folder to write")
     it.add_argument("--size", type=_whole(1), default=256, metavar="N", help="side of the frames in pixels (default: %(default)s)")
     it.add_argument(
-        "--people", metavar="TABLE.tsv", help="who is in which video: tab-separated columns file, person (default: each its own person)"
+        "--people",
+        metavar="TABLE.tsv",
+        help="who is in which video: tab-separated columns file, person (default: as the layout of VoxCeleb, HDTF, CelebV-HQ or plain "
+        "folders tells)",
+    )
+    it.add_argument("--workers", type=_whole(1), metavar="N", help="processes that work at a time (default: one for each core)")
+    it.add_argument(
+        "--min-face",
+        type=_number,
+        default=Filters.min_face,
+        metavar="PIXELS",
+        help="leave out shots whose face is smaller: the longer side of its landmarks (default: %(default)g)",
+    )
+    it.add_argument(
+        "--min-frames",
+        type=_whole(1),
+        default=Filters.min_frames,
+        metavar="N",
+        help="leave out shots with fewer frames that show the face (default: %(default)s)",
+    )
+    it.add_argument(
+        "--min-sharpness",
+        type=_number,
+        default=Filters.min_sharpness,
+        metavar="S",
+        help="leave out shots whose face is blurred; sharp ones have 0.08 to 1 (default: %(default)g)",
+    )
+    it.add_argument(
+        "--second-face",
+        type=_number,
+        default=Filters.second_face,
+        metavar="SHARE",
+        help="leave out shots with a second face beside the first in more than this share of their frames (default: %(default)g)",
     )
     _add_landmarks(it)
 
@@ -118,6 +171,19 @@ def _add_landmarks(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--landmarks", choices=DETECTORS, default="auto", help="what finds the landmarks (default: %(default)s, which says what it takes)"
     )
+    it.add_argument(
+        "--detector-device", default="cpu", metavar="DEVICE", help="where face-alignment runs, such as cuda (default: %(default)s)"
+    )
+
+
+def _add_face(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--face",
+        type=_whole(1),
+        default=1,
+        metavar="N",
+        help="which face, when a video shows several: 1 is the largest times longest; `talkinghead landmarks` shows their numbers",
+    )
 
 
 def _add_seed(it: argparse.ArgumentParser) -> None:
@@ -137,6 +203,13 @@ def _whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
 
 
 EXAMPLES = {
@@ -168,18 +241,30 @@ example:
   talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4
   talkinghead animate anna.safetensors --drive bob.mp4 --out both.mp4 --layout side-by-side
 
-Only the movement of the landmarks is taken from the driving video, wherever its face is in the frame.""",
+Only the movement of the head and the expression are taken from the driving video, wherever its face is in the
+frame and whatever its shape. Where no face is seen the movement goes on to where it is seen again; when that
+takes longer than half a second it is said.""",
+    "landmarks": """\
+example:
+  talkinghead landmarks me.mp4 --out faces.png           # 12 frames: evenly spaced, and where it goes worst
+  talkinghead landmarks me.mp4 --out faces.mp4           # every frame, with time, confidence and new shots
+  talkinghead landmarks me.mp4 --out other.mp4 --face 2  # follow the face that is drawn in grey with number 2
+
+The followed face has coloured lines, and around it is the square that is cut out of the video. That no face is found
+is no error here: the outcome shows it. --json tells frames, faces, gaps, doubtful times and new shots.""",
     "prepare": """\
 example:
   talkinghead prepare clips/ --out data --size 64 --people people.tsv
+  talkinghead prepare VoxCeleb2/dev/mp4 --out data          # its folders tell the people
   talkinghead train data --preset tiny --out run
 
-people.tsv, its columns separated by a tab:
-  file        person
-  bob1.mp4    bob
-  bob2.mp4    bob
+people.tsv, its columns separated by a tab; a name may begin with the folders that the file lies in:
+  file               person
+  bob1.mp4           bob
+  carl/0001.mp4      carl
 
-Videos without a usable face are left out; data/rejected.tsv says which and why.""",
+A video with several shots gives a clip for each good one. data/report.jsonl says of every video what became of it,
+and why it was left out. Interrupt it at any time; the same command goes on where it stopped.""",
     "train": """\
 example:
   talkinghead prepare clips/ --out data --size 64

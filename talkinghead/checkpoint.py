@@ -25,6 +25,8 @@ from .files import replacing
 from .networks import Discriminator, Embedder, Generator
 
 VERSION = 1
+_HEADER = {"config": dict, "provenance": dict}
+_HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
 """Models that come with the package, `<preset>.safetensors`."""
 
@@ -56,7 +58,8 @@ class Person:
         config: configuration of the model it came from.
         generator: G with this person's weights, or the model's own G for a feed-forward person.
         styles: [1, S], psi'.
-        reference: float32 [68, 2], mean landmarks of the pictures as fractions of the crop; a driver is mapped onto these.
+        reference: float32 [68, 2], the person's face at rest as fractions of the crop, estimated from the pictures' landmarks; a driver's
+            motion is put on it.
         model_digest: of the model it came from.
         feed_forward: True when only the styles are the person's own; the file then holds no weights.
         discriminator, column: D and w' [D] at the end of fine-tuning; not stored.
@@ -237,7 +240,7 @@ def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header (with its "digest") and float32 tensors of a file, verified."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TalkingheadError(f"{path}: no such file; a {kind} is what `talkinghead {'train' if kind == 'model' else 'finetune'}` writes")
     try:
         with safe_open(path, framework="pt") as file:
@@ -248,7 +251,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header = json.loads(metadata["talkinghead"])
         found, version = header["kind"], header["version"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise TalkingheadError(f"{path}: is a safetensors file of another program; give a {kind} made by talkinghead") from error
     if version != VERSION:
         raise TalkingheadError(
@@ -258,5 +261,10 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise TalkingheadError(f"{path}: is a {found}, expected a {kind}")
     if _digest(metadata["talkinghead"], tensors) != metadata.get("sha256"):
         raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
+    kinds = {**_HEADER, **(_HEADER_OF_PERSON if kind == "person" else {})}
+    if any(type(header.get(name)) is not wanted for name, wanted in kinds.items()) or not all(
+        map(torch.is_floating_point, tensors.values())
+    ):
+        raise TalkingheadError(f"{path}: lacks what a {kind} has, or has it of another kind; make it again")
     header["digest"] = metadata["sha256"]
     return header, {name: tensor.float() for name, tensor in tensors.items()}

@@ -1,6 +1,7 @@
 """The command `talkinghead`: one verb for each step from pictures to a video."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from .animate import animate_video
 from .arguments import build_parser
 from .checkpoint import Model, load_model, load_person, random_model, save_person
 from .console import Console
+from .data.filters import Filters
 from .data.prepare import prepare
 from .data.shots import read_shots
 from .demo import compare, demo_clip
@@ -17,7 +19,9 @@ from .demo import run as run_demo
 from .errors import TalkingheadError
 from .files import replacing
 from .info import info
-from .landmarks.detect import Detector, open_detector
+from .landmarks.detect import open_detector
+from .landmarks.face import Detector
+from .overlay import draw_found
 from .training.finetune import finetune
 from .training.meta import train
 
@@ -28,11 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     try:
         given = build_parser(_VERBS).parse_args(arguments)
-        console = Console(quiet=getattr(given, "quiet", False), as_json=given.json)
-        try:
+        with Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
             given.run(given, console)
-        finally:
-            console.close()
     except TalkingheadError as error:
         print(f"talkinghead: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
@@ -42,19 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _landmarks(given: argparse.Namespace, console: Console) -> None:
+    found = draw_found(given.video, given.out, _detector(given, console), given.face, console.progress)
+    first, *rest = found.lines()
+    console.result(found.as_dict(), [f"{found.file}: {first}", *rest])
+
+
 def _prepare(given: argparse.Namespace, console: Console) -> None:
-    detector = _detector(given, console)
+    filters = Filters(given.min_face, given.min_frames, given.min_sharpness, given.second_face)
     people = None if given.people is None else read_people(given.people)
-    report = prepare(given.videos, given.out, given.size, detector, people, console.progress)
-    lines = [f"{report.out}: {len(report.taken)} videos added, {len(report.present)} were there, {len(report.rejected)} rejected"]
-    if report.rejected:
-        lines.append(f"reasons in {report.out / 'rejected.tsv'}")
-    values = {"out": str(report.out), "taken": _names(report.taken), "present": _names(report.present)}
-    console.result({**values, "rejected": {str(path): reason for path, reason in report.rejected}}, lines)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    return [str(path) for path in paths]
+    detector = _detector(given, console)
+    report = prepare(given.videos, given.out, given.size, detector, people, given.workers, filters, console.progress)
+    console.result(report.as_dict(), report.lines())
 
 
 def _train(given: argparse.Namespace, console: Console) -> None:
@@ -77,7 +77,7 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
     model = open_model(given.model, given.seed)
     perceptual = _named_files(given.perceptual)
     detector = _detector(given, console)
-    clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, console.progress)
+    clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, given.face, console.progress)
     # opened before the work of minutes, so that a place that cannot be written to is told at once
     with replacing(given.out) as beside:
         advance = console.counter("fine-tuning")
@@ -89,10 +89,13 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
 
 def _animate(given: argparse.Namespace, console: Console) -> None:
     person = load_person(given.person, given.model)
-    made = animate_video(person, given.drive, given.out, given.layout, _detector(given, console), console.progress)
+    detector = _detector(given, console)
+    made = animate_video(person, given.drive, given.out, given.layout, detector, given.face, given.retarget, console.progress)
     height, width = made.size
     lines = [f"{made.out}: {made.frames} frames of {width}x{height}, {made.fps:.4g} a second, in {made.seconds:.0f} s"]
-    lines.append(f"{made.without_face} frames of the driving video show no face; their landmarks are interpolated")
+    if made.without_face:
+        lines.append(f"{made.without_face} frames of the driving video show no face; their landmarks lie between those around them")
+    lines += [f"no face from {start:.1f} to {end:.1f} s" for start, end in made.gaps]
     console.result(made.as_dict(), lines)
 
 
@@ -136,14 +139,16 @@ def read_people(table: str) -> dict[str, str]:
         TalkingheadError: it cannot be read or lacks a column.
     """
     try:
-        lines = [line.split("\t") for line in Path(table).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        if not os.path.isfile(table):  # a pipe or a device might never end
+            raise OSError("no regular file")
+        lines = [line.split("\t") for line in Path(table).read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
         raise TalkingheadError(f"{table}: cannot be read as a table; give tab-separated text with the columns file and person") from error
     head = [name.strip() for name in lines[0]] if lines else []
     if not {"file", "person"} <= set(head) or any(len(line) != len(head) for line in lines):
         raise TalkingheadError(f"{table}: the tab-separated columns file and person were expected in every line, the first naming them")
     file, person = head.index("file"), head.index("person")
-    return {Path(line[file].strip()).name: line[person].strip() for line in lines[1:]}
+    return {line[file].strip().removeprefix("./"): line[person].strip() for line in lines[1:]}
 
 
 def _named_files(given: Sequence[str]) -> dict[str, str]:
@@ -155,9 +160,17 @@ def _named_files(given: Sequence[str]) -> dict[str, str]:
 
 
 def _detector(given: argparse.Namespace, console: Console) -> Detector:
-    detector = open_detector(given.landmarks)
+    detector = open_detector(given.landmarks, given.detector_device)
     console.say(f"landmarks by {detector.choice_reason}")
     return detector
 
 
-_VERBS = {"demo": _demo, "finetune": _finetune, "animate": _animate, "prepare": _prepare, "train": _train, "info": _info}
+_VERBS = {
+    "demo": _demo,
+    "finetune": _finetune,
+    "animate": _animate,
+    "landmarks": _landmarks,
+    "prepare": _prepare,
+    "train": _train,
+    "info": _info,
+}

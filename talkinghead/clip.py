@@ -22,23 +22,43 @@ class Track:
         landmarks: float32 [N, 68, 2], (x, y) in pixels of the frames they were found on.
         size: (height, width) of those frames in pixels.
         fps: frames per second; 0 for pictures, which have no order in time.
+        confidence: float32 [N], 0..1, how far the landmarks can be trusted; 0 where no face was seen and they lie between those of the
+            frames before and after. All 1 when it is not given.
     """
 
     landmarks: np.ndarray
     size: tuple[int, int]
     fps: float = 0.0
+    confidence: np.ndarray = None  # type: ignore[assignment]  # always an array afterwards
 
     def __post_init__(self) -> None:
         shape = np.shape(self.landmarks)
         if len(shape) != 3 or shape[1:] != (POINTS, 2):
             raise TalkingheadError(f"Track: landmarks must be [N, {POINTS}, 2], got {list(shape)}")
+        confidence = np.ones(shape[0]) if self.confidence is None else self.confidence
+        if np.shape(confidence) != shape[:1]:
+            raise TalkingheadError(f"Track: confidence must be [{shape[0]}], one for each frame, got {list(np.shape(confidence))}")
         object.__setattr__(self, "landmarks", np.ascontiguousarray(self.landmarks, dtype=np.float32))
+        object.__setattr__(self, "confidence", np.ascontiguousarray(confidence, dtype=np.float32))
 
     def __len__(self) -> int:
         return len(self.landmarks)
 
     def __getitem__(self, index: slice | list[int] | np.ndarray) -> "Track":
-        return replace(self, landmarks=self.landmarks[_several(index)])
+        index = _several(index)
+        return replace(self, landmarks=self.landmarks[index], confidence=self.confidence[index])
+
+    @property
+    def seen(self) -> np.ndarray:
+        """bool [N]: the frames in which a face was found."""
+        return self.confidence > 0
+
+    def gaps(self, longer_than: float = 0.5) -> list[tuple[float, float]]:
+        """When no face was seen for longer than so many seconds: [(start, end)] in seconds, rising."""
+        if not self.fps:
+            return []
+        edges = np.flatnonzero(np.diff(np.concatenate([[True], self.seen, [True]]).astype(np.int8))) / self.fps
+        return [(start, end) for start, end in edges.reshape(-1, 2).tolist() if end - start > longer_than]
 
 
 @dataclass(frozen=True)

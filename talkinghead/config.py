@@ -6,9 +6,11 @@ minutes to hours, so their learning rates, losses and spectral norms differ wher
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import TalkingheadError
+
+_MOST_BLOCKS, _MOST_CHANNELS = 16, 4096
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ class NetworkConfig:
     """V's pooled vector is scaled by this before it is scored."""
     initialisation: str = "orthogonal"
     """Weights at the start: "orthogonal", or "uniform" (torch's default, within 1/sqrt(fan-in))."""
+
+    def __post_init__(self) -> None:
+        blocks = {"encoder": self.encoder, "down": self.down, "up": self.up}
+        sound = (
+            self.image_size in (32, 64, 128, 256, 512, 1024)
+            and all(
+                0 < len(channels) <= _MOST_BLOCKS and all(0 < each <= _MOST_CHANNELS for each in channels) for channels in blocks.values()
+            )
+            and 0 <= self.residual <= _MOST_BLOCKS
+            and all(0 < getattr(self, f"{name}_attention") <= len(channels) for name, channels in blocks.items())
+            and len(self.down) == len(self.up)
+        )
+        if not sound:
+            raise TalkingheadError(f"networks: {self} makes no network; start from a preset")
 
     @property
     def embedding(self) -> int:
@@ -136,20 +152,20 @@ class Config:
         return _build(cls, values, "configuration")
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
-    names = {f.name for f in dataclasses.fields(cls)}
-    if not isinstance(values, dict) or set(values) != names:
-        odd = sorted(set(values) ^ names) if isinstance(values, dict) else [type(values).__name__]
-        raise TalkingheadError(f"{where}: fields {', '.join(odd)} do not fit this version; make the file again with it")
-    nested = {"networks": NetworkConfig, "meta": MetaConfig, "finetune": FinetuneConfig, "losses": LossWeights}
-    adams = {"generator": AdamConfig, "discriminator": AdamConfig}
-    built = {}
-    for name, value in values.items():
-        kind = nested.get(name) or adams.get(name)
-        if kind is not None:
-            value = _build(kind, value, f"{where}.{name}")
-        built[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**built)
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """A value of plain JSON as what a field is declared to be: a dataclass, a tuple or a plain type."""
+    if dataclasses.is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(kinds):
+            odd = sorted(set(value) ^ set(kinds)) if isinstance(value, dict) else [type(value).__name__]
+            raise TalkingheadError(f"{where}: fields {', '.join(odd)} do not fit this version; make the file again with it")
+        return kind(**{name: _build(kinds[name], each, f"{where}.{name}") for name, each in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_build(get_args(kind)[0], each, where) for each in value)
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    wanted = getattr(kind, "__name__", str(kind))
+    raise TalkingheadError(f"{where}: is {type(value).__name__}, {wanted} was expected; make the file again with this version")
 
 
 _FAST_ADAM = AdamConfig(4e-4, beta1=0.0, beta2=0.9)

@@ -1,14 +1,27 @@
-"""What the command line prints: notes and outcome on stdout, progress on stderr. The only module that imports tqdm."""
+"""What the command line prints: notes and outcome on stdout, progress and what is logged on stderr. The only module that imports tqdm."""
 
 import json
+import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import require
 
 
+class _Notes(logging.Handler):
+    """Gives what is logged to a function."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._take(record.getMessage())
+
+
 class Console:
-    """Where a verb says what it does.
+    """Where a verb says what it does. Inside its block, what the package logs is printed.
 
     Args:
         quiet: print neither notes nor progress, nor the outcome as text.
@@ -18,6 +31,24 @@ class Console:
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
         self._bars: list[Any] = []
+        self._log = logging.getLogger(__package__)
+        self._notes = _Notes(self._note)
+        self._said: set[str] = set()
+
+    def __enter__(self) -> "Console":
+        self._before = self._log.level, self._log.propagate
+        self._log.addHandler(self._notes)
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self._notes)
+        level, self._log.propagate = self._before
+        self._log.setLevel(level)
+        # bars that were cut short end, so that what is printed next has a line of its own
+        for bar in self._bars:
+            bar.close()
 
     def say(self, text: str) -> None:
         """A note for people."""
@@ -53,10 +84,15 @@ class Console:
 
         return advance
 
-    def close(self) -> None:
-        """End bars that were cut short, so that what is printed next has a line of its own."""
-        for bar in self._bars:
-            bar.close()
+    def _note(self, text: str) -> None:
+        text = " ".join(text.split())  # a file's name may hold a newline
+        if self.quiet or text in self._said:  # a file that is opened again says the same again
+            return
+        self._said.add(text)
+        if self._bars:
+            require("tqdm", "app").tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
 
     def _bar(self, **settings: Any) -> Any:
         bar = require("tqdm", "app").tqdm(dynamic_ncols=True, **settings)

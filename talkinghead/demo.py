@@ -5,7 +5,7 @@ Everything is shown and measured beside the truth and beside the trivial answer,
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics
-from .animate import SYNTHESISED, animate, fill_gaps, landmark_frame
+from .animate import SYNTHESISED, animate, landmark_frame
 from .checkpoint import Model
 from .clip import Clip, Track
 from .data.crop import crop_around
@@ -27,7 +27,7 @@ from .data.shots import spread
 from .data.video import VideoReader, write_video
 from .errors import TalkingheadError
 from .files import replacing
-from .landmarks.detect import Detector
+from .landmarks.face import Detector
 from .training.finetune import finetune
 
 SHOTS = 8
@@ -129,13 +129,15 @@ def run(
     """
     video, out = Path(video), Path(out)
     started = perf_counter()
-    track, kept, total = read_track(video, detector, _beginning(progress))
-    parts = split(kept, total, video.name)
-    crop = crop_around(track.landmarks[kept < parts.cut])  # of the first two thirds alone: what is held out stays unseen
+    reader = VideoReader(video)
+    track = read_track(reader, detector, limit=MAX_FRAMES, progress=progress)
+    total = len(track)
+    parts = split(np.flatnonzero(track.seen), total, video.name)
+    crop = crop_around(track.landmarks[parts.first])  # of the first two thirds alone: what is held out stays unseen
     side = model.config.networks.image_size
-    frames = np.stack([crop.pixels(frame, side) for frame in islice(VideoReader(video), total)])
-    points = Track(crop.points(track.landmarks, side), (side, side), track.fps)
-    pictures = Clip(points[np.isin(kept, parts.shots)], frames[parts.shots], video.name)
+    frames = np.stack([crop.pixels(frame, side) for frame in islice(reader, total)])
+    points = Track(crop.points(track.landmarks, side), (side, side), track.fps, track.confidence)
+    pictures = Clip(points[parts.shots], frames[parts.shots], video.name)
     read = perf_counter()
 
     steps = model.config.finetune.steps(SHOTS) if steps is None else steps
@@ -144,16 +146,16 @@ def run(
         person = finetune(model, pictures, steps, seed=seed, progress=ticking(progress, steps, "fine-tuning"))
         tuned = perf_counter()
 
-        drive = fill_gaps(track[kept >= parts.cut], parts.held - parts.cut, total - parts.cut)
+        drive = track[parts.cut :]
         results = np.stack(list(progress(animate(person, drive, crop), len(drive), "animating")))
         positions = crop.points(drive.landmarks, 1)
         nearest = pictures.frames[metrics.nearest_frames(pictures, Track(positions * side, (side, side), track.fps))]
-        scene = Scene(parts, pictures, positions, results, frames[parts.cut :], nearest, VideoReader(video).fps)
+        scene = Scene(parts, pictures, positions, results, frames[parts.cut :], nearest, reader.fps)
         made = perf_counter()
 
         _write_video(out / "result.mp4", scene, progress)
         seen = parts.held - parts.cut  # a frame without a face has no landmarks to be measured against
-        held = points[kept >= parts.cut]
+        held = points[parts.held]
         figures: dict[str, Any] = {
             "result": measure(results[seen], scene.truth[seen], held, detector),
             "nearest": measure(nearest[seen], scene.truth[seen], held, detector),
@@ -266,15 +268,6 @@ def compare(figures: dict[str, Any]) -> list[str]:
         return "no face" if found is None else f"{found:.2f}"
 
     return [f"{label} {value('result', key)} ({value('nearest', key)})" for key, label in names.items()]
-
-
-def _beginning(progress: Progress) -> Progress:
-    """Shows the advance, and ends after the frames that a demo uses."""
-
-    def limited(frames: Iterable[Any], total: int | None = None, what: str = "") -> Iterable[Any]:
-        return progress(islice(frames, MAX_FRAMES), min(total or MAX_FRAMES, MAX_FRAMES), what)
-
-    return limited
 
 
 def ticking(progress: Progress, total: int, what: str) -> Callable[..., None]:

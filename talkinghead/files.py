@@ -20,12 +20,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         TalkingheadError: the folder cannot be made or written to, or the disk is full.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)  # what a link leads to is replaced, not the link
+    if os.path.isdir(path):
         raise TalkingheadError(f"{path}: cannot write, it is a folder; name a file")
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise TalkingheadError(f"{path}: cannot write, it is a device, a pipe or a broken link; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:32]}.", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise TalkingheadError(f"{path}: cannot write here ({error.strerror}); name another place") from error

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .clip import Clip, Track
 from .errors import TalkingheadError, require
-from .landmarks.detect import Detector
 from .landmarks.dlib_face import face_descriptor
+from .landmarks.face import Detector, largest_face
 
 _BATCH = 16  # frames at a time: SSIM holds about thirty times their size
 _EYE_CORNERS = (36, 45)  # the outer ones
@@ -74,10 +74,10 @@ def landmark_error(frames: np.ndarray, track: Track, detector: Detector) -> floa
         )
     errors = []
     for frame, driving in zip(frames, track.landmarks, strict=True):
-        found = detector(frame, driving)
+        found = largest_face(detector, frame)
         if found is not None:
             apart = np.linalg.norm(driving[_EYE_CORNERS[0]] - driving[_EYE_CORNERS[1]])
-            errors.append(float(np.linalg.norm(found - driving, axis=1).mean() / apart))
+            errors.append(float(np.linalg.norm(found.landmarks - driving, axis=1).mean() / apart))
     return float(np.mean(errors)) if errors else float("nan")
 
 

@@ -12,8 +12,10 @@ import pytest
 from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop
 from talkinghead.data.read import read_clip
-from talkinghead.data.shards import ClipInfo, ShardWriter
+from talkinghead.data.shard_writer import ShardWriter
+from talkinghead.data.shards import ClipInfo
 from talkinghead.data.video import write_video
+from talkinghead.landmarks.face import Face
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,7 @@ class RedSquare:
     name = "red-square"
     choice_reason = "red-square: for tests"
 
-    def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
         red = (frame[..., 0] > 170) & (frame[..., 1] < 90)
         rows, columns = np.nonzero(red.any(axis=1))[0], np.nonzero(red.any(axis=0))[0]
         if not len(rows):
@@ -55,6 +57,19 @@ class RedSquare:
         high = np.array([columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
         corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0.5, 0.5]], dtype=np.float32)
         return low + (high - low) * np.resize(corners, (68, 2))
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        return [[] if points is None else [Face(points, 1.0)] for points in map(self, frames)]
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        followed = []
+        for points in map(self, frames):
+            # as far as a face moves from one frame to the next
+            if points is None or np.abs(points[4] - near[4]).max() > np.ptp(near[:, 0]):
+                break
+            followed.append(Face(points, 1.0))
+            near = points
+        return followed
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
+import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,13 +11,18 @@ import torch
 
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead import Person, Track, animate, animate_video
-from talkinghead.animate import BATCH, fill_gaps, landmark_frame, map_track
+from talkinghead.animate import BATCH, SAME_PERSON, _shows, driving_points, landmark_frame, map_track
 from talkinghead.checkpoint import random_model
+from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop, crop_around
-from talkinghead.data.read import read_track
+from talkinghead.data.pictures import write_picture
+from talkinghead.data.read import read_clip, read_track
 from talkinghead.data.video import VideoReader
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks.detect import open_detector
+from talkinghead.landmarks.face import Face
+from talkinghead.landmarks.smooth import smooth
 
 FACES = [(40 + 2 * i, 30, 40) for i in range(19)]
 
@@ -77,6 +83,14 @@ def test_own_crop_is_plain_coordinates() -> None:
     np.testing.assert_allclose(map_track(track, face(2)[0], Crop(10, 20, 50)), (track.landmarks - [10, 20]) / 50, rtol=1e-5)
 
 
+def test_driving_points_keep_the_persons_proportions_unless_told_otherwise(person: Person) -> None:
+    track = Track(face(3) * 300, (300, 300))
+    plain, own = map_track(track, person.reference), map_track(track, person.reference, Crop(10, 20, 50))
+    assert np.array_equal(driving_points(person, track, retarget=False), plain)
+    assert np.array_equal(driving_points(person, track, Crop(10, 20, 50)), own)
+    assert np.abs(driving_points(person, track) - plain).max() > 0.05
+
+
 def test_nothing_to_drive_with() -> None:
     with pytest.raises(TalkingheadError, match="no frames"):
         map_track(Track(np.zeros((0, 68, 2)), (10, 10)), face()[0])
@@ -84,13 +98,12 @@ def test_nothing_to_drive_with() -> None:
         map_track(Track(np.ones((3, 68, 2)), (10, 10)), face()[0])
 
 
-def test_frames_without_a_face_lie_between_their_neighbours() -> None:
-    points = np.stack([np.full((68, 2), value, np.float32) for value in (10, 40, 60)])
-    points[:, :, 1] *= 2
-    filled = fill_gaps(Track(points, (100, 200), 25.0), np.array([1, 4, 5]), 8)
-    assert filled.landmarks[:, 0, 0].tolist() == [10, 10, 20, 30, 40, 60, 60, 60]
-    assert filled.landmarks[:, 67, 1].tolist() == [20, 20, 40, 60, 80, 120, 120, 120]
-    assert (filled.size, filled.fps) == ((100, 200), 25.0)
+def test_frames_without_a_face_are_driven_by_what_lies_between() -> None:
+    points = face(1, frames=6) * 100
+    points[2] = (points[1] + points[3]) / 2
+    mapped = map_track(Track(points, (100, 100), 25, np.array([1, 1, 0, 1, 0.2, 1])), face(2)[0])
+    assert mapped.shape == (6, 68, 2)
+    np.testing.assert_allclose(mapped[2], (mapped[1] + mapped[3]) / 2, atol=1e-5)
 
 
 # animate
@@ -110,7 +123,7 @@ def test_one_frame_for_each_of_the_track_in_batches(person: Person, monkeypatch:
     assert batches == [BATCH, BATCH, 3]
     assert len(frames) == len(track)
     assert all(frame.shape == (64, 64, 3) and frame.dtype == np.uint8 for frame in frames)
-    alone = run(EagerEngine(person), map_track(track, person.reference)[BATCH : BATCH + 1])[0]
+    alone = run(EagerEngine(person), driving_points(person, track)[BATCH : BATCH + 1])[0]
     assert np.abs(frames[BATCH].astype(int) - alone).max() <= 1  # in its place, whatever its batch
 
 
@@ -141,10 +154,10 @@ def test_side_by_side_shows_driver_landmarks_result(person: Person, tmp_path: Pa
     made = animate_video(person, drive, tmp_path / "out.mp4", "side-by-side", red_square)
     frames = frames_of(made.out)
     assert frames.shape == (len(FACES), 64, 192, 3)
-    shown = read_track(drive, red_square)[0].landmarks
-    crop = crop_around(shown)
-    points = map_track(Track(shown, (120, 160)), person.reference)
-    results = list(animate(person, Track(shown, (120, 160))))
+    track = smooth(read_track(drive, red_square))
+    crop = crop_around(track.landmarks)
+    points = driving_points(person, track, retarget=made.retargeted)
+    results = list(animate(person, track, retarget=made.retargeted))
     for index, frame in enumerate(VideoReader(drive)):
         panels = (crop.pixels(frame, 64), landmark_frame(points[index], 64), results[index])
         for panel, wanted in zip(np.split(frames[index], 3, axis=1), panels, strict=True):
@@ -165,10 +178,12 @@ def test_driver_frames_are_read_again_only_to_be_shown(
         return read(self)
 
     monkeypatch.setattr(VideoReader, "__iter__", counting)
-    animate_video(person, drive, tmp_path / "out.mp4", "result", red_square)
+    animate_video(person, drive, tmp_path / "out.mp4", "result", red_square, retarget="off")
     assert len(passes) == 1
-    animate_video(person, drive, tmp_path / "out.mp4", "side-by-side", red_square)
+    animate_video(person, drive, tmp_path / "out.mp4", "side-by-side", red_square, retarget="off")
     assert len(passes) == 3
+    animate_video(person, drive, tmp_path / "out.mp4", "result", red_square)  # its beginning, for whom it shows
+    assert len(passes) == 5
 
 
 def test_sound_is_kept(person: Person, tmp_path: Path, red_square: RedSquare) -> None:
@@ -196,12 +211,68 @@ def test_sound_is_kept(person: Person, tmp_path: Path, red_square: RedSquare) ->
 
 def test_gaps_are_counted_and_keep_time(person: Person, tmp_path: Path, red_square: RedSquare) -> None:
     faces: list[tuple[int, int, int] | None] = [*FACES]
-    faces[0] = faces[7] = faces[8] = None
+    faces[9] = faces[12] = faces[13] = None
     drive = draw_video(tmp_path / "drive.mp4", faces)
     for layout in ("result", "side-by-side"):
         made = animate_video(person, drive, tmp_path / "out.mp4", layout, red_square)
         assert (made.frames, made.without_face) == (len(FACES), 3)
         assert len(frames_of(made.out)) == len(FACES)
+
+
+def test_long_gaps_are_told_by_time(person: Person, tmp_path: Path, red_square: RedSquare) -> None:
+    faces: list[tuple[int, int, int] | None] = [*FACES, *FACES[:5]]
+    faces[2:4] = [None] * 2  # short: interpolated and not worth a word
+    faces[6:20] = [None] * 14
+    made = animate_video(person, draw_video(tmp_path / "drive.mp4", faces), tmp_path / "out.mp4", detector=red_square)
+    assert (made.without_face, made.gaps) == (16, ((6 / 25, 20 / 25),))
+
+
+@pytest.mark.parametrize(
+    ("distance", "retargeted"), [(0.2, False), (SAME_PERSON - 0.01, False), (SAME_PERSON, True), (float("nan"), True), (None, True)]
+)
+def test_who_drives_himself_is_not_retargeted(
+    distance: float | None, retargeted: bool, person: Person, tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(frames: np.ndarray, truth: np.ndarray) -> float:
+        assert frames.shape == truth.shape == (5, 64, 64, 3)
+        if distance is None:
+            raise TalkingheadError("dlib is needed here")
+        return distance
+
+    monkeypatch.setattr(sys.modules[animate_video.__module__], "identity_distance", measured)
+    drive = draw_video(tmp_path / "drive.mp4", FACES)
+    assert animate_video(person, drive, tmp_path / "out.mp4", detector=red_square).retargeted is retargeted
+    assert animate_video(person, drive, tmp_path / "out.mp4", detector=red_square, retarget="off").retargeted is False
+    with pytest.raises(TalkingheadError, match="retarget 'on': unknown, one of auto, off was expected"):
+        animate_video(person, drive, tmp_path / "out.mp4", detector=red_square, retarget="on")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_faces_tell_who_drives_himself(
+    same: bool, person: Person, carphone: Path, carphone_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By dlib's descriptors: a person whose pictures are the driver's own, and one who is somebody else."""
+    data = pytest.importorskip("skimage.data")
+    write_picture(tmp_path / "astronaut.png", data.astronaut())
+    other = read_clip(tmp_path / "astronaut.png", 64).frames
+    shown = iter(carphone_clip.frames if same else np.repeat(other, 200, axis=0))
+    monkeypatch.setattr(EagerEngine, "run", lambda self, points: np.stack([next(shown) for _ in points]))
+    track = read_track(carphone, open_detector("dlib"))
+    assert _shows(person, VideoReader(carphone), track) is same
+
+
+def test_the_crop_that_is_shown_is_around_the_frames_with_a_face(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces: list[tuple[int, int, int] | None] = [(40, 30, 40)] * 20
+    faces[5] = None
+    given: list[np.ndarray] = []
+
+    def watched(landmarks: np.ndarray) -> Crop:
+        given.append(landmarks)
+        return crop_around(landmarks)
+
+    monkeypatch.setattr(sys.modules[animate_video.__module__], "crop_around", watched)
+    animate_video(person, draw_video(tmp_path / "drive.mp4", faces), tmp_path / "out.mp4", "side-by-side", RedSquare(), retarget="off")
+    assert [len(landmarks) for landmarks in given] == [19]
 
 
 def test_a_failure_leaves_no_output(person: Person, tmp_path: Path, red_square: RedSquare) -> None:
@@ -218,9 +289,9 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(person: Perso
     looked: list[int] = []
 
     class Looking(RedSquare):
-        def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
+        def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
             looked.append(1)
-            return super().__call__(frame, near)
+            return super().find(frames)
 
     with pytest.raises(TalkingheadError, match="cannot write"):
         animate_video(person, drive, drive / "out.mp4", detector=Looking())
@@ -239,5 +310,5 @@ def test_memory_does_not_grow_with_length(
         animate_video(person, drive, tmp_path / "out.mp4", layout, red_square)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # landmarks and what is made of them grow, pictures (12 KB each at this size) do not
-    assert peaks[2] - peaks[1] < 100 * 5000
+    # landmarks and what is made of them grow, pictures (12 KB each at this size, those of the video 58) do not
+    assert peaks[2] - peaks[1] < 100 * 11_000

@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"errors", "files", "clip", "config"},
     {"networks", "data", "landmarks", "checkpoint"},
     {"engines", "losses", "perceptual", "metrics"},
-    {"demo", "live", "animate", "training", "synthetic"},
+    {"demo", "live", "animate", "overlay", "training", "synthetic"},
     {"__init__"},
     {"info", "arguments", "console", "cli"},
     {"__main__"},

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from talkinghead.data.shards import read_index
 from talkinghead.data.shots import read_shots, spread
 from talkinghead.data.video import VideoReader
 from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks.face import DOUBTFUL, Face
 
-VERBS = ("demo", "finetune", "animate", "prepare", "train", "info")
+VERBS = ("demo", "finetune", "animate", "landmarks", "prepare", "train", "info")
 FACES = [(40 + 2 * i, 30, 40) for i in range(20)]
 
 
@@ -30,7 +32,7 @@ FACES = [(40 + 2 * i, 30, 40) for i in range(20)]
 def red(monkeypatch: pytest.MonkeyPatch) -> RedSquare:
     """The command line, finding red squares."""
     detector = RedSquare()
-    monkeypatch.setattr(cli, "open_detector", lambda name: detector)
+    monkeypatch.setattr(cli, "open_detector", lambda name, device: detector)
     return detector
 
 
@@ -58,7 +60,8 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """Run a command that is to fail; its one line."""
     assert cli.main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line and "%|" not in line]  # progress bars aside
+    # progress bars and speeds aside
+    lines = [line for line in captured.err.splitlines() if line and "%|" not in line and not line.endswith(" a second")]
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("talkinghead: error: ") and "Traceback" not in captured.err
     return lines[0]
@@ -97,6 +100,7 @@ def test_seed_quiet_json_where_they_mean_something() -> None:
         "demo": [],
         "finetune": ["p.png", "--out", "o"],
         "animate": ["p", "--drive", "d", "--out", "o"],
+        "landmarks": ["v", "--out", "o.png"],
         "prepare": ["v", "--out", "o"],
         "train": ["d", "--out", "o"],
         "info": [],
@@ -190,9 +194,17 @@ def test_a_person_from_a_video_drives_a_video(
     said = capsys.readouterr()
     assert "landmarks by red-square: for tests" in said.out
     assert f"{video}: 20 frames of 192x64, 25 a second" in said.out
-    assert "0 frames of the driving video show no face" in said.out
+    assert "no face" not in said.out
     assert "rendering" in said.err
     assert VideoReader(video).size == (64, 192)
+
+
+def test_times_without_a_face_are_told(tmp_path: Path, person: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drive = draw_video(tmp_path / "gap.mp4", [None if 4 <= i < 20 else (40 + i, 30, 40) for i in range(30)])
+    capsys.readouterr()
+    assert cli.main(["animate", str(person), "--drive", str(drive), "--out", str(tmp_path / "out.mp4"), "--model", str(model)]) == 0
+    said = capsys.readouterr().out
+    assert "16 frames of the driving video show no face" in said and "no face from 0.2 to 0.8 s" in said
 
 
 def test_quiet_says_nothing(tmp_path: Path, person: Path, model: Path, drive: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -240,9 +252,9 @@ def test_a_long_video_is_sampled(tmp_path: Path) -> None:
     looked: list[int] = []
 
     class Looking(RedSquare):
-        def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
-            looked.append(1)
-            return super().__call__(frame, near)
+        def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+            looked.extend([1] * len(frames))
+            return super().find(frames)
 
     video = draw_video(tmp_path / "long.mp4", [(80 + i // 2, 150, 40) for i in range(160)], size=(400, 400))
     clip = read_shots([video], 64, 2, Looking())
@@ -250,6 +262,33 @@ def test_a_long_video_is_sampled(tmp_path: Path) -> None:
     left = [np.nonzero((frame[..., 0] > 170) & (frame[..., 1] < 90))[1].min() for frame in clip.frames]
     np.testing.assert_allclose(left, clip.track.landmarks[:, 0, 0], atol=1.5)
     assert left[1] - left[0] > 10
+
+
+@pytest.mark.parametrize("clear, taken", [(range(10, 20), [10, 13, 16, 19]), (range(10, 13), [0, 6, 13, 19]), (range(0), [0, 6, 13, 19])])
+def test_frames_that_show_the_face_clearly_are_taken_if_there_are_enough(clear: range, taken: list[int], tmp_path: Path) -> None:
+    class Unsure(RedSquare):
+        """Is sure where it was told to be, by the place of the face."""
+
+        def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+            return [[Face(face.landmarks, self.sure(face)) for face in faces] for faces in super().find(frames)]
+
+        def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+            return [Face(face.landmarks, self.sure(face)) for face in super().follow(frames, near)]
+
+        def sure(self, face: Face) -> float:
+            return DOUBTFUL if round((float(face.landmarks[0, 0]) - 80) / 2) in clear else DOUBTFUL - 0.01
+
+    drive = draw_video(tmp_path / "wide.mp4", [(80 + 2 * i, 100, 40) for i in range(20)], size=(240, 300))
+    clip = read_shots([drive], 64, 4, Unsure())
+    left = clip.track.landmarks[:, 0, 0]
+    steps = np.diff(left) / np.ptp(left) * (taken[-1] - taken[0])
+    np.testing.assert_allclose(steps, np.diff(taken), atol=0.3)
+    np.testing.assert_allclose(clip.track.confidence, [DOUBTFUL if number in clear else DOUBTFUL - 0.01 for number in taken], rtol=1e-6)
+
+
+def test_the_face_that_is_learned_is_the_one_asked_for(tmp_path: Path, drive: Path, red: RedSquare) -> None:
+    with pytest.raises(TalkingheadError, match=f"^{drive}: shows 1 face, number 2 was asked for"):
+        read_shots([drive], 64, 3, red, face=2)
 
 
 def test_pictures_and_video_together(tmp_path: Path, drive: Path, red: RedSquare) -> None:
@@ -342,7 +381,7 @@ def test_prepare_says_what_it_took(tmp_path: Path, red: RedSquare, capsys: pytes
     command = ["prepare", str(tmp_path), "--out", str(tmp_path / "data"), "--size", "64", "--people", str(tmp_path / "people.tsv")]
     assert cli.main(command) == 0
     said = capsys.readouterr()
-    assert "1 videos added, 0 were there, 1 rejected" in said.out and "rejected.tsv" in said.out
+    assert "1 videos added, 0 were there, 1 rejected" in said.out and "report.jsonl" in said.out
     assert "videos" in said.err
     [clip] = read_index(tmp_path / "data")
     assert (clip.person, clip.size, len(clip.landmarks)) == ("bob", 64, 18)
@@ -382,7 +421,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
 def test_people_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "people.tsv"
     table.write_text("person\tfile\nbob\tclips/bob1.mp4\nann\tann.mp4\n\n")
-    assert cli.read_people(str(table)) == {"bob1.mp4": "bob", "ann.mp4": "ann"}
+    assert cli.read_people(str(table)) == {"clips/bob1.mp4": "bob", "ann.mp4": "ann"}
     for content in ("file,person\na.mp4,bob\n", "", "file\tperson\na.mp4\n"):
         table.write_text(content)
         with pytest.raises(TalkingheadError, match="people.tsv"):

@@ -1,6 +1,6 @@
 """The metrics on pictures whose values are known, and on a real clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from talkinghead.clip import Clip, Track
 from talkinghead.data.pictures import resize
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detect import open_detector
+from talkinghead.landmarks.face import Face
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -26,7 +27,7 @@ def face(size: int = 64) -> np.ndarray:
 
 
 class Shifted:
-    """A detector that finds the landmarks it was told of, moved; nothing on a black frame."""
+    """A detector that finds the landmarks it was told of, moved, and a smaller face; nothing on a black frame."""
 
     name = "shifted"
     choice_reason = "for tests"
@@ -34,8 +35,12 @@ class Shifted:
     def __init__(self, points: np.ndarray, shift: tuple[float, float]) -> None:
         self.points, self.shift = points, np.array(shift, dtype=np.float32)
 
-    def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
-        return self.points + self.shift if frame.any() else None
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        smaller = Face(self.points / 2, 1.0)
+        return [[Face(self.points + self.shift, 1.0), smaller] if frame.any() else [] for frame in frames]
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        pytest.fail("frames that are measured are searched, each on its own")
 
 
 def test_psnr_is_the_formula_frame_by_frame() -> None:

@@ -54,23 +54,27 @@ class Row:
     captions: Sequence[str] = ()
 
 
-def sheet(title: str, subtitle: str, rows: Sequence[Row], side: int = 144) -> np.ndarray:
-    """uint8 [H, W, 3]: a title, then the rows under each other, every picture `side` pixels wide."""
+def sheet(title: str, subtitle: str, rows: Sequence[Row], side: int = 144, height: int | None = None) -> np.ndarray:
+    """uint8 [H, W, 3]: a title, then the rows under each other, every picture `side` pixels wide.
+
+    The pictures are brought to squares; with `height`, they are that high and `side` wide already.
+    """
+    tall = height or side
     margin, label, head, caption = 20, 156, 64, 20
     columns = max(len(row.pictures) for row in rows)
-    heights = [side + (caption if row.captions else 0) + GAP for row in rows]
+    heights = [tall + (caption if row.captions else 0) + GAP for row in rows]
     canvas = blank(head + sum(heights) + margin - GAP, margin + label + columns * (side + GAP) - GAP + margin)
     texts = [Text(margin, 14, title, 20, BRIGHT), Text(margin, 39, subtitle, 13, FAINT)]
     top = head
-    for row, height in zip(rows, heights, strict=True):
-        texts.append(Text(margin, top + side // 2 - 18, row.name, 16, BRIGHT))
-        texts += [Text(margin, top + side // 2 + 4 + 16 * line, text, 12, FAINT) for line, text in enumerate(row.explanation.split("\n"))]
+    for row, step in zip(rows, heights, strict=True):
+        texts.append(Text(margin, top + tall // 2 - 18, row.name, 16, BRIGHT))
+        texts += [Text(margin, top + tall // 2 + 4 + 16 * line, text, 12, FAINT) for line, text in enumerate(row.explanation.split("\n"))]
         for column, picture in enumerate(row.pictures):
             left = margin + label + column * (side + GAP)
-            canvas[top : top + side, left : left + side] = resize(picture, side)
+            canvas[top : top + tall, left : left + side] = picture if height else resize(picture, side)
             if row.captions:
-                texts.append(Text(left, top + side + 3, row.captions[column], 12, FAINT))
-        top += height
+                texts.append(Text(left, top + tall + 3, row.captions[column], 12, FAINT))
+        top += step
     return write_text(canvas, texts)
 
 

@@ -2,10 +2,13 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +16,22 @@ from ..errors import TalkingheadError, require
 from ..files import replacing
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
+_MAY_MOVE = frozenset((".gif", ".webp", ".png", ".apng"))
 _JPEG_QUALITY = 95
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file's ending says that it is a picture (an animated GIF counts as a video)."""
-    return path.suffix.lower() in PICTURE_SUFFIXES
+    """Whether a file is a picture, by its ending; a GIF, WebP or PNG that is animated is a video."""
+    suffix = path.suffix.lower()
+    return not _is_animated(path) if suffix in _MAY_MOVE else suffix in PICTURE_SUFFIXES
+
+
+def _is_animated(path: Path) -> bool:
+    try:
+        with _opened(path) as opened:
+            return getattr(opened, "is_animated", False)
+    except TalkingheadError:  # said when it is read
+        return False
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -41,17 +54,105 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def read_picture(path: Path) -> np.ndarray:
     """A picture file as uint8 [H, W, 3], RGB, turned upright as its EXIF orientation says.
 
+    Colours are brought to sRGB by the profile within the file, where there is a usable one. What is transparent is laid on white, as it is
+    on a page. 16-bit grey and floats from 0 to 1 are scaled. Of several pages the first is read.
+
     Raises:
-        TalkingheadError: the file is missing, cut, or no picture.
+        TalkingheadError: the file is missing, cut, no picture, of more than 179 million pixels, or its values have no known range.
     """
-    image, ops = require("PIL.Image", "app"), require("PIL.ImageOps", "app")
+    with _opened(path) as opened, _quiet():
+        return np.array(_to_srgb(_upright(opened), opened.info.get("icc_profile")))
+
+
+def moving_pictures(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+    """The pictures of an animated file, uint8 [H, W, 3], and for how many milliseconds each is shown.
+
+    Raises:
+        TalkingheadError: the file is missing, damaged, or no picture; before that, what is whole is given.
+    """
+    with _opened(path) as opened:
+        for number in range(opened.n_frames):
+            with _quiet():
+                opened.seek(number)
+                opened.load()
+                picture = np.array(_to_srgb(opened, opened.info.get("icc_profile")))
+            yield picture, round(opened.info.get("duration", 0))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture file opened by Pillow, with everything that can go wrong while it is used."""
+    image = require("PIL.Image", "app")
     try:
-        with image.open(path) as opened:
-            return np.array(ops.exif_transpose(opened).convert("RGB"))
+        with _quiet():
+            opened = image.open(path)
+        with opened:
+            yield opened
+    except TalkingheadError as error:
+        raise TalkingheadError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise TalkingheadError(f"{path}: no such file; name a picture that exists") from error
-    except (OSError, EOFError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+    except IsADirectoryError as error:
+        raise TalkingheadError(f"{path}: is a folder, expected a picture; name a file") from error
+    except PermissionError as error:
+        raise TalkingheadError(f"{path}: may not be read, expected a picture; give yourself permission") from error
+    except (image.DecompressionBombError, MemoryError) as error:
+        limit = 2 * image.MAX_IMAGE_PIXELS // 1_000_000
+        raise TalkingheadError(f"{path}: is too large, expected at most {limit} million pixels; scale it down") from error
+    except Exception as error:  # what Pillow's readers raise for damaged data is not stated: struct.error, KeyError, SyntaxError, ...
         raise TalkingheadError(f"{path}: cannot be read as a picture, it is damaged, cut short or something else; name another") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings of damage that it copes with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _upright(opened: Any) -> Any:
+    opened.load()
+    try:
+        return require("PIL.ImageOps", "app").exif_transpose(opened)
+    except Exception:  # damaged EXIF, while the picture itself is whole
+        return opened
+
+
+def _to_srgb(picture: Any, profile: bytes | None) -> Any:
+    """A Pillow image of any mode as one of mode RGB."""
+    image = require("PIL.Image", "app")
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return image.fromarray(_scaled(np.asarray(picture))).convert("RGB")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        alpha = clear.getchannel("A")
+        colours = _to_srgb(clear.convert("RGB"), profile)
+        return image.fromarray(on_white(np.dstack([np.asarray(colours), np.asarray(alpha)])))
+    if picture.mode in ("1", "P", "PA", "YCbCr", "HSV"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    if profile:
+        cms = require("PIL.ImageCms", "app")
+        try:
+            return cms.profileToProfile(picture, cms.ImageCmsProfile(io.BytesIO(profile)), cms.createProfile("sRGB"), outputMode="RGB")
+        except (cms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or a profile of other channels than these
+            pass
+    return picture.convert("RGB")
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Integers of 16 bits, or floats from 0 to 1, as uint8."""
+    low, high = values.min(), values.max()
+    most = 1.0 if values.dtype.kind == "f" else 65535.0
+    if not (low >= 0 and high <= most):
+        raise TalkingheadError(f"its values go from {low:.6g} to {high:.6g}, expected 0 to {most:g}; convert it to 8 bits")
+    return np.rint(values * (255 / most)).astype(np.uint8)
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 4], RGB and opacity, laid on white: uint8 [H, W, 3]."""
+    alpha = picture[..., 3:].astype(np.uint16)
+    return ((picture[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 class Pictures:
@@ -133,13 +234,34 @@ def write_text(canvas: np.ndarray, texts: Iterable[Text]) -> np.ndarray:
     return np.array(image)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line through points [n, 2], x and y in continuous pixels; its RGB colour and its width in pixels."""
+
+    points: np.ndarray
+    colour: tuple[int, int, int]
+    width: int
+
+
+def draw_lines(canvas: np.ndarray, lines: Iterable[Line]) -> np.ndarray:
+    """A copy of uint8 [H, W, 3] with the lines drawn on it, antialiased, later ones over earlier ones; they may reach beyond it."""
+    image = require("PIL.Image", "app")
+    height, width = canvas.shape[:2]
+    twice = image.fromarray(canvas).resize((2 * width, 2 * height), image.Resampling.NEAREST)
+    draw = require("PIL.ImageDraw", "app").Draw(twice)
+    for line in lines:
+        # Pillow's pixel i has its centre at i
+        draw.line((2 * line.points - 0.5).ravel().tolist(), fill=line.colour, width=2 * line.width, joint="curve")
+    return np.array(twice.reduce(2))
+
+
 def write_picture(path: str | Path, picture: np.ndarray) -> None:
     """Write uint8 [H, W, 3] to a file whose ending names the format, such as .png or .jpg.
 
     Raises:
         TalkingheadError: the ending is unknown or the file cannot be written.
     """
-    if not is_picture(Path(path)):
+    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
         raise TalkingheadError(f"{path}: no ending of a picture, expected one of {' '.join(sorted(PICTURE_SUFFIXES))}")
     with replacing(path) as beside:
         require("PIL.Image", "app").fromarray(picture).save(beside)

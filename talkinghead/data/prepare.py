@@ -1,25 +1,67 @@
 """Videos -> the data set that `train` reads."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ..errors import TalkingheadError
 from ..files import replacing, sha256
-from ..landmarks.detect import Detector, open_detector
-from .crop import crop_around
-from .pictures import natural
-from .read import Progress, read_track, select, silent
-from .shards import VERSION, ClipInfo, ShardWriter, has_shards, read_index
-from .video import VIDEO_SUFFIXES, VideoReader
+from ..landmarks.detect import open_detector
+from ..landmarks.face import Detector
+from .book import REPORT, Book, Known
+from .examine import Examiner, Finding, Job, state_of, unwritable
+from .filters import Filters
+from .layouts import Source, find_videos
+from .read import Progress, silent
+from .shards import VERSION
+from .workers import Lost, cores, in_order
 
-MIN_FRAMES = 16
-"""A video with a face in fewer frames is rejected: 8 to learn from and some others to predict is the least."""
-MIN_FACE = 48.0
-"""A video is rejected when the longer side of its median face is smaller, in pixels of the source."""
+if sys.platform != "win32":
+    import fcntl
+
+_HIDDEN = ".prepare"  # holds what is not whole yet
+_VOXCELEB2 = 145_000  # videos
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What examining the videos took.
+
+    Attributes:
+        videos: how many were examined.
+        seconds: that one core worked on them.
+        workers: how many processes did.
+        frames, bytes: of the clips that they gave.
+    """
+
+    videos: int
+    seconds: float
+    workers: int
+    frames: int
+    bytes: int
+
+    def lines(self) -> list[str]:
+        """The cost, and what it says of VoxCeleb2, for people; nothing when nothing was examined."""
+        if not self.videos or not self.seconds:
+            return []
+        lines = [f"{3600 * self.videos / self.seconds:,.0f} videos an hour per core, {self.seconds / self.videos:.2f} s each"]
+        if self.frames:
+            each, frame = self.frames / self.videos, self.bytes / self.frames
+            hours = _VOXCELEB2 * self.seconds / self.videos / 3600 / self.workers
+            lines[0] += f"; {frame:,.0f} bytes a frame"
+            lines.append(
+                f"VoxCeleb2's {_VOXCELEB2:,} videos, if they were like these, of {each:.0f} good frames: "
+                f"{hours:,.0f} hours on {self.workers} core{'s' * (self.workers > 1)}, {_VOXCELEB2 * each * frame / 1e9:,.0f} GB"
+            )
+        return lines
 
 
 @dataclass(frozen=True)
@@ -31,122 +73,222 @@ class Report:
         taken: the videos added now.
         present: those that an earlier run had added.
         rejected: the others, with the reason.
+        layouts: what told the person -> of how many videos.
+        people: how many are in the data set.
+        cost: what it took.
     """
 
     out: Path
     taken: tuple[Path, ...]
     present: tuple[Path, ...]
     rejected: tuple[tuple[Path, str], ...]
+    layouts: Mapping[str, int]
+    people: int
+    cost: Cost
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome, for JSON."""
+        return {
+            "out": str(self.out),
+            "taken": [str(path) for path in self.taken],
+            "present": [str(path) for path in self.present],
+            "rejected": {str(path): reason for path, reason in self.rejected},
+            "layouts": dict(self.layouts),
+            "people": self.people,
+            "cost": asdict(self.cost),
+        }
+
+    def lines(self) -> list[str]:
+        """The outcome, for people."""
+        layouts = ", ".join(f"{count} by {name}" for name, count in self.layouts.items())
+        return [
+            f"{self.out}: {len(self.taken)} videos added, {len(self.present)} were there, {len(self.rejected)} rejected",
+            f"people: {self.people} ({layouts})",
+            *self.cost.lines(),
+            f"of each video: {self.out / REPORT}",
+        ]
 
 
 def prepare(
     videos: Iterable[str | Path],
     out: str | Path,
     size: int = 256,
-    detector: Detector | None = None,
+    detector: Detector | str = "auto",
     people: Mapping[str, str] | None = None,
+    workers: int | None = None,
+    filters: Filters | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Add the faces of videos to the data set in a folder.
 
-    The folder then holds tar shards (see `talkinghead.data.shards`), `rejected.tsv` (columns file, reason; of this run) and `dataset.json`
-    (version, size, detector, clips, frames, people). Shards appear one by one, each when it is whole; run again after an interruption, it
-    goes on after the last. Memory does not grow with the length of a video.
+    The folder then holds tar shards (see `talkinghead.data.shards`), `report.jsonl` (see `talkinghead.data.book`) and `dataset.json`
+    (version, size, detector, filters, clips, frames, people). The work is done by other processes; one that crashes or hangs costs the
+    video it was at. Shards appear one by one, each when it is whole. Run again after an interruption, it goes on after the last, and ends
+    with the same bytes, whatever the number of workers; files whose content the report knows, taken or rejected, are not examined again.
+    Memory does not grow with the length of a video.
 
     Args:
-        videos: files, and folders whose videos are taken (not those of folders within).
+        videos: files, and folders whose videos are taken, with those of their subfolders.
         out: made when missing; a data set that is there is added to.
         size: side of the stored crops in pixels.
-        detector: finds the landmarks; ``open_detector()`` by default.
-        people: file name (without folder) -> person; a video that is not in it shows a person of its own, called like the file.
+        detector: finds the landmarks: a name for `open_detector`, or a detector, which is pickled for the other processes.
+        people: file name -> person, where the layout does not tell (see `talkinghead.data.layouts`).
+        workers: processes that work at a time; by default one for each core that this process may use.
+        filters: what a shot must have to be taken; ``Filters()`` by default.
         progress: shows the advance.
 
     Raises:
-        TalkingheadError: a video does not exist or none is given; none could be used; the folder cannot be written to, or holds clips of
-            another size or detector.
+        TalkingheadError: a video does not exist or none is given; none could be used; the folder cannot be written to, is being written
+            by another run, or was prepared with other settings.
     """
-    files, out = _files(videos), Path(out)
-    detector, people = detector or open_detector(), people or {}
-    sources = _present(out, size, detector)
-    taken: list[Path] = []
-    present: list[Path] = []
-    rejected: list[tuple[Path, str]] = []
+    sources, out = find_videos(videos, people), Path(out)
+    opened = open_detector(detector) if isinstance(detector, str) else detector
+    workers, filters = workers or cores(), filters or Filters()
+    examiner = Examiner(opened, size, filters, out)
+    settings = {"version": VERSION, "size": size, "detector": opened.name, "filters": asdict(filters)}
     try:
-        with ShardWriter(out) as writer:
-            for path in progress(files, len(files), "videos"):
-                person = people.get(path.name, path.stem)
-                try:
-                    digest = sha256(path)
-                    known = sources.get(digest)
-                    if known is None:
-                        sources[digest] = _add(writer, path, digest, size, detector, person)
-                        taken.append(path)
-                    elif known.name == path.name and known.person == person:
-                        present.append(path)
-                    else:
-                        raise TalkingheadError(f"{path}: is already there as {known.name}, person {known.person}")
-                except TalkingheadError as error:
-                    rejected.append((path, str(error)))
+        with _workplace(out) as place, Book(out, settings) as book:
+            run = _Run(book, place)
+            with closing(in_order(examiner, run.jobs(sources), workers)) as results:
+                for entry, result in progress(results, len(sources), "videos"):
+                    run.enter(entry, result)
+            book.finish()
+            if not run.taken and not run.present:
+                path, reason = run.rejected[0]
+                raise TalkingheadError(f"none of {len(sources)} videos could be used; the first: {path}: {reason}")
+            summary = {**settings, "clips": book.clips, "frames": book.frames, "people": len(book.people)}
+            with replacing(out / "dataset.json") as beside:
+                beside.write_text(json.dumps(summary, indent=1) + "\n")
     except OSError as error:
-        raise TalkingheadError(f"{out}: cannot be written to ({error.strerror or error}); free some space or name another place") from error
-    if not taken and not present:
-        raise TalkingheadError(f"none of {len(files)} videos could be used; the first: {rejected[0][1]}")
-    _write_lists(out, size, detector, rejected)
-    return Report(out, tuple(taken), tuple(present), tuple(rejected))
+        raise unwritable(out, error) from error
+    layouts = Counter(source.layout for source in sources)
+    cost = Cost(run.examined, run.seconds, workers, run.frames, run.bytes)
+    return Report(out, tuple(run.taken), tuple(run.present), tuple(run.rejected), layouts, len(book.people), cost)
 
 
-def _files(videos: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for video in map(Path, videos):
-        if video.is_dir():
-            inside = [path for path in video.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-            if not inside:
-                raise TalkingheadError(f"{video}: holds no videos, expected files that end in {' '.join(sorted(VIDEO_SUFFIXES))}")
-            files += sorted(inside, key=lambda path: natural(path.name))
-        elif video.is_file():
-            files.append(video)
+@dataclass(frozen=True)
+class _Entry:
+    """A file, as it is known before it is examined."""
+
+    source: Source
+    digest: str | None
+    bytes: int
+    known: Known | None
+    reason: str
+    clips: Path
+
+
+class _Run:
+    """One run over the files: decides which are to be examined, and enters in the book what they are worth."""
+
+    def __init__(self, book: Book, place: Path) -> None:
+        self._book, self._place = book, place
+        self._firsts: dict[str, Path] = {}  # SHA-256 -> the first file of this run that has it
+        self.taken: list[Path] = []
+        self.present: list[Path] = []
+        self.rejected: list[tuple[Path, str]] = []
+        self.examined, self.seconds, self.frames, self.bytes = 0, 0.0, 0, 0
+
+    def jobs(self, sources: Iterable[Source]) -> Iterator[tuple[_Entry, Job | None]]:
+        """For the workers: each file and, if it is to be examined, what to do."""
+        for number, source in enumerate(sources):
+            path, clips = source.path, self._place / f"{number}.tar"
+            state, digest, reason = state_of(path), None, source.problem
+            if not reason:
+                try:
+                    digest = sha256(path) if os.path.isfile(path) else None
+                    reason = "" if digest else "is no file that can be read, expected a video"
+                except TalkingheadError as error:
+                    reason = str(error).removeprefix(f"{path}: ")
+            known = self._book.find(str(path), digest)
+            if digest and not known:
+                known, reason = self._elsewhere(source, digest)
+            if digest:
+                self._firsts.setdefault(digest, path)
+            entry = _Entry(source, digest, state[1] if state and digest else 0, known, reason, clips)
+            yield entry, None if known or reason or not digest else Job(path, digest, source.person, state, clips)
+
+    def _elsewhere(self, source: Source, digest: str) -> tuple[Known | None, str]:
+        """What is known of a content that another file has: of a file that was moved all, of a second one that it is a second one."""
+        first, known = self._firsts.get(digest), self._book.find_content(digest)
+        if first is not None:
+            return None, f"is the same file as {first}"
+        if known is None:
+            return None, ""
+        if (Path(known.file).name, known.person) == (source.path.name, source.person):
+            return known, ""
+        return None, f"is the same file as {known.file}, person {known.person}"
+
+    def enter(self, entry: _Entry, result: Finding | Lost | None) -> None:
+        """Note what became of a file; files have to come in their order."""
+        path, person, reason = entry.source.path, entry.source.person, entry.reason
+        if entry.known and entry.known.taken:
+            if entry.known.person != person:
+                raise TalkingheadError(
+                    f"{path}: is in {self._book.out} as person {entry.known.person}, expected {person}; prepare into another folder"
+                )
+            self.present.append(path)
+            return
+        record: dict[str, Any] = {}
+        digest, count = entry.digest, 0
+        if isinstance(result, Lost):
+            entry.clips.unlink(missing_ok=True)
+            reason = result.reason
+        elif result is not None:
+            self.examined, self.seconds = self.examined + 1, self.seconds + result.seconds
+            self.frames, self.bytes = self.frames + result.frames, self.bytes + result.bytes
+            record, reason, count = result.record, result.reason, result.clips
+            if result.changed:
+                digest = None  # so that it is looked at again by the next run
+            if not count:
+                entry.clips.unlink(missing_ok=True)
+        if reason or entry.known:
+            self.rejected.append((path, reason or (entry.known.reason if entry.known else "")))
         else:
-            raise TalkingheadError(f"{video}: no such file; name a video or a folder of videos")
-    if not files:
-        raise TalkingheadError("prepare: no videos given, expected at least one; name videos or folders of them")
-    return files
+            self.taken.append(path)
+        if entry.known or self._book.find(str(path), digest):
+            return
+        verdict = {"verdict": "rejected", "reason": reason} if reason else {"verdict": "taken"}
+        line = {
+            "file": str(path),
+            "sha256": digest,
+            "bytes": entry.bytes,
+            **verdict,
+            "person": person,
+            "layout": entry.source.layout,
+            **record,
+        }
+        self._book.add(line, entry.clips, count)
 
 
-def _present(out: Path, size: int, detector: Detector) -> dict[str, ClipInfo]:
-    """The clips that the folder holds, by the SHA-256 of their source."""
-    clips = [clip.info for clip in read_index(out)] if has_shards(out) else []
-    for clip in clips:
-        if (clip.size, clip.detector) != (size, detector.name):
-            have, want = f"size {clip.size} by {clip.detector}", f"size {size} by {detector.name}"
-            raise TalkingheadError(f"{out}: holds clips of {have}, expected {want}; prepare into another folder")
-    return {clip.sha256: clip for clip in clips}
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A hidden folder for files that are not whole yet, for one run at a time; what a killed run left behind is removed."""
+    hidden, made = out / _HIDDEN, not out.exists()
+    hidden.mkdir(parents=True, exist_ok=True)
+    with _alone(hidden, out):
+        for left in [*hidden.iterdir(), *out.glob(".shard-*.tar.part"), *out.glob(".dataset.*.json")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield Path(tempfile.mkdtemp(dir=hidden))
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+            if made:
+                with suppress(OSError):  # unless something was written
+                    out.rmdir()
 
 
-def _add(writer: ShardWriter, path: Path, digest: str, size: int, detector: Detector, person: str) -> ClipInfo:
-    track, kept, total = read_track(path, detector)
-    if len(track) < MIN_FRAMES:
-        raise TalkingheadError(f"{path}: shows a face in {len(track)} of its {total} frames, expected at least {MIN_FRAMES}")
-    face = float(np.median(np.ptp(track.landmarks, axis=1).max(axis=1)))
-    if face < MIN_FACE:
-        raise TalkingheadError(f"{path}: its face is {face:.0f} pixels large, expected at least {MIN_FACE:.0f}")
-    crop = crop_around(track.landmarks)
-    info = ClipInfo(path.name, digest, person, track.fps, track.size, crop, tuple(kept.tolist()), size, detector.name)
-    writer.write(info, crop.points(track.landmarks, size), (crop.pixels(frame, size) for frame in select(VideoReader(path), kept)))
-    return info
-
-
-def _write_lists(out: Path, size: int, detector: Detector, rejected: list[tuple[Path, str]]) -> None:
-    clips = read_index(out)
-    with replacing(out / "rejected.tsv") as beside:
-        lines = ["file\treason", *(f"{path}\t{reason}" for path, reason in rejected)]
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    summary = {
-        "version": VERSION,
-        "size": size,
-        "detector": detector.name,
-        "clips": len(clips),
-        "frames": sum(map(len, clips)),
-        "people": len({clip.person for clip in clips}),
-    }
-    with replacing(out / "dataset.json") as beside:
-        beside.write_text(json.dumps(summary, indent=1) + "\n")
+@contextmanager
+def _alone(folder: Path, out: Path) -> Iterator[None]:
+    """Holds a lock on the folder, which goes with this process, however it ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise TalkingheadError(f"{out}: another run is writing to it; wait for it to end, or name another place") from error
+    finally:
+        os.close(held)

@@ -1,14 +1,21 @@
 """Tracks and Clips from videos, GIFs, pictures and folders of pictures."""
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from ..clip import Clip, Track
+from ..clip import POINTS, Clip, Track
 from ..errors import TalkingheadError
-from ..landmarks.detect import Detector, open_detector
+from ..landmarks.detect import open_detector
+from ..landmarks.face import Detector, largest_face
+from ..landmarks.follow import EVERY, Chain, follow_faces
 from .crop import Crop, crop_around
 from .pictures import Pictures, is_picture, pictures_in, read_picture
 from .video import VideoReader
@@ -16,8 +23,7 @@ from .video import VideoReader
 Progress = Callable[..., Iterable[Any]]
 """Called as ``progress(iterable, total, what)``; returns the iterable whose advance it shows. `total` may be None."""
 
-_FAR = 1.5  # face sides from the clip's usual place: no longer the same face
-_UNLIKE = 2.0  # times as large or as small as usual: likewise
+log = logging.getLogger(__name__)
 
 
 def silent(iterable: Iterable[Any], total: int | None = None, what: str = "") -> Iterable[Any]:
@@ -25,25 +31,109 @@ def silent(iterable: Iterable[Any], total: int | None = None, what: str = "") ->
     return iterable
 
 
-def read_track(path: str | Path, detector: Detector, progress: Progress = silent) -> tuple[Track, np.ndarray, int]:
-    """The landmarks of a video, GIF, picture or folder of pictures, read in constant memory.
+@dataclass(frozen=True)
+class Faces:
+    """What was found in a video, a picture or a folder of pictures.
 
-    Left out are frames without a face, and frames in which what was found is far from the face of the rest: more than 1.5 of its sides
-    away, or of less than half or more than twice its size (a poster, a second person, a mistake of the detector behind a hand).
+    Attributes:
+        path: where it was found.
+        chains: one for each face, the largest times longest first; of pictures, the largest face of each, then the second largest.
+        total: frames looked at.
+        size: (height, width) of the frames in pixels.
+        fps: frames looked at per second; 0 for pictures.
+        cuts: numbers of the frames that begin a new shot, when they were asked for.
+    """
+
+    path: Path
+    chains: tuple[Chain, ...]
+    total: int
+    size: tuple[int, int]
+    fps: float
+    cuts: tuple[int, ...] = ()
+
+    def track(self, face: int = 1) -> Track:
+        """The landmarks of one face in all frames; where it was not seen, its confidence is 0 and they lie between those around it in time.
+
+        Args:
+            face: 1 for the first of `chains`.
+
+        Raises:
+            TalkingheadError: there is no such face.
+        """
+        if not self.chains:
+            raise _no_face(self.path, self.total)
+        if not 1 <= face <= len(self.chains):
+            raise TalkingheadError(
+                f"{self.path}: shows {len(self.chains)} face{'s' * (len(self.chains) > 1)}, number {face} was asked for; see them with: "
+                f"talkinghead landmarks {self.path} --out faces.png"
+            )
+        chain = self.chains[face - 1]
+        times, known = np.arange(self.total), chain.landmarks.reshape(len(chain), -1)
+        points = np.stack([np.interp(times, chain.numbers, column) for column in known.T], axis=1)
+        confidence = np.zeros(self.total)
+        confidence[chain.numbers] = chain.confidence
+        return Track(points.reshape(-1, POINTS, 2), self.size, self.fps, confidence)
+
+
+def read_faces(
+    path: str | Path | VideoReader | Pictures,
+    detector: Detector,
+    limit: int | None = None,
+    stride: int = 1,
+    find_cuts: bool = False,
+    progress: Progress = silent,
+) -> Faces:
+    """The faces of a video, GIF, picture or folder of pictures of one size, read in constant memory.
 
     Args:
-        path: the file, or a folder of pictures of one size.
+        path: the file or folder, or an open one.
         detector: finds the landmarks.
+        limit: look at no more than this many frames.
+        stride: look at every so many-th frame only.
+        find_cuts: look for changes of shot as well (of a video).
         progress: shows the advance.
 
-    Returns:
-        The Track of the frames with a face, in pixels of the source; the numbers of these frames, int64 [len(track)]; how many
-        frames there are.
+    Raises:
+        TalkingheadError: the file is missing, damaged beyond use or something else. That no face is found is no error.
+    """
+    source = path if isinstance(path, (VideoReader, Pictures)) else _open(Path(path), find_cuts)
+    frames = islice(source, 0, None if limit is None else (limit - 1) * stride + 1, stride)
+    count = None if source.count is None else min(-(-source.count // stride), limit or source.count)
+    started = perf_counter()
+    shown = progress(frames, count, f"landmarks of {source.path.name}")
+    if source.fps:
+        chains, total = follow_faces(shown, detector, EVERY if stride == 1 else 1)
+    else:
+        chains, total = _ranks(shown, detector)
+    seconds = perf_counter() - started
+    log.info("%s: landmarks of %d frames in %.1f s, %.0f a second", source.path.name, total, seconds, total / seconds)
+    cuts = source.cuts if isinstance(source, VideoReader) else ()
+    return Faces(source.path, tuple(chains), total, source.size, float(source.fps) / stride, cuts)
+
+
+def read_track(
+    path: str | Path | VideoReader | Pictures,
+    detector: Detector,
+    face: int = 1,
+    limit: int | None = None,
+    stride: int = 1,
+    progress: Progress = silent,
+) -> Track:
+    """The landmarks of one face in a video, GIF, picture or folder of pictures, a Track of every frame.
+
+    Args:
+        face: which, when there are several: 1 is the largest times longest.
+        path, detector, limit, stride, progress: as for `read_faces`.
 
     Raises:
-        TalkingheadError: the file is missing, damaged or something else, or shows no face.
+        TalkingheadError: the file is missing, damaged beyond use or something else, or shows no such face.
     """
-    return _track(_open(Path(path)), detector, None, progress)
+    faces = read_faces(path, detector, limit, stride, progress=progress)
+    track = faces.track(face)
+    rivals = [chain for chain in faces.chains if chain.weight >= faces.chains[0].weight / 10]
+    if len(rivals) > 1 and faces.fps:
+        log.warning("%s: shows %d faces, number %d is taken (--face N takes another)", faces.path.name, len(rivals), face)
+    return track
 
 
 def read_clip(
@@ -57,15 +147,15 @@ def read_clip(
 ) -> Clip:
     """Square pictures of one person with their landmarks, all in memory.
 
-    The frames of a video share one crop, around all of its faces; each picture has its own. Left out are frames of a video as
-    `read_track` does, and pictures of a folder without a face; a picture that is named itself must show one.
+    The frames of a video share one crop, around all of its faces; each picture has its own. Left out are frames of a video that do not show
+    the face, and pictures of a folder without one; a picture that is named itself must show one.
 
     Args:
         paths: a video or GIF, pictures, a folder of pictures, or several of these.
         size: side of the frames in pixels.
         detector: finds the landmarks; ``open_detector()`` by default.
         crop: used for all frames, in pixels of the source, in place of the one around the face.
-        limit: read no further than this many frames with a face.
+        limit: look at no more than this many frames of each video and pictures of each folder.
         person: who it shows.
         progress: shows the advance.
 
@@ -73,45 +163,40 @@ def read_clip(
         A Clip of frames uint8 [N, size, size, 3], N >= 1; fps is that of the video, 0 for pictures and for more than one video.
 
     Raises:
-        TalkingheadError: no path is given, or one is missing, damaged, something else, or without a face.
+        TalkingheadError: no path is given, or one is missing, damaged beyond use, something else, or without a face.
     """
     given = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not given:
         raise TalkingheadError("read_clip: no pictures given, expected at least one picture or a video; name some")
     detector = detector or open_detector()
-    landmarks: list[np.ndarray] = []
+    tracks: list[Track] = []
     frames: list[np.ndarray] = []
-    rates: list[float] = []
 
-    def add(found: np.ndarray, frame: np.ndarray, square: Crop) -> None:
-        landmarks.append(square.points(found, size))
-        frames.append(square.pixels(frame, size))
+    def add(landmarks: np.ndarray, confidence: Any, sources: Iterable[np.ndarray], fps: float) -> None:
+        square = crop or crop_around(landmarks)
+        tracks.append(Track(square.points(landmarks, size), (size, size), fps, confidence))
+        frames.extend(square.pixels(source, size) for source in sources)
 
     for path in given:
-        left = None if limit is None else limit - len(frames)
-        if left == 0:
-            break
-        if path.is_dir() or is_picture(path):
-            before = len(frames)
-            pictures = pictures_in(path) if path.is_dir() else [path]
-            for picture in progress(pictures, len(pictures), path.name):
+        if os.path.isdir(path) or is_picture(path):
+            pictures = pictures_in(path) if os.path.isdir(path) else [path]
+            found = 0
+            for picture in progress(pictures[:limit], min(len(pictures), limit or len(pictures)), path.name):
                 frame = read_picture(picture)
-                found = detector(frame)
-                if found is not None and len(frames) - before != left:
-                    add(found, frame, crop or crop_around(found[None]))
-            if len(frames) == before:
+                face = largest_face(detector, frame)
+                if face is not None:
+                    add(face.landmarks[None], [face.confidence], [frame], 0.0)
+                    found += 1
+            if not found:
                 raise _no_face(path, len(pictures))
-            rates.append(0.0)
         else:
             reader = VideoReader(path)
-            track, kept, _ = _track(reader, detector, left, progress)
-            square = crop or crop_around(track.landmarks)
-            for found, frame in zip(track.landmarks, select(reader, kept), strict=True):
-                add(found, frame, square)
-            rates.append(track.fps)
+            track = read_track(reader, detector, limit=limit, progress=progress)
+            kept = np.flatnonzero(track.seen)
+            add(track.landmarks[kept], track.confidence[kept], select(reader, kept), track.fps)
     name = given[0].name if len(given) == 1 else f"{given[0].name} and {len(given) - 1} more"
-    track = Track(np.stack(landmarks), (size, size), rates[0] if len(rates) == 1 else 0.0)
-    return Clip(track, np.stack(frames), name, person)
+    points, confidence = (np.concatenate([getattr(track, what) for track in tracks]) for what in ("landmarks", "confidence"))
+    return Clip(Track(points, (size, size), tracks[0].fps if len(given) == 1 else 0.0, confidence), np.stack(frames), name, person)
 
 
 def select(frames: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.ndarray]:
@@ -126,52 +211,23 @@ def select(frames: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.nda
             following = next(wanted, None)
 
 
-def _open(path: Path) -> VideoReader | Pictures:
-    if path.is_dir():
-        return Pictures(pictures_in(path))
-    return Pictures([path]) if is_picture(path) else VideoReader(path)
-
-
-def _track(source: VideoReader | Pictures, detector: Detector, limit: int | None, progress: Progress) -> tuple[Track, np.ndarray, int]:
-    landmarks: list[np.ndarray] = []
-    numbers: list[int] = []
-    total = 0
-    near: np.ndarray | None = None
-    for frame in progress(source, source.count, f"landmarks of {source.path.name}"):
-        found = detector(frame, near)
-        if found is not None:
-            landmarks.append(found)
-            numbers.append(total)
-            # pictures do not follow each other; and what is far from the face is not to be followed
-            if source.fps and (near is None or _alike(_boxes(found[None]), _boxes(near[None])[0])[0]):
-                near = found
-        total += 1
-        if len(numbers) == limit:
-            break
-    if not numbers:
-        raise _no_face(source.path, total)
-    points, kept = np.stack(landmarks), np.array(numbers)
-    if source.fps:
-        boxes = _boxes(points)
-        # the frame next to the median, for the median itself may lie between two faces, near neither
-        usual = boxes[np.linalg.norm(boxes - np.median(boxes, axis=0), axis=1).argmin()]
-        same = _alike(boxes, usual)
-        points, kept = points[same], kept[same]
-    return Track(points, source.size, float(source.fps)), kept, total
-
-
-def _boxes(landmarks: np.ndarray) -> np.ndarray:
-    """[N, 68, 2] -> [N, 3]: centre x and y of each face's box, and its longer side."""
-    low, high = landmarks.min(axis=1), landmarks.max(axis=1)
-    return np.concatenate([(low + high) / 2, (high - low).max(axis=1, keepdims=True)], axis=1)
-
-
-def _alike(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """bool [N]: which of [N, 3] may be the same face as [3], by place and size."""
-    near = np.linalg.norm(boxes[:, :2] - box[:2], axis=1) <= _FAR * box[2]
-    return near & (boxes[:, 2] <= _UNLIKE * box[2]) & (boxes[:, 2] * _UNLIKE >= box[2])
-
-
 def _no_face(path: Path, frames: int) -> TalkingheadError:
     where = "it" if frames == 1 else f"any of its {frames} pictures"
     return TalkingheadError(f"{path}: no face was found in {where}, expected one seen from the front; name another")
+
+
+def _open(path: Path, find_cuts: bool) -> VideoReader | Pictures:
+    if os.path.isdir(path):
+        return Pictures(pictures_in(path))
+    return Pictures([path]) if is_picture(path) else VideoReader(path, find_cuts)
+
+
+def _ranks(pictures: Iterable[np.ndarray], detector: Detector) -> tuple[list[Chain], int]:
+    """The faces of pictures that do not follow each other: the largest of each as one chain, the second largest as another, and so on."""
+    found = [detector.find([picture])[0] for picture in pictures]
+    chains = []
+    for rank in range(max(map(len, found), default=0)):
+        having = [(number, faces[rank]) for number, faces in enumerate(found) if len(faces) > rank]
+        points, sure = [face.landmarks for _, face in having], [face.confidence for _, face in having]
+        chains.append(Chain(np.array([number for number, _ in having]), np.stack(points), np.array(sure, dtype=np.float32)))
+    return chains, len(found)

@@ -4,12 +4,13 @@ Per clip, one after the other, with a key that has no dot:
     <key>.0000.jpg ...      the crops, size x size
     <key>.landmarks.npy     float32 [N, 68, 2] in pixels of the crops
     <key>.json              version, name, sha256, person, fps, frame_size [height, width], crop [x, y, side], frames (their
-                            numbers in the source), size, detector
+                            numbers in the source), size, detector, part (the shot of the source, if it has several)
 Bytes depend on nothing but the clips and their order.
 """
 
 import io
 import json
+import math
 import os
 import re
 import tarfile
@@ -23,11 +24,13 @@ import numpy as np
 from ..clip import POINTS
 from ..errors import TalkingheadError
 from .crop import Crop
-from .pictures import decode_jpeg, encode_jpeg
+from .pictures import decode_jpeg
 
 VERSION = 1
-_PATTERN = "shard-*.tar"
+SHARDS = "shard-*.tar"
+"""What a shard is called, as a pattern."""
 _BLOCK = tarfile.BLOCKSIZE
+_LARGEST = 2**28  # bytes of a member: landmarks of five hours
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class ClipInfo:
         frames: numbers of the kept frames in the source.
         size: side of the stored crops in pixels.
         detector: what found the landmarks, "dlib" or "face-alignment".
+        part: which shot of the source it is, from 1 on; 0 when the source is one shot.
     """
 
     name: str
@@ -55,11 +59,13 @@ class ClipInfo:
     frames: tuple[int, ...]
     size: int
     detector: str
+    part: int = 0
 
     @property
     def key(self) -> str:
         """Unique by content, without dots, short enough for a tar header."""
-        return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem)[:48] + "-" + self.sha256[:12]
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem)[:48]
+        return f"{stem}-{self.sha256[:12]}" + (f"-{self.part}" if self.part else "")
 
     def to_json(self) -> str:
         crop = [self.crop.x, self.crop.y, self.crop.side]
@@ -67,92 +73,24 @@ class ClipInfo:
 
     @classmethod
     def from_json(cls, text: bytes) -> "ClipInfo":
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: it did not write this.
+        """
         fields = json.loads(text)
         version = fields.pop("version", None)
         if version != VERSION:
-            raise TalkingheadError(f"format version {version}, expected {VERSION}")
-        return cls(
+            raise ValueError(f"format version {version}, expected {VERSION}")
+        info = cls(
             **{**fields, "crop": Crop(*fields["crop"]), "frame_size": tuple(fields["frame_size"]), "frames": tuple(fields["frames"])}
         )
-
-
-class ShardWriter:
-    """Writes clips to `shard-NNNNNN.tar` files in a folder, going on after the shards that are there.
-
-    A shard has a hidden name until it is whole. Use as a context manager; when its block fails, the shard being written is removed.
-
-    Args:
-        folder: made when missing, with the first clip.
-        shard_size: clips per shard.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], shard_size: int = 16) -> None:
-        self.folder, self.shard_size = Path(folder), shard_size
-        self._number = 1 + max((int(shard.stem[len("shard-") :]) for shard in self.folder.glob(_PATTERN)), default=-1)
-        self._file: IO[bytes] | None = None
-        self._clips = 0
-
-    def write(self, info: ClipInfo, landmarks: np.ndarray, frames: Iterable[np.ndarray]) -> None:
-        """Add one clip: landmarks float [N, 68, 2] in pixels of the crops, frames N x uint8 [size, size, 3], taken one by one.
-
-        When it fails, the shard is as it was before.
-        """
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._beside, "wb")  # noqa: SIM115 - open from one clip to the next
-        start = self._file.tell()
-        try:
-            count = 0
-            for count, frame in enumerate(frames, 1):
-                self._add(f"{info.key}.{count - 1:04d}.jpg", encode_jpeg(frame))
-            if not count == len(landmarks) == len(info.frames):
-                raise TalkingheadError(
-                    f"{info.name}: {count} frames, {len(landmarks)} landmarks and {len(info.frames)} numbers, expected as many of each"
-                )
-            buffer = io.BytesIO()
-            np.save(buffer, np.asarray(landmarks, dtype=np.float32))
-            self._add(f"{info.key}.landmarks.npy", buffer.getvalue())
-            self._add(f"{info.key}.json", info.to_json().encode())
-        except BaseException:
-            self._file.seek(start)
-            self._file.truncate()
-            raise
-        self._clips += 1
-        if self._clips == self.shard_size:
-            self._finish()
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and self._clips:
-            self._finish()
-        elif self._file is not None:
-            self._file.close()
-            self._beside.unlink(missing_ok=True)
-
-    @property
-    def _beside(self) -> Path:
-        return self.folder / f".shard-{self._number:06d}.tar.part"
-
-    def _add(self, name: str, data: bytes) -> None:
-        assert self._file is not None
-        header = tarfile.TarInfo(name)  # its defaults: time 0, owner 0
-        header.size = len(data)
-        self._file.write(header.tobuf(tarfile.USTAR_FORMAT))
-        self._file.write(data + b"\0" * (-len(data) % _BLOCK))
-
-    def _finish(self) -> None:
-        assert self._file is not None
-        self._file.write(b"\0" * 2 * _BLOCK)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._beside, self.folder / f"shard-{self._number:06d}.tar")
-        self._file, self._clips, self._number = None, 0, self._number + 1
+        texts, numbers = (info.name, info.sha256, info.person, info.detector), (*info.frame_size, *info.frames, info.size, info.part)
+        if not all(type(each) is str for each in texts) or not all(type(each) is int and each >= 0 for each in numbers):
+            raise ValueError("its JSON has a text where a number belongs, or a number where a text does")
+        if not 0 < info.fps < math.inf or not info.size:
+            raise ValueError(f"its JSON says {info.fps} frames a second, of side {info.size}")
+        return info
 
 
 @dataclass(frozen=True)
@@ -194,19 +132,17 @@ class ShardClip:
         """
         try:
             with open(self._shard, "rb") as file:
-                return np.stack([self._decode(file, *self._pieces[int(index)]) for index in indices])
-        except OSError as error:
+                frames = [self._decode(file, *self._pieces[int(index)]) for index in indices]
+            return np.stack(frames)
+        except Exception as error:  # Pillow raises many kinds
             raise TalkingheadError(f"{self._shard}: a frame of {self.key} cannot be read ({error}); prepare the data again") from error
 
-    @staticmethod
-    def _decode(file: IO[bytes], offset: int, length: int) -> np.ndarray:
+    def _decode(self, file: IO[bytes], offset: int, length: int) -> np.ndarray:
         file.seek(offset)
-        return decode_jpeg(file.read(length))
-
-
-def has_shards(folder: str | os.PathLike[str]) -> bool:
-    """Whether the folder is there and holds a whole shard."""
-    return any(Path(folder).glob(_PATTERN))
+        frame = decode_jpeg(file.read(length))
+        if frame.shape != (self.size, self.size, 3):
+            raise ValueError(f"it is {frame.shape[1]}x{frame.shape[0]}, expected {self.size}x{self.size}")
+        return frame
 
 
 def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
@@ -215,35 +151,39 @@ def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
     Raises:
         TalkingheadError: the folder is missing or holds no shards, or a shard is damaged or of another version.
     """
-    shards = sorted(Path(folder).glob(_PATTERN))
+    shards = sorted(Path(folder).glob(SHARDS)) if os.path.isdir(folder) else []
     if not shards:
-        raise TalkingheadError(f"{folder}: holds no shards ({_PATTERN}); make them with: talkinghead prepare VIDEOS... --out {folder}")
+        raise TalkingheadError(f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out {folder}")
     return [clip for shard in shards for clip in _read_shard(shard)]
 
 
 def _read_shard(shard: Path) -> list[ShardClip]:
     clips: list[ShardClip] = []
     try:
+        if not os.path.isfile(shard):  # a pipe or a device might never end
+            raise ValueError("it is no file")
         _check_end(shard)
         with tarfile.open(shard, "r:") as tar:
             pieces: list[tuple[int, int]] = []
-            landmarks = np.zeros((0, POINTS, 2), np.float32)
+            landmarks = None
             for member in tar:
+                _check_member(member, shard)
                 key, _, kind = member.name.partition(".")
                 if kind.endswith(".jpg"):
                     pieces.append((member.offset_data, member.size))
                 elif kind == "landmarks.npy":
-                    landmarks = np.load(io.BytesIO(_content(tar, member)), allow_pickle=False)
+                    landmarks = _landmarks(_content(tar, member), len(pieces))
                 elif kind == "json":
                     info = ClipInfo.from_json(_content(tar, member))
-                    if landmarks.shape != (len(pieces), POINTS, 2):
-                        raise TalkingheadError(f"{key} has {len(pieces)} frames but landmarks {list(landmarks.shape)}")
+                    if landmarks is None or len(info.frames) != len(pieces):
+                        raise ValueError(f"{key} has {len(pieces)} frames, and not as many landmarks and numbers")
                     clips.append(ShardClip(key, info, landmarks, shard, tuple(pieces)))
-                    pieces, landmarks = [], landmarks[:0]
+                    pieces, landmarks = [], None
             if pieces:
                 raise ValueError("its last clip is not whole")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, tarfile.TarError) as error:
-        raise TalkingheadError(f"{shard}: cannot be read as a shard ({error}); prepare the data again") from error
+    except Exception as error:  # tarfile, json and numpy raise many kinds on what they do not expect
+        reason = str(error) or type(error).__name__
+        raise TalkingheadError(f"{shard}: cannot be read as a shard ({reason}); prepare the data again") from error
     return clips
 
 
@@ -255,7 +195,29 @@ def _check_end(shard: Path) -> None:
             raise ValueError("it is cut short or no tar file")
 
 
+def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
+    """Only plain files, named as a shard's are, whole and of a size that may be held in memory."""
+    if not member.isreg() or member.issparse() or not re.fullmatch(r"[A-Za-z0-9_-]+\.[a-z0-9.]+", member.name):
+        raise ValueError(f"{member.name!r} does not belong in it")
+    if member.size > _LARGEST or member.offset_data + member.size > os.path.getsize(shard):
+        raise ValueError(f"{member.name} claims {member.size} bytes")
+
+
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
-    assert file is not None
+    assert file is not None  # of a plain file it never is
     return file.read()
+
+
+def _landmarks(data: bytes, frames: int) -> np.ndarray:
+    """float32 [frames, 68, 2] of the bytes of a .npy file; nothing is allocated that is not there."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("its landmarks are no .npy of version 1.0")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+    if shape != (frames, POINTS, 2) or dtype != np.float32 or by_column:
+        raise ValueError(f"{frames} frames but landmarks {dtype} {list(shape)}, expected float32 {[frames, POINTS, 2]}")
+    landmarks = np.frombuffer(file.read(), np.float32).reshape(shape)
+    if not np.isfinite(landmarks).all():
+        raise ValueError("its landmarks are not all finite")
+    return landmarks

@@ -1,16 +1,15 @@
 """The pictures a person is learned from: those given, or a few evenly spaced frames of a video."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..clip import Clip, Track
 from ..errors import TalkingheadError
-from ..landmarks.detect import Detector
+from ..landmarks.face import DOUBTFUL, Detector
 from .crop import crop_around
 from .pictures import is_picture
 from .read import Progress, read_clip, read_track, select, silent
@@ -19,14 +18,15 @@ from .video import VideoReader
 _CANDIDATES = 8  # frames of a video looked at for each one taken
 
 
-def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Detector, progress: Progress = silent) -> Clip:
+def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Detector, face: int = 1, progress: Progress = silent) -> Clip:
     """Pictures to fine-tune on, in constant memory however long a video is.
 
     Args:
         paths: pictures, folders of pictures, videos; all of one person.
         size: side of the frames in pixels.
-        shots: frames to take of each video, evenly spaced over those that show a face (fewer when it has fewer).
+        shots: frames to take of each video, evenly spaced over those that show the face clearly (or at all; fewer when it has fewer).
         detector: finds the landmarks.
+        face: which of a video's faces, 1 being the largest times longest.
         progress: shows the advance.
 
     Returns:
@@ -41,13 +41,16 @@ def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Det
         raise TalkingheadError("no pictures were given, at least one picture or a video was expected; name some")
     clips = []
     for path in map(Path, paths):
-        still = path.is_dir() or is_picture(path)
-        clips.append(read_clip(path, size, detector, progress=progress) if still else _of_video(path, size, shots, detector, progress))
+        still = os.path.isdir(path) or is_picture(path)
+        clips.append(
+            read_clip(path, size, detector, progress=progress) if still else _of_video(path, size, shots, face, detector, progress)
+        )
     if len(clips) == 1:
         return clips[0]
     landmarks = np.concatenate([clip.track.landmarks for clip in clips])
+    confidence = np.concatenate([clip.track.confidence for clip in clips])
     frames = np.concatenate([clip.frames for clip in clips])
-    return Clip(Track(landmarks, (size, size)), frames, f"{clips[0].name} and {len(clips) - 1} more")
+    return Clip(Track(landmarks, (size, size), 0.0, confidence), frames, f"{clips[0].name} and {len(clips) - 1} more")
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -55,15 +58,13 @@ def spread(count: int, wanted: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64)
 
 
-def _of_video(path: Path, size: int, shots: int, detector: Detector, progress: Progress) -> Clip:
+def _of_video(path: Path, size: int, shots: int, face: int, detector: Detector, progress: Progress) -> Clip:
     reader = VideoReader(path)
     stride = max(1, (reader.count or 0) // (_CANDIDATES * shots))
-
-    def thinned(frames: Iterable[Any], total: int | None, what: str) -> Iterable[Any]:
-        return progress(islice(frames, 0, None, stride), None if total is None else -(-total // stride), what)
-
-    track, kept, _ = read_track(path, detector, thinned)
-    crop = crop_around(track.landmarks)
-    chosen = spread(len(kept), shots)
-    frames = np.stack([crop.pixels(frame, size) for frame in select(reader, kept[chosen] * stride)])
-    return Clip(replace(track, landmarks=crop.points(track.landmarks[chosen], size), size=(size, size)), frames, path.name)
+    track = read_track(reader, detector, face, stride=stride, progress=progress)
+    sure = track.confidence >= DOUBTFUL
+    kept = np.flatnonzero(sure if sure.sum() >= shots else track.seen)
+    crop = crop_around(track.landmarks[kept])
+    chosen = kept[spread(len(kept), shots)]
+    frames = np.stack([crop.pixels(frame, size) for frame in select(reader, chosen * stride)])
+    return Clip(replace(track[chosen], landmarks=crop.points(track.landmarks[chosen], size), size=(size, size)), frames, path.name)

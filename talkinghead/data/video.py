@@ -1,97 +1,137 @@
-"""Video in and out, frame by frame in constant memory. The only module that imports PyAV."""
+"""Video in and out, frame by frame in constant memory."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import logging
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import TalkingheadError, require
+from ..errors import TalkingheadError
 from ..files import replacing
+from .decoding import Cuts, ToRGB, decode, decode_webp, scan, scan_webp
+from .libav import av, open_video, pictures_of
+from .pictures import is_picture
+from .timing import constant_rate
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif"))
-_NO_VIDEO = frozenset(("tty", "image2"))  # ffmpeg would also draw a text file
 _SOUND_OF_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"))  # copied as they are, others become AAC
-_WHOLE = 0.9  # of the length that the header states must be there
 _BT601 = 6  # SMPTE 170M: what swscale converts RGB to when it is not told
 
 
 class VideoReader:
-    """A video or GIF as RGB frames, upright and with square pixels, decoded anew each time it is iterated over.
+    """A video, GIF or animated WebP as RGB frames, upright and with square pixels, decoded anew each time it is iterated over.
+
+    They come at a constant rate; where that of the file varies, frames are repeated (the same array: write into copies only) and left out
+    as `talkinghead.data.timing` says. Of a file that is cut or damaged, the frames up to there are used. What the user is to know of this
+    is logged as a warning, once for each reader. Colours: see `talkinghead.data.decoding.ToRGB`.
 
     Attributes:
         path: the file.
-        fps: frames per second, on average, as a Fraction.
+        fps: frames per second, as a Fraction.
         size: (height, width) in pixels.
-        count: how many frames there are as the file says, None when it does not.
+        count: how many frames there are, None when that is not known; exact after an iteration to the end.
         has_audio: whether it has a sound track.
+        cuts: the numbers of the frames that begin a new shot, after an iteration to the end with `find_cuts`.
 
     Raises:
-        TalkingheadError: the file is missing, empty, cut, or no video; while iterating: it is damaged, or shorter than its header says.
+        TalkingheadError: the file is missing, may not be read, is no video, or not one frame of it can be decoded; while iterating: its
+            colours cannot be converted.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, find_cuts: bool = False) -> None:
         self.path = Path(path)
-        frame = next(self._frames(), None)
-        if frame is None:
+        self.cuts: tuple[int, ...] = ()
+        self._find_cuts, self._damaged = find_cuts, False
+        # libav does not decode an animated one, and a still one is no video
+        webp = self.path.suffix.lower() == ".webp" and not is_picture(self.path)
+        self._decode = decode_webp if webp else decode
+        contents = scan_webp(self.path) if webp else scan(self.path)
+        timing = constant_rate(contents.stamps, contents.tick, contents.rate, contents.last)
+        self.fps, self._stamps, self.has_audio = timing.fps, timing.stamps, contents.has_audio
+        self.count: int | None = (contents.frames or None) if timing.stamps is None else len(timing.stamps)
+        self._most = self.count if contents.is_cut else None
+        with closing(self._decoded()) as frames:
+            first = next(frames, None)
+        if first is None:
             raise TalkingheadError(f"{self.path}: holds no frames, expected a video; name another")
-        with _open(self.path) as container:
-            stream = container.streams.video[0]
-            self.fps = Fraction(stream.average_rate or stream.guessed_rate or 25)
-            self.count: int | None = stream.frames or round((container.duration or 0) / 1e6 * self.fps) or None
-            self.has_audio = bool(container.streams.audio)
-            self._aspect = Fraction(stream.sample_aspect_ratio or 1)
         # later frames are brought to the size of the first, should they differ
-        self._decoded = (frame.height, max(1, round(frame.width * self._aspect)))
-        self.size = self._decoded if frame.rotation % 180 == 0 else self._decoded[::-1]
+        as_decoded = (first.height, max(1, round(first.width * contents.aspect)))
+        self._rgb = ToRGB(as_decoded)
+        self.size = as_decoded if first.rotation % 180 == 0 else as_decoded[::-1]
+        for note in filter(None, (timing.note, contents.note)):
+            self._warn(note)
+        self._damaged = bool(contents.note)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        height, width = self._decoded
-        for frame in self._frames():
-            picture = frame.to_ndarray(format="rgb24", width=width, height=height)
-            yield np.rot90(picture, frame.rotation // 90) if frame.rotation else picture
+        cuts = Cuts() if self._find_cuts else None
+        number, before, picture = 0, None, np.empty(0)
+        for frame in self._at_constant_rate():
+            if number == self._most:
+                break
+            if frame is not before:
+                if cuts:
+                    cuts.look(number, frame)
+                picture, before = self._picture(frame), frame
+            yield picture
+            number += 1
+        # what a damaged file gives may differ from one time to the next
+        self._most = self.count = number
+        if cuts:
+            self.cuts = cuts.found()
 
-    def _frames(self) -> Iterator[Any]:
-        av = require("av", "app")
-        done, end = 0, 0.0
-        with _open(self.path) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            # only a header that counts its frames is taken at its word
-            length = float((stream.duration or 0) * stream.time_base) if stream.frames else 0.0
-            start = float((stream.start_time or 0) * stream.time_base)
-            try:
-                for frame in container.decode(stream):
-                    yield frame
-                    done, end = done + 1, frame.time or 0.0
-            except av.error.FFmpegError as error:
-                raise TalkingheadError(
-                    f"{self.path}: the video cannot be decoded after {done} frames, it is damaged or cut short; name a whole one"
-                ) from error
-        if done > 1 and end - start < _WHOLE * length * (done - 1) / done:
-            raise TalkingheadError(
-                f"{self.path}: the video ends after {end - start:.1f} of its {length:.1f} seconds, it is cut short; name a whole one"
-            )
+    def _at_constant_rate(self) -> Iterator[Any]:
+        """The frame of each picture: some several times, some not at all."""
+        if self._stamps is None:
+            yield from self._decoded()
+            return
+        wanted = iter(self._stamps.tolist())
+        due, shown = next(wanted, None), None
+        for frame in self._decoded():
+            if frame.pts is None:
+                continue
+            # until this frame is due, and in place of any that could not be decoded
+            while shown is not None and due is not None and due < frame.pts:
+                yield shown
+                due = next(wanted, None)
+            shown = frame
+        while shown is not None and due is not None and due <= shown.pts:
+            yield shown
+            due = next(wanted, None)
 
+    def _decoded(self) -> Generator[Any, None, None]:
+        """The frames as they are in the file, up to the first that cannot be decoded."""
+        done = 0
+        with closing(self._decode(self.path)) as frames:
+            while True:
+                try:
+                    frame = next(frames, None)
+                except (av().error.FFmpegError, TalkingheadError) as error:
+                    if not done:
+                        raise TalkingheadError(f"{self.path}: not one of its frames can be decoded, it is damaged; name another") from error
+                    if not self._damaged:
+                        self._damaged = True
+                        self._warn(f"cannot be decoded after {done} frames, it is damaged or cut short: what is there is used")
+                    return
+                if frame is None:
+                    return
+                yield frame
+                done += 1
 
-def _open(path: Path) -> Any:
-    """The container of a file that has at least one video stream."""
-    av = require("av", "app")
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise TalkingheadError(f"{path}: {what}, expected a video; name one that exists")
-    try:
-        container = av.open(str(path.absolute()))  # absolute, so that no name reads as an address
-    except (av.error.FFmpegError, OSError) as error:
-        raise TalkingheadError(
-            f"{path}: cannot be read as a video, it is empty, damaged, cut short or something else; name another"
-        ) from error
-    if not container.streams.video or container.format.name in _NO_VIDEO:
-        container.close()
-        raise TalkingheadError(f"{path}: holds no moving pictures, expected a video; name another")
-    return container
+    def _picture(self, frame: Any) -> np.ndarray:
+        try:
+            picture = self._rgb(frame)
+        except (av().error.FFmpegError, ValueError) as error:
+            what = f"{frame.format.name}, {frame.width}x{frame.height}"
+            raise TalkingheadError(f"{self.path}: its pictures ({what}) cannot be converted to RGB; convert it to h264") from error
+        return np.rot90(picture, frame.rotation // 90) if frame.rotation else picture
+
+    def _warn(self, text: str) -> None:
+        log.warning("%s: %s", self.path.name, text)
 
 
 class VideoWriter:
@@ -115,9 +155,7 @@ class VideoWriter:
         if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
             raise TalkingheadError(f"video: a frame must be uint8 {[*self._size, 3]}, got {frame.dtype} {list(frame.shape)}")
         odd = [(0, side % 2) for side in self._size]
-        picture = require("av", "app").VideoFrame.from_ndarray(
-            np.ascontiguousarray(np.pad(frame, [*odd, (0, 0)], mode="edge")), format="rgb24"
-        )
+        picture = av().VideoFrame.from_ndarray(np.ascontiguousarray(np.pad(frame, [*odd, (0, 0)], mode="edge")), format="rgb24")
         picture.pts, picture.time_base = self._count, 1 / self._fps
         self._container.mux(self._stream.encode(picture))
         self._count += 1
@@ -152,14 +190,13 @@ def write_video(
     Raises:
         TalkingheadError: the name does not end in .mp4, the file cannot be written, or the sound cannot be read.
     """
-    av = require("av", "app")
     if Path(path).suffix.lower() != ".mp4":
         raise TalkingheadError(f"{path}: only mp4 is written, expected a name that ends in .mp4; rename it")
     if fps <= 0:
         raise TalkingheadError(f"{path}: frames per second must be above 0, got {fps}; drive with a video")
     rate = Fraction(fps).limit_denominator(100_000)
     with replacing(path) as beside, ExitStack() as stack:
-        container = stack.enter_context(av.open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}))
+        container = stack.enter_context(av().open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}))
         container.metadata.update(metadata or {})
         sound = None if audio_from is None else _Sound.of(Path(audio_from), container, stack)
         writer = VideoWriter(container, rate, size, sound)
@@ -174,7 +211,8 @@ class _Sound:
         stream = source.streams.audio[0]
         self._path, self._source, self._target, self._from = path, source, target, stream
         # the written video starts at 0, wherever the source did
-        self._start = Fraction(source.streams.video[0].start_time or 0) * source.streams.video[0].time_base
+        pictures = pictures_of(source)
+        self._start = Fraction(pictures.start_time or 0) * pictures.time_base
         self._copied = stream.codec_context.codec.canonical_name in _SOUND_OF_MP4
         self._to = (
             target.add_stream_from_template(stream) if self._copied else target.add_stream("aac", rate=stream.codec_context.sample_rate)
@@ -184,7 +222,7 @@ class _Sound:
 
     @classmethod
     def of(cls, path: Path, target: Any, stack: ExitStack) -> "_Sound | None":
-        source = stack.enter_context(_open(path))
+        source = stack.enter_context(open_video(path))
         return cls(path, source, target) if source.streams.audio else None
 
     def write_until(self, seconds: float) -> None:
@@ -194,7 +232,6 @@ class _Sound:
 
     def _shifted(self) -> Iterator[tuple[float, Any]]:
         """(time in seconds, what to mux then), from time 0 on."""
-        av = require("av", "app")
         try:
             for piece in self._source.demux(self._from) if self._copied else self._source.decode(self._from):
                 if piece.pts is None:  # the demuxer's last, empty packet
@@ -208,5 +245,5 @@ class _Sound:
                     yield float(piece.pts * piece.time_base), piece if self._copied else self._to.encode(piece)
             if not self._copied:
                 yield 0.0, self._to.encode(None)
-        except av.error.FFmpegError as error:
+        except av().error.FFmpegError as error:
             raise TalkingheadError(f"{self._path}: its sound cannot be decoded, it is damaged or cut short; name a whole one") from error

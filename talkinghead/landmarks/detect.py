@@ -1,32 +1,11 @@
 """Which landmark detector runs, and why."""
 
-from typing import Protocol
-
-import numpy as np
-
 from ..errors import TalkingheadError
 from .dlib_face import DlibDetector
+from .face import Detector
 from .face_alignment_detector import FaceAlignmentDetector, unavailable, weights_folder
 
 DETECTORS = ("auto", "dlib", "face-alignment")
-
-
-class Detector(Protocol):
-    """Finds the 68 iBUG landmarks of the largest face of a frame.
-
-    Attributes:
-        name: "dlib" or "face-alignment".
-        choice_reason: one line that says which detector runs and why.
-    """
-
-    name: str
-    choice_reason: str
-
-    def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
-        """Landmarks float32 [68, 2] in continuous pixels of `frame` (uint8 [H, W, 3], RGB), or None without a face.
-
-        `near`, landmarks of a frame before, says where to look first: a face there is taken, and only without one the largest elsewhere.
-        """
 
 
 def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
@@ -35,23 +14,23 @@ def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
     Args:
         name: "dlib" (offline), "face-alignment" (fetches its weights when they are missing), or "auto": face-alignment when it is
             installed and its weights are at hand, else dlib; nothing is downloaded.
-        device: "cpu" or "cuda", for face-alignment; dlib runs on the CPU.
+        device: where face-alignment runs, such as "cpu", "cuda" or "cuda:1"; dlib runs on the CPU.
 
     Raises:
-        TalkingheadError: the name is unknown, or the detector or its model is not there.
+        TalkingheadError: the name is unknown, the detector or its model is not there, or it cannot run on the device.
     """
     if name not in DETECTORS:
         raise TalkingheadError(f"landmarks {name!r}: no such detector, expected one of {', '.join(DETECTORS)}")
+    lacking = unavailable() if name == "auto" else ""
     detector: Detector
-    if name == "dlib":
-        return DlibDetector()
-    if name == "face-alignment":
-        return FaceAlignmentDetector(device)
-    lacking = unavailable()
-    if lacking:
+    if name == "dlib" or lacking:
+        if device != "cpu":
+            raise TalkingheadError(f"dlib: runs on the cpu, not on {device!r}{f' ({lacking})' * bool(lacking)}; leave the device out")
         detector = DlibDetector()
-        detector.choice_reason = f"dlib: {lacking}"
+        reason = lacking
     else:
         detector = FaceAlignmentDetector(device)
-        detector.choice_reason = f"face-alignment: its weights are in {weights_folder()}"
+        reason = f"its weights are in {weights_folder()}"
+    if name == "auto":
+        detector.choice_reason = f"{detector.name}: {reason}"
     return detector

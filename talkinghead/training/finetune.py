@@ -16,6 +16,7 @@ from ..config import FinetuneConfig, LossWeights
 from ..data.variants import draw_jitter
 from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
+from ..landmarks.retarget import neutral_face
 from ..networks import Generator
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
@@ -93,7 +94,8 @@ def finetune(
             if progress:
                 progress(step + 1, steps, {name: float(value) for name, value in figures.items()})
     provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
-    return learner.person(model, points.mean(0), feed_forward=steps == 0, provenance=provenance)
+    reference = neutral_face(points.numpy(), clip.track.confidence).points.astype(np.float32)
+    return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
 
 
 class PersonLearner(nn.Module):
@@ -156,13 +158,13 @@ class PersonLearner(nn.Module):
         update_average(average, [*self.generator.parameters(), self.styles], self.config.average)
         self.average_generator.power_iteration_()
 
-    def person(self, model: Model, reference: Tensor, feed_forward: bool, provenance: dict[str, object]) -> Person:
+    def person(self, model: Model, reference: np.ndarray, feed_forward: bool, provenance: dict[str, object]) -> Person:
         """The result, detached from this learner."""
         return Person(
             config=model.config,
             generator=model.generator if feed_forward else self.average_generator,
             styles=self.average_styles,
-            reference=reference.numpy(),
+            reference=reference,
             model_digest=model.digest,
             feed_forward=feed_forward,
             discriminator=self.discriminator,

@@ -1,14 +1,17 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from talkinghead.data.pictures import (
     Pictures,
     Text,
     decode_jpeg,
     encode_jpeg,
+    is_picture,
+    moving_pictures,
     pictures_in,
     read_picture,
     resize,
@@ -45,21 +48,154 @@ def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(tmp_path / "turned.png"), np.rot90(NOISE, -1))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    Image.new("RGB", (6, 4), (200, 200, 200)).convert(mode).save(tmp_path / "grey.tiff")
-    picture = read_picture(tmp_path / "grey.tiff")
-    assert picture.shape == (4, 6, 3)
-    assert np.abs(picture.astype(int) - 200).max() <= 4  # a palette has 204
+def test_a_damaged_orientation_does_not_matter(tmp_path: Path) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "turned.png", exif=b"Exif\0\0MM\xff*\0\0\0\x08")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # and nothing is said of it
+        assert np.array_equal(read_picture(tmp_path / "turned.png"), NOISE)
 
 
-@pytest.mark.parametrize(("name", "part"), [("cut.png", 0.5), ("cut.jpg", 0.5), ("empty.png", 0.0), ("foreign.png", None)])
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [
+        *[(".tiff", mode) for mode in ("1", "L", "LA", "RGBA", "P", "CMYK", "YCbCr")],
+        *[(".png", mode) for mode in ("1", "L", "LA", "RGBA", "P")],
+        *[(".jpg", mode) for mode in ("1", "L", "CMYK", "YCbCr")],
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, ending: str) -> None:
+    shade = 255 if mode == "1" else 200
+    Image.new("RGB", (6, 4), (shade,) * 3).convert(mode).save(tmp_path / f"grey{ending}")
+    picture = read_picture(tmp_path / f"grey{ending}")
+    assert (picture.shape, picture.dtype) == ((4, 6, 3), np.uint8)
+    assert np.abs(picture.astype(int) - shade).max() <= 4  # a palette has 204
+
+
+def test_cmyk_is_no_negative(tmp_path: Path) -> None:
+    flat = np.full((16, 16, 3), (200, 60, 30), np.uint8)
+    for name in ("ink.jpg", "ink.tif"):
+        Image.fromarray(flat).convert("CMYK").save(tmp_path / name, quality=95)
+        assert np.abs(read_picture(tmp_path / name).astype(int) - flat).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"), [("a.png", "uint16", 65535), ("a.tif", "uint16", 65535), ("b.tif", "int32", 65535), ("c.tif", "float32", 1)]
+)
+def test_deep_grey_is_scaled_and_not_clipped(tmp_path: Path, name: str, dtype: str, most: int) -> None:
+    values = np.linspace(0, most, 24 * 32).reshape(24, 32)
+    Image.fromarray(values.astype(dtype)).save(tmp_path / name)
+    picture = read_picture(tmp_path / name)
+    assert picture.shape == (24, 32, 3)
+    assert np.abs(picture - 255 / most * values[..., None]).max() <= 0.51
+
+
+@pytest.mark.parametrize("values", [[-0.5, 1], [0, 655.25], [0, np.nan]])
+def test_numbers_without_a_known_range_are_refused(tmp_path: Path, values: list[float]) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "depth.tif")
+    with pytest.raises(TalkingheadError, match=r"depth\.tif: its values go from \S+ to \S+, expected 0 to 1; convert it to 8 bits"):
+        read_picture(tmp_path / "depth.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGBA", (3, 1), (80, 80, 80, 255))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    if mode == "P":
+        flat = Image.new("P", (3, 1))
+        flat.putpalette([80, 80, 80, 0, 0, 0])
+        flat.putpixel((1, 0), 1)
+        flat.save(tmp_path / "clear.png", transparency=1)
+    elif mode == "RGB":
+        picture.convert("RGB").save(tmp_path / "clear.png", transparency=(0, 0, 0))
+    else:
+        picture.convert(mode).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png")[0].tolist() == [[80] * 3, [255] * 3, [80] * 3]
+
+
+def test_what_is_half_transparent_is_partly_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (1, 1), (200, 0, 0, 30)).save(tmp_path / "pale.png")
+    assert read_picture(tmp_path / "pale.png")[0, 0].tolist() == [249, 225, 225]
+
+
+def profile_with_red_and_blue_exchanged() -> bytes:
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = data.index(b"rXYZ"), data.index(b"bXYZ")
+    data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_are_those_of_the_profile(tmp_path: Path, mode: str) -> None:
+    flat = Image.new("RGB", (4, 4), (200, 120, 30)).convert(mode)
+    flat.save(tmp_path / "profile.png", icc_profile=profile_with_red_and_blue_exchanged())
+    flat.save(tmp_path / "plain.png")
+    plain = read_picture(tmp_path / "plain.png").astype(int)
+    assert np.abs(read_picture(tmp_path / "profile.png") - plain[..., ::-1]).max() <= 2
+
+
+@pytest.mark.parametrize(("mode", "profile"), [("RGB", b"no profile" * 20), ("L", None)])
+def test_an_unusable_profile_is_left_out(tmp_path: Path, mode: str, profile: bytes | None) -> None:
+    Image.fromarray(NOISE).convert(mode).save(tmp_path / "noise.png", icc_profile=profile or profile_with_red_and_blue_exchanged())
+    assert np.array_equal(read_picture(tmp_path / "noise.png"), np.asarray(Image.fromarray(NOISE).convert(mode).convert("RGB")))
+
+
+def test_lab_becomes_rgb(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (4, 4), (200, 120, 30))
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(flat, srgb, lab, outputMode="LAB")
+    assert converted is not None
+    converted.save(tmp_path / "lab.tif")
+    assert np.abs(read_picture(tmp_path / "lab.tif").astype(int) - (200, 120, 30)).max() <= 4
+
+
+def test_a_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "large.png", np.zeros((1500, 1500, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_200_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture(tmp_path / "large.png").shape == (1500, 1500, 3)  # large, but no bomb
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(TalkingheadError, match=r"large\.png: is too large, expected at most 2 million pixels; scale it down"):
+        read_picture(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("cut.png", 0.5), ("cut.jpg", 0.5), ("cut.webp", 0.5), ("cut.tif", 0.5), ("cut.bmp", 0.5), ("empty.png", 0.0), ("foreign.png", None)],
+)
 def test_a_damaged_picture_is_named(tmp_path: Path, name: str, part: float | None) -> None:
     path = tmp_path / name
     write_picture(path, NOISE)
     path.write_bytes(b"no picture at all" if part is None else path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(TalkingheadError, match=f"{path}: cannot be read as a picture, .* name another"):
         read_picture(path)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".apng"])
+def test_what_moves_is_no_picture(tmp_path: Path, ending: str) -> None:
+    frames = [Image.fromarray(NOISE[:, column:][:, :16]) for column in range(3)]
+    still, moving, damaged = (tmp_path / f"{name}{ending}" for name in ("still", "moving", "damaged"))
+    frames[0].save(still)
+    frames[0].save(moving, save_all=True, append_images=frames[1:], duration=80)
+    damaged.write_bytes(moving.read_bytes()[:20])
+    assert is_picture(still)
+    assert not is_picture(moving)
+    assert is_picture(damaged)  # so the error is that of a picture
+    assert pictures_in(tmp_path) == [damaged, still]
+    assert read_picture(still).shape == (24, 16, 3)
+
+
+def test_an_animated_webp_with_its_times(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.roll(NOISE, 5 * number, axis=1)) for number in range(3)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], duration=[40, 120, 70], lossless=True)
+    found = list(moving_pictures(tmp_path / "moving.webp"))
+    assert [milliseconds for _, milliseconds in found] == [40, 120, 70]
+    assert all(np.array_equal(picture, frame) for (picture, _), frame in zip(found, frames, strict=True))
+
+
+def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(TalkingheadError, match=f"{tmp_path}: is a folder, expected a picture"):
+        read_picture(tmp_path)
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:

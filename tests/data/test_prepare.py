@@ -1,214 +1,316 @@
-import gc
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-import tracemalloc
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from data_sets import FACES, FRAMES, agree, contents, draw_videos, lines
+from odd_detectors import Failing, Pair, Unused
 
-from conftest import RedSquare, draw_video
-from talkinghead.data.prepare import MIN_FRAMES, prepare
-from talkinghead.data.shards import ShardWriter, read_index
+from conftest import RedSquare, draw_video, drawn_frame
+from talkinghead.data import book, workers
+from talkinghead.data.filters import Filters
+from talkinghead.data.prepare import Cost, prepare
+from talkinghead.data.shards import read_index
+from talkinghead.data.video import write_video
 from talkinghead.errors import TalkingheadError
-
-FACES = [(40 + 2 * (n % 10), 30, 60) for n in range(MIN_FRAMES)]
-
-
-def draw_videos(folder: Path, count: int, frames: int = MIN_FRAMES) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    return [draw_video(folder / f"{number}.mp4", FACES[:frames], shade=number) for number in range(count)]
+from talkinghead.files import sha256
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "SHARD_CLIPS", 2)
+
+
+# what becomes of videos
 
 
 def test_videos_become_clips(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(tmp_path / "videos", 3)
-    report = prepare(paths, tmp_path / "data", 64, red_square, people={"1.mp4": "anna"})
+    report = prepare(paths, tmp_path / "data", 64, red_square, people={"1.mp4": "anna"}, workers=1)
     assert (report.taken, report.rejected, report.present) == (tuple(paths), (), ())
+    assert (report.layouts, report.people) == ({"file name": 2, "table of people": 1}, 3)
     clips = read_index(tmp_path / "data")
     assert [(clip.info.name, clip.person, len(clip), clip.size) for clip in clips] == [
-        ("0.mp4", "0", MIN_FRAMES, 64),
-        ("1.mp4", "anna", MIN_FRAMES, 64),
-        ("2.mp4", "2", MIN_FRAMES, 64),
+        ("0.mp4", "0", FRAMES, 64),
+        ("1.mp4", "anna", FRAMES, 64),
+        ("2.mp4", "2", FRAMES, 64),
     ]
     # the landmarks are those of the stored picture
-    for index in (0, MIN_FRAMES - 1):
+    for index in (0, FRAMES - 1):
         found = red_square(clips[0].frames([index])[0])
         assert found is not None
         assert np.abs(found[4] - clips[0].landmarks[index, 4]).max() < 1
-    assert json.loads((tmp_path / "data/dataset.json").read_text()) == {
+    settings = {
         "version": 1,
         "size": 64,
         "detector": "red-square",
-        "clips": 3,
-        "frames": 3 * MIN_FRAMES,
-        "people": 3,
+        "filters": {"min_face": 48.0, "min_frames": 16, "min_sharpness": 0.05, "second_face": 0.1},
     }
-    assert (tmp_path / "data/rejected.tsv").read_text() == "file\treason\n"
+    summary = {**settings, "clips": 3, "frames": 3 * FRAMES, "people": 3}
+    assert json.loads((tmp_path / "data/dataset.json").read_text()) == summary
+    assert json.loads((tmp_path / "data/report.jsonl").read_text().splitlines()[0]) == settings
+    line = lines(tmp_path / "data")[1]
+    sharpness = line["shots"][0].pop("sharpness")
+    assert 0.1 < sharpness < 0.5
+    assert line == {
+        "file": str(paths[1]),
+        "sha256": sha256(paths[1]),
+        "bytes": paths[1].stat().st_size,
+        "verdict": "taken",
+        "person": "anna",
+        "layout": "table of people",
+        "frames": FRAMES,
+        "fps": 25.0,
+        "size": [120, 160],
+        "faces": 1,
+        "shots": [{"first": 0, "last": 15, "seen": 16, "kept": 16, "face": 60.0, "confidence": 1.0, "clip": clips[1].key}],
+        "shard": "shard-000000.tar",
+    }
+    agree(tmp_path / "data")
 
 
 def test_frames_without_a_face_keep_their_numbers(tmp_path: Path, red_square: RedSquare) -> None:
     video = draw_video(tmp_path / "gaps.mp4", [None, *FACES[:9], None, None, *FACES[9:], None])
-    prepare([video], tmp_path / "data", 64, red_square)
+    prepare([video], tmp_path / "data", 64, red_square, workers=1)
     clip = read_index(tmp_path / "data")[0]
-    assert clip.info.frames == (*range(1, 10), *range(12, 12 + MIN_FRAMES - 9))
+    assert clip.info.frames == (*range(1, 10), *range(12, 12 + FRAMES - 9))
     assert (clip.info.frame_size, clip.fps, clip.info.detector) == ((120, 160), 25, "red-square")
 
 
-def test_the_rejected_are_listed_with_reasons(tmp_path: Path, red_square: RedSquare) -> None:
-    videos = tmp_path / "videos"
-    good = draw_videos(videos, 1)[0]
-    (videos / "1 same.mp4").write_bytes(good.read_bytes())
-    draw_video(videos / "2 short.mp4", [None, *FACES[1:]])
-    draw_video(videos / "3 small.mp4", [(20, 20, 40)] * MIN_FRAMES)
-    draw_video(videos / "4 nobody.mp4", [None] * 3)
-    (videos / "5 cut.mp4").write_bytes(good.read_bytes()[:1000])
-    (videos / "6 empty.mp4").touch()
-    (videos / "notes.txt").write_text("no video by its name")
-    report = prepare([videos], tmp_path / "data", 64, red_square)
+def test_the_rejected_are_reported_with_reasons(tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "videos"
+    good = draw_videos(folder, 1)[0]
+    (folder / "1 same.mp4").write_bytes(good.read_bytes())
+    draw_video(folder / "2 short.mp4", [None, *FACES[1:]])
+    draw_video(folder / "3 small.mp4", [(20, 20, 40)] * FRAMES)
+    draw_video(folder / "4 nobody.mp4", [None] * 3)
+    (folder / "5 cut.mp4").write_bytes(good.read_bytes()[:200])
+    (folder / "6 empty.mp4").touch()
+    (folder / "7 gone.mp4").symlink_to("nowhere.mp4")
+    os.mkfifo(folder / "8 pipe.mp4")
+    (folder / "notes.txt").write_text("no video by its name")
+    (folder / "locked").mkdir()
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: exec("raise PermissionError(13, 'No')") if "locked" in str(path) else listdir(path))
+    report = prepare([folder], tmp_path / "data", 64, red_square, workers=1)
     assert report.taken == (good,)
-    reasons = [line.split("\t") for line in (tmp_path / "data/rejected.tsv").read_text().splitlines()]
-    assert reasons == [["file", "reason"], *([str(path), reason] for path, reason in report.rejected)]
     expected = [
-        ("1 same.mp4", "is already there as 0.mp4, person 0"),
+        ("1 same.mp4", f"is the same file as {good}"),
         ("2 short.mp4", "shows a face in 15 of its 16 frames, expected at least 16"),
         ("3 small.mp4", "its face is 40 pixels large, expected at least 48"),
-        ("4 nobody.mp4", "no face was found in any of its 3 pictures"),
-        ("5 cut.mp4", "name another"),
+        ("4 nobody.mp4", "no face was found in any of its 3 frames"),
+        ("5 cut.mp4", ""),
         ("6 empty.mp4", "cannot be read as a video"),
+        ("7 gone.mp4", "is no file that can be read, expected a video"),
+        ("8 pipe.mp4", "is no file that can be read, expected a video"),
+        ("locked", "the folder cannot be read (No)"),
     ]
-    assert len(report.rejected) == len(expected)
-    for (path, reason), (name, part) in zip(report.rejected, expected, strict=True):
-        assert path.name == name
-        assert part in reason
+    told = lines(tmp_path / "data")
+    assert [(Path(line["file"]).name, line["verdict"]) for line in told] == [
+        ("0.mp4", "taken"),
+        *((name, "rejected") for name, _ in expected),
+    ]
+    assert [(line["file"], line["reason"]) for line in told[1:]] == [(str(path), reason) for path, reason in report.rejected]
+    for line, (_, part) in zip(told[1:], expected, strict=True):
+        assert line["reason"].startswith(part) and "\n" not in line["reason"]
+        assert str(folder / "x")[:-1] not in line["reason"].removeprefix(f"is the same file as {good}"), "the file is named twice"
+    assert [line["sha256"] is None for line in told] == [False] * 7 + [True] * 3
+    assert told[3]["shots"] == [
+        {"first": 0, "last": 15, "seen": 16, "kept": 16, "face": 40.0, "confidence": 1.0, "reason": told[3]["reason"]}
+    ]
     assert len(read_index(tmp_path / "data")) == 1
 
 
-def test_a_folder_in_natural_order(tmp_path: Path, red_square: RedSquare) -> None:
-    draw_videos(tmp_path / "videos", 11)
-    report = prepare([tmp_path / "videos"], tmp_path / "data", 16, red_square)
-    assert [path.name for path in report.taken] == [f"{number}.mp4" for number in range(11)]
+def test_every_shot_is_judged_by_itself(tmp_path: Path, red_square: RedSquare) -> None:
+    path = tmp_path / "film.mp4"
+    rng = np.random.default_rng(0)
+    with write_video(path, 25, (120, 160)) as video:
+        for shot, frames in enumerate((20, 10, 18)):  # of faces at other places before other walls
+            background = np.kron(rng.integers(0, 150, (6, 8, 1)), np.ones((20, 20, 3))).astype(np.uint8)
+            frame = drawn_frame((120, 160), (40 + 10 * shot, 32, 56))
+            for _ in range(frames):
+                video.write(np.where(frame[..., :1] > 170, frame, background))
+    report = prepare([path], tmp_path / "data", 64, red_square, workers=1)
+    assert report.taken == (path,)
+    [line] = lines(tmp_path / "data")
+    assert [(shot["first"], shot["last"]) for shot in line["shots"]] == [(0, 19), (20, 29), (30, 47)]
+    assert line["shots"][1]["reason"] == "shows a face in 10 of its 10 frames, expected at least 16"
+    clips = read_index(tmp_path / "data")
+    assert [(clip.info.part, clip.info.frames) for clip in clips] == [(1, tuple(range(20))), (3, tuple(range(30, 48)))]
+    assert [clip.key for clip in clips] == [line["shots"][0]["clip"], line["shots"][2]["clip"]]
+    for clip in clips:
+        found = red_square(clip.frames([5])[0])
+        assert found is not None
+        assert np.abs(found[4] - clip.landmarks[5, 4]).max() < 1.5
+    # all of one video are in one shard, however many
+    agree(tmp_path / "data")
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([], "no videos given, expected at least one"),
-        (["gone.mp4"], r"gone\.mp4: no such file; name a video or a folder of videos"),
-        (["folder"], r"folder: holds no videos, expected files that end in .*\.mp4"),
-        (["empty.mp4"], r"none of 1 videos could be used; the first: .*empty\.mp4: cannot be read as a video"),
-    ],
-)
-def test_nothing_to_prepare_leaves_nothing(tmp_path: Path, given: list[str], message: str, red_square: RedSquare) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "empty.mp4").touch()
-    with pytest.raises(TalkingheadError, match=message):
-        prepare([tmp_path / name for name in given], tmp_path / "data", 64, red_square)
-    assert not (tmp_path / "data").exists()
+def test_blurred_faces_and_second_ones_are_left_out(tmp_path: Path, red_square: RedSquare) -> None:
+    path = draw_videos(tmp_path, 1)[0]
+    with pytest.raises(TalkingheadError, match=r"its face is blurred \(sharpness 0\.\d+\), expected at least 9"):
+        prepare([path], tmp_path / "a", 32, red_square, workers=1, filters=Filters(min_sharpness=9))
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a/report.jsonl"]
+    with pytest.raises(TalkingheadError, match="a second face is beside it in 16 of its 16 frames, expected one person"):
+        prepare([path], tmp_path / "b", 32, Pair(), workers=1)
+    assert lines(tmp_path / "b")[0]["faces"] == 2
+    assert prepare([path], tmp_path / "c", 32, Pair(), workers=1, filters=Filters(second_face=1)).taken == (path,)
 
 
-def test_an_output_that_cannot_be_written_is_no_fault_of_the_videos(tmp_path: Path, red_square: RedSquare) -> None:
-    paths = draw_videos(tmp_path / "videos", 2)
-    (tmp_path / "file").touch()
-    with pytest.raises(TalkingheadError, match=f"^{tmp_path}/file: cannot be written to"):
-        prepare(paths, tmp_path / "file", 64, red_square)
+def test_names_of_all_kinds(tmp_path: Path, red_square: RedSquare) -> None:
+    names = ["with space", "ünïcode 人", "new\nline", os.fsdecode(b"not-utf8-\xff"), "dots.and..more"]
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number, path in enumerate(draw_videos(tmp_path, len(names))):
+        path.rename(folder / f"{names[number]}.mp4")
+    report = prepare([folder], tmp_path / "data", 16, red_square, workers=2)
+    assert {path.stem for path in report.taken} == set(names)
+    assert {os.fsencode(line["file"]) for line in lines(tmp_path / "data")} == {os.fsencode(folder / f"{name}.mp4") for name in names}
+    assert {clip.person for clip in read_index(tmp_path / "data")} == set(names)
+    assert (tmp_path / "data/report.jsonl").read_bytes().isascii()
+    before = contents(tmp_path / "data")
+    assert len(prepare([folder], tmp_path / "data", 16, Unused(), workers=1).present) == len(names)
+    assert contents(tmp_path / "data") == before
+
+
+# other processes
+
+
+def test_a_detector_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("dlib")
+    video = draw_video(tmp_path / "nobody.mp4", FACES)
+    with pytest.raises(TalkingheadError, match="no face was found in any of its 16 frames"):
+        prepare([video], tmp_path / "data", 16, "dlib", workers=1)
+    assert json.loads((tmp_path / "data/report.jsonl").read_text().splitlines()[0])["detector"] == "dlib"
+    with pytest.raises(TalkingheadError, match="no such detector"):
+        prepare([video], tmp_path / "data", 16, "delib", workers=1)
+
+
+def test_what_a_video_does_to_its_reader_costs_that_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 1.5)
+    monkeypatch.setattr(workers, "_TICK", 0.1)
+    paths = draw_videos(tmp_path / "videos", 9)
+    report = prepare(paths, tmp_path / "data", 16, Failing(), workers=2)
+    assert [path.stem for path in report.taken] == ["0", "2", "4", "6", "8"]
+    assert [(path.stem, reason) for path, reason in report.rejected] == [
+        ("1", "its reader crashed (signal 11)"),
+        ("3", "its reader crashed (exit code 3)"),
+        ("5", "its reader hung, for 2 s it did not go on"),
+        ("7", "examining it failed (IndexError: of a library)"),
+    ]
+    assert [Path(line["file"]).stem for line in lines(tmp_path / "data")] == list("012345678")
+    agree(tmp_path / "data")
+    # they are known, and not tried again
+    before = contents(tmp_path / "data")
+    assert len(prepare(paths, tmp_path / "data", 16, Unused(), workers=2).rejected) == 4
+    assert contents(tmp_path / "data") == before
+
+
+# data sets that are there
 
 
 def test_a_second_run_adds_what_is_new(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(tmp_path / "videos", 3)
-    prepare(paths[:2], tmp_path / "data", 64, red_square)
+    wall = draw_video(tmp_path / "wall.mp4", [None] * FRAMES)
+    prepare([*paths[:2], wall], tmp_path / "data", 64, red_square, workers=1)
     before = contents(tmp_path / "data")
-
-    class Unused(RedSquare):
-        def __call__(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
-            raise AssertionError("a video that is there was looked at again")
-
-    report = prepare(paths[:2], tmp_path / "data", 64, Unused())
-    assert (report.taken, report.present, report.rejected) == ((), tuple(paths[:2]), ())
+    report = prepare([*paths[:2], wall], tmp_path / "data", 64, Unused(), workers=1)
+    assert (report.taken, report.present, [path for path, _ in report.rejected]) == ((), tuple(paths[:2]), [wall])
+    assert report.cost.lines() == []
     assert contents(tmp_path / "data") == before
-    report = prepare(paths, tmp_path / "data", 64, red_square)
+    report = prepare(paths, tmp_path / "data", 64, red_square, workers=1)
     assert (report.taken, report.present) == ((paths[2],), tuple(paths[:2]))
     assert [clip.info.name for clip in read_index(tmp_path / "data")] == ["0.mp4", "1.mp4", "2.mp4"]
+    assert json.loads((tmp_path / "data/dataset.json").read_text())["clips"] == 3
+    # moved, they are still known; and what was added is at the end of what was there
+    moved = (tmp_path / "videos").rename(tmp_path / "moved")
+    assert prepare([moved], tmp_path / "data", 64, Unused(), workers=1).present == tuple(moved / path.name for path in paths)
+    assert (tmp_path / "data/report.jsonl").read_bytes().startswith(before["report.jsonl"])
+    assert len(lines(tmp_path / "data")) == 4
 
 
-def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path, red_square: RedSquare) -> None:
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(tmp_path / "videos", 1)
-    prepare(paths, tmp_path / "data", 64, red_square)
-    before = contents(tmp_path / "data")
-    with pytest.raises(TalkingheadError, match="holds clips of size 64 by red-square, expected size 32 by red-square"):
-        prepare(paths, tmp_path / "data", 32, red_square)
-    # another person for what is there would be a silent mistake
-    assert (
-        "person 0"
-        in prepare([*paths, *draw_videos(tmp_path / "more", 2)], tmp_path / "data", 64, red_square, {"0.mp4": "x"}).rejected[0][1]
-    )
-    assert all(contents(tmp_path / "data")[name] == data for name, data in before.items() if name.endswith(".tar"))
-
-
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talkinghead.data.prepare.ShardWriter", lambda out: ShardWriter(out, shard_size=2))
-    paths = draw_videos(tmp_path / "videos", 5)
-    prepare(paths, tmp_path / "whole", 16, red_square)
-
-    def interrupting(videos: Iterable[Any], total: int | None, what: str) -> Iterable[Any]:
-        for number, video in enumerate(videos):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield video
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(paths, tmp_path / "data", 16, red_square, progress=interrupting)
-    assert list(contents(tmp_path / "data")) == ["shard-000000.tar"]
-    report = prepare(paths, tmp_path / "data", 16, red_square)
-    assert (len(report.present), len(report.taken)) == (2, 3)
-    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
-
-
-KILLED = """
-import sys
-from conftest import RedSquare
-from talkinghead.data import prepare as module
-from talkinghead.data.shards import ShardWriter
-module.ShardWriter = lambda out: ShardWriter(out, shard_size=2)
-module.prepare([sys.argv[1]], sys.argv[2], 16, RedSquare())
-"""
-
-
-def test_a_killed_run_leaves_whole_shards(tmp_path: Path, red_square: RedSquare) -> None:
-    draw_videos(tmp_path / "videos", 12)
     out = tmp_path / "data"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "videos"), str(out)], env=environment) as process:
-        while process.poll() is None and not (out / ".shard-000001.tar.part").exists():
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert not (out / "dataset.json").exists()
-    whole = len(read_index(out))
-    assert whole >= 2
-    report = prepare([tmp_path / "videos"], out, 16, red_square)
-    assert (len(report.present), len(report.taken)) == (whole, 12 - whole)
-    assert len(read_index(out)) == 12
-    assert not list(out.glob(".*"))
+    prepare(paths, out, 64, red_square, workers=1)
+    before = contents(out)
+
+    def refused(match: str, *, size: int = 64, people: Any = None, filters: Any = None) -> None:
+        with pytest.raises(TalkingheadError, match=f"{match}.*prepare into another folder"):
+            prepare(paths, out, size, Unused(), people, 1, filters)
+        assert contents(out) == before
+
+    refused("was prepared with size 64, expected 32", size=32)
+    refused("was prepared with min_frames 16, expected 9", filters=Filters(min_frames=9))
+    refused(r"0\.mp4: is in .* as person 0, expected x", people={"0.mp4": "x"})
+    shutil.copy(out / "shard-000000.tar", out / "shard-000003.tar")
+    before = contents(out)
+    refused("holds shard-000003.tar, of which its report.jsonl does not know")
+    (out / "report.jsonl").unlink()  # as prepared by an older version
+    before = contents(out)
+    refused("holds shard-000000.tar, of which its report.jsonl does not know")
+    (out / "report.jsonl").write_text('{"version": 1\n')
+    before = contents(out)
+    refused("line 1 cannot be read")
 
 
-def test_memory_does_not_grow_with_a_video(tmp_path: Path, red_square: RedSquare) -> None:
-    peaks = []
-    for frames in (40, 240):
-        video = draw_video(tmp_path / f"{frames}.mp4", [FACES[number % 10] for number in range(frames)])
-        gc.collect()
-        tracemalloc.start()
-        prepare([video], tmp_path / str(frames), 64, red_square)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # 200 more frames are 11 MiB, their landmarks 0.1
-    assert peaks[1] - peaks[0] < 2**20
+def test_one_run_at_a_time(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 2)
+
+    left = tmp_path / "data/.prepare/run/0.tar"  # by one that was killed
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    def second(items: Iterable[Any], total: int | None, what: str) -> Iterable[Any]:
+        assert not left.exists()
+        with pytest.raises(TalkingheadError, match="another run is writing to it"):
+            prepare(paths, tmp_path / "data", 16, red_square, workers=1)
+        yield from items
+
+    assert len(prepare(paths, tmp_path / "data", 16, red_square, workers=1, progress=second).taken) == 2
+    agree(tmp_path / "data")
+
+
+# places that cannot be written to
+
+
+def test_an_output_that_cannot_be_written_is_no_fault_of_the_videos(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(TalkingheadError, match=f"^{tmp_path}/file: cannot be written to"):
+        prepare(paths, tmp_path / "file", 64, red_square, workers=1)
+
+
+def test_nothing_to_prepare_leaves_nothing(tmp_path: Path, red_square: RedSquare) -> None:
+    with pytest.raises(TalkingheadError, match=r"gone\.mp4: no such file"):
+        prepare([tmp_path / "gone.mp4"], tmp_path / "data", 64, red_square)
+    assert not (tmp_path / "data").exists()
+
+    class Here(RedSquare):
+        """Of no module, so that no other process can have it."""
+
+    with pytest.raises(TalkingheadError, match="cannot be handed to worker processes .*; give a detector that can be pickled, or its name"):
+        prepare(draw_videos(tmp_path, 1), tmp_path / "data", 64, Here(), workers=1)
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(TalkingheadError, match=r"^none of 1 videos could be used; the first: .*empty\.mp4: cannot be read as a video"):
+        prepare([tmp_path / "empty.mp4"], tmp_path / "data", 64, red_square, workers=1)
+    # but for why
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["report.jsonl"]
+
+
+# figures
+
+
+def test_the_cost_and_what_a_large_corpus_would_take() -> None:
+    cost = Cost(videos=50, seconds=100.0, workers=4, frames=4000, bytes=20_000_000)
+    assert cost.lines() == [
+        "1,800 videos an hour per core, 2.00 s each; 5,000 bytes a frame",
+        "VoxCeleb2's 145,000 videos, if they were like these, of 80 good frames: 20 hours on 4 cores, 58 GB",
+    ]
+    assert Cost(2, 4.0, 1, 0, 0).lines() == ["1,800 videos an hour per core, 2.00 s each"]
+    assert Cost(0, 0.0, 1, 0, 0).lines() == []

@@ -10,7 +10,8 @@ import pytest
 import webdataset
 
 from talkinghead.data.crop import Crop
-from talkinghead.data.shards import ClipInfo, ShardWriter, has_shards, read_index
+from talkinghead.data.shard_writer import ShardWriter, write_clip
+from talkinghead.data.shards import ClipInfo, read_index
 from talkinghead.errors import TalkingheadError
 
 SIZE = 16
@@ -99,6 +100,50 @@ def test_a_key_has_no_dot_and_fits_a_header(tmp_path: Path) -> None:
     assert ClipInfo(**{**vars(first), "sha256": second.sha256}).key != first.key
 
 
+def test_the_shots_of_a_video_are_clips_of_their_own(tmp_path: Path) -> None:
+    whole = info("film.mp4", 2)
+    shots = [ClipInfo(**{**vars(whole), "part": part}) for part in (1, 2)]
+    assert len({whole.key, *(shot.key for shot in shots)}) == 3
+    with ShardWriter(tmp_path) as writer:
+        for seed, shot in enumerate(shots):
+            writer.write(shot, landmarks(seed, 2), frames_of(seed, 2))
+    assert [clip.info for clip in read_index(tmp_path)] == shots
+
+
+def test_shards_from_before_shots_had_numbers_are_read(tmp_path: Path) -> None:
+    known = json.loads(info("clip 0.v2.mp4", 3).to_json())
+    del known["part"]
+    replaced(tmp_path, "json", json.dumps(known).encode())
+    [clip] = read_index(tmp_path)
+    assert clip.info == info("clip 0.v2.mp4", 3)
+    assert clip.info.part == 0
+
+
+def test_clips_written_elsewhere_are_taken_as_if_written_here(tmp_path: Path) -> None:
+    with open(tmp_path / "two", "wb") as file:
+        for seed in (0, 1):
+            write_clip(file, info(f"clip {seed}.v2.mp4", 3), landmarks(seed, 3), frames_of(seed, 3))
+        size = file.tell()
+        with pytest.raises(TalkingheadError, match="expected as many of each"):
+            write_clip(file, info("short.mp4", 3), landmarks(0, 3), frames_of(0, 2))
+    assert (tmp_path / "two").stat().st_size == size
+    with ShardWriter(tmp_path / "a", 1) as writer:
+        writer.take(tmp_path / "two", 2)
+        assert (writer.clips, writer.shard) == (2, "shard-000000.tar")
+        writer.finish()
+        assert (writer.clips, writer.shard) == (0, "shard-000001.tar")
+        writer.finish()  # nothing to finish
+    write(tmp_path / "b", [3, 3])
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["shard-000000.tar"]
+    assert (tmp_path / "a/shard-000000.tar").read_bytes() == (tmp_path / "b/shard-000000.tar").read_bytes()
+
+
+def test_a_first_clip_that_fails_leaves_no_shard(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path) as writer, pytest.raises(TalkingheadError):
+        writer.write(info("short.mp4", 3), landmarks(0, 3), frames_of(0, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bytes_depend_on_the_clips_alone(tmp_path: Path) -> None:
     write(tmp_path / "a", [5, 3, 4])
     write(tmp_path / "b", [5, 3, 4])
@@ -152,7 +197,6 @@ def test_nothing_written_is_no_shard(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "data"):
         pass
     assert not (tmp_path / "data").exists()
-    assert not has_shards(tmp_path / "data")
     with pytest.raises(TalkingheadError, match=r"holds no shards .* talkinghead prepare VIDEOS"):
         read_index(tmp_path / "data")
 
@@ -191,8 +235,8 @@ def replaced(tmp_path: Path, member: str, content: bytes | None) -> Path:
         ("json", b"[]", "cannot be read"),
         ("json", b"{", "cannot be read"),
         ("json", None, "its last clip is not whole"),
-        ("0001.jpg", None, r"has 2 frames but landmarks \[3, 68, 2\]"),
-        ("landmarks.npy", None, r"has 3 frames but landmarks \[0, 68, 2\]"),
+        ("0001.jpg", None, r"2 frames but landmarks float32 \[3, 68, 2\]"),
+        ("landmarks.npy", None, "has 3 frames, and not as many landmarks"),
         ("landmarks.npy", b"\x93NUMPY", "cannot be read"),
     ],
 )

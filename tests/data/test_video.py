@@ -1,6 +1,9 @@
 import gc
+import re
 import resource
 import weakref
+from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -12,10 +15,12 @@ import pytest
 from PIL import Image
 
 from conftest import draw_video, drawn_frame
+from talkinghead.data.decoding import decode
 from talkinghead.data.video import VideoReader, write_video
 from talkinghead.errors import TalkingheadError
 
 FPS = Fraction(30000, 1001)
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
 def sounding_video(path: Path, codec: str, seconds: int, rate: int = 44100) -> Path:
@@ -194,20 +199,28 @@ def damaged(tmp_path: Path, kind: str) -> Path:
     elif kind == "a-folder":
         path.unlink()
         path.mkdir()
+    elif kind == "a-loop":
+        path.unlink()
+        path.symlink_to(path)
     elif kind == "ansi":
         path = path.with_suffix(".txt")
         path.write_bytes(b"a text that ffmpeg would draw\n" * 40)
+    elif kind == "long-name":
+        path = path.with_name("x" * 300)
     else:
-        middle = len(data) // 2
         with av.open(str(path)) as container:
-            packet = list(container.demux(video=0))[50].pos
+            packets = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
         contents = {
             "empty": b"",
             "foreign": b"not a video at all\n" * 40,
             "beginning": data[:600],
-            "cut": data[:middle],
-            "cut-between-packets": data[:packet],
-            "overwritten": data[:middle] + bytes(len(data) // 4) + data[middle + len(data) // 4 :],
+            "without-its-index": data.replace(b"moov", b"junk", 1),
+            "without-frames": data[: packets[0]],
+            "zeroed": data[: packets[0]] + bytes(len(data) - packets[0]),
+            "cut": data[: packets[50] + 9],
+            "cut-between-packets": data[: packets[50]],
+            "cut-near-the-end": data[: packets[97]],
+            "overwritten": data[: packets[50]] + bytes(len(data) // 4) + data[packets[50] + len(data) // 4 :],
         }
         path.write_bytes(contents[kind])
     return path
@@ -218,20 +231,309 @@ def damaged(tmp_path: Path, kind: str) -> Path:
     [
         ("missing", "no such file"),
         ("a-folder", "is a folder, expected a video"),
+        ("a-loop", "no such file"),
+        ("long-name", "cannot be read \\(File name too long\\)"),
         ("empty", "cannot be read as a video"),
         ("foreign", "cannot be read as a video"),
         ("ansi", "holds no moving pictures"),
-        ("beginning", "cannot be read as a video|holds no frames|cannot be decoded"),
-        ("cut", r"cut short; name a whole one"),
-        ("cut-between-packets", r"the video ends after \d\.\d of its 4\.0 seconds, it is cut short"),
-        ("overwritten", r"cannot be decoded after \d+ frames, it is damaged"),
+        ("beginning", "cannot be read as a video|holds no frames"),
+        ("without-its-index", "cannot be read as a video"),
+        ("without-frames", "holds no frames"),
+        ("zeroed", "holds no frames|not one of its frames can be decoded"),
     ],
 )
-def test_what_is_no_whole_video_is_named(tmp_path: Path, kind: str, message: str) -> None:
+def test_what_is_no_video_is_named(tmp_path: Path, kind: str, message: str) -> None:
     path = damaged(tmp_path, kind)
     with pytest.raises(TalkingheadError, match=f"^{path}: .*({message})") as caught:
-        sum(1 for _ in VideoReader(path))
+        VideoReader(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "note"),
+    [
+        ("cut", 50, r"the video ends after \d\.\d\d of its 4\.00 seconds, it is cut short: what is there is used"),
+        ("cut-between-packets", 50, r"the video ends after \d\.\d\d of its 4\.00 seconds, it is cut short: what is there is used"),
+        ("cut-near-the-end", 97, r"the video ends after 3\.\d\d of its 4\.00 seconds, it is cut short: what is there is used"),
+        ("overwritten", 50, r"cannot be decoded after \d\d frames, it is damaged or cut short: what is there is used"),
+    ],
+)
+def test_what_is_whole_of_a_damaged_video_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, frames: int, note: str
+) -> None:
+    whole = draw_video(tmp_path / "whole.mp4", [(n % 40, 20, 60) for n in range(100)])
+    reader = VideoReader(damaged(tmp_path, kind))
+    found = list(reader)
+    # a decoder may hold some back
+    assert frames - 4 <= len(found) <= frames
+    assert all(np.array_equal(*pair) for pair in zip(found, VideoReader(whole), strict=False))
+    assert reader.count == len(found)
+    assert sum(1 for _ in reader) == len(found)
+    (message,) = caplog.messages
+    assert re.fullmatch(f"{kind}\\.mp4: {note}", message)
+
+
+def test_later_passes_over_a_damaged_video_are_no_longer_than_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = VideoReader(damaged(tmp_path, "cut"))
+    first = sum(1 for _ in reader)
+    # a decoder that gets further than the time before
+    monkeypatch.setattr(reader, "_decode", lambda path: decode(draw_video(tmp_path / "whole.mp4", [None] * 100)))
+    assert sum(1 for _ in reader) == first
+
+
+def test_a_cut_stream_is_told_from_one_with_longer_sound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = sounding_video(tmp_path / "source.mkv", "aac", seconds=4)
+    with write_video(tmp_path / "short.mp4", 25, (48, 64)) as video:
+        for number in range(25):
+            video.write(drawn_frame((48, 64), None, number))
+    with av.open(str(tmp_path / "short.mp4")) as pictures, av.open(str(source)) as sound, av.open(str(tmp_path / "longer.mkv"), "w") as out:
+        streams = [out.add_stream_from_template(each) for each in (pictures.streams.video[0], sound.streams.audio[0])]
+        for container, kind, stream in zip((pictures, sound), ("video", "audio"), streams, strict=True):
+            for packet in container.demux(**{kind: 0}):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    assert len(list(VideoReader(tmp_path / "longer.mkv"))) == 25
+    assert not caplog.messages
+    data = source.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    VideoReader(tmp_path / "cut.mkv")
+    assert re.fullmatch(r"cut\.mkv: the video ends after [12]\.\d\d of its 4\.\d\d seconds, it is cut short: .*", *caplog.messages)
+
+
+def varying_video(path: Path, stamps: Sequence[int], codec: str = "libx264") -> Path:
+    """Frames at these milliseconds, each a grey of its own: 2 + 5 * number."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 2 + 5 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def shades(reader: VideoReader) -> list[int]:
+    """Which of the frames of `varying_video` each picture shows."""
+    return [round((float(frame.mean()) - 2) / 5) for frame in reader]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_varying_rate_becomes_constant(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
+    # 40 ms each; number 3 stays for 120, and 6 and 7 share a picture
+    path = varying_video(tmp_path / f"phone{suffix}", [0, 40, 80, 120, 240, 280, 320, 335, 360, 400, 440, 480, 520])
+    reader = VideoReader(path)
+    assert (reader.fps, reader.count) == (25, 14)
+    expected = [0, 1, 2, 3, 3, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    assert shades(reader) == shades(reader) == expected
+    assert caplog.messages == [f"phone{suffix}: its frame rate varies, read at 25 a second (frames repeated: 2, left out: 1)"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx-vp9"), (".mpg", "mpeg2video"), (".ts", "libx264"), (".flv", "flv")]
+)
+def test_a_constant_rate_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, codec: str) -> None:
+    path = tmp_path / f"video{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 2 + 5 * number, np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    reader = VideoReader(path)
+    assert reader.fps == pytest.approx(FPS, rel=1e-3)
+    assert reader.count == 40
+    assert shades(reader) == list(range(40))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("stamps", "fps", "expected", "note"),
+    [
+        ([4 * n for n in range(40)], 50, [0, 5, 10, 15, 20, 25, 30, 35], "has 250 frames a second, read at 50 a second"),
+        ([2500 * n for n in range(4)], 1, [0, 0, 0, 1, 1, 2, 2, 2, 3], "has 0.4 frames a second, read at 1 a second"),
+        (list(range(40)), 25, list(range(40)), "time stamps make no sense, every frame is used, 25 a second"),
+        (
+            [40 * n + 3_000_000 * (n > 19) for n in range(40)],
+            25,
+            list(range(40)),
+            "time stamps make no sense, every frame is used, 25 a second",
+        ),
+    ],
+    ids=["fast", "slow", "absurd", "jump"],
+)
+def test_odd_rates(tmp_path: Path, caplog: pytest.LogCaptureFixture, stamps: list[int], fps: int, expected: list[int], note: str) -> None:
+    reader = VideoReader(varying_video(tmp_path / "odd.mkv", stamps))
+    assert reader.fps == fps
+    found = shades(reader)
+    assert found[: len(expected)] == expected
+    assert len(expected) <= len(found) == reader.count <= len(expected) + 2  # the last may be shown for longer
+    (message,) = caplog.messages
+    assert message.startswith("odd.mkv: it")
+    assert note in message
+
+
+def test_frames_that_cannot_be_decoded_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = VideoReader(varying_video(tmp_path / "gap.mp4", [0, 40, 80, 120, 240, 280, 320, 360]))
+    assert shades(reader) == [0, 1, 2, 3, 3, 3, 4, 5, 6, 7]
+    whole = reader._decode
+    lost = VideoReader(reader.path)
+    monkeypatch.setattr(
+        lost, "_decode", lambda path: (frame for frame in whole(path) if frame.pts * frame.time_base not in (0, Fraction(7, 25)))
+    )
+    assert shades(lost) == [1, 1, 2, 3, 3, 3, 4, 4, 6, 7]
+
+
+def test_stamps_that_run_backwards_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = [varying_video(tmp_path / f"{number}.ts", [40 * n for n in range(20)]).read_bytes() for number in range(2)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    reader = VideoReader(tmp_path / "joined.ts")
+    assert shades(reader) == list(range(20)) * 2
+    assert caplog.messages == ["joined.ts: its time stamps run backwards: they are not used, every frame is"]
+
+
+def test_a_gif_is_shown_as_long_as_it_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [Image.fromarray(drawn_frame((48, 64), (x, 8, 16))) for x in (0, 10, 20, 30)]
+    frames[0].save(tmp_path / "slow.gif", save_all=True, append_images=frames[1:], duration=[100, 300, 100, 500])
+    found = list(VideoReader(tmp_path / "slow.gif"))
+    assert [int((frame[16, :, 0] > 200).argmax()) for frame in found] == [0, 10, 10, 10, 20, 30, 30, 30, 30, 30]
+    assert found[1] is found[2]
+    assert caplog.messages == ["slow.gif: its frame rate varies, read at 10 a second (frames repeated: 6, left out: 0)"]
+
+
+def test_frames_that_are_edited_out_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = varying_video(tmp_path / "whole.mp4", [40 * n for n in range(20)])
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "trimmed.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(Fraction(1, 5) / packet.time_base)  # of 5 frames
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    reader = VideoReader(tmp_path / "trimmed.mp4")
+    assert reader.count == 15
+    assert shades(reader) == list(range(5, 20))
+    assert not caplog.messages
+
+
+def test_an_animated_webp_is_a_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [Image.fromarray(drawn_frame((48, 64), (x, 8, 16))) for x in (0, 10, 20, 30)]
+    path = tmp_path / "moving.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100, 100, 300, 100], lossless=True)
+    reader = VideoReader(path)
+    assert (reader.fps, reader.size, reader.count, reader.has_audio) == (10, (48, 64), 6, False)
+    for _ in range(2):
+        assert [int((frame[16, :, 0] > 200).argmax()) for frame in reader] == [0, 10, 20, 20, 20, 30]
+    assert caplog.messages == ["moving.webp: its frame rate varies, read at 10 a second (frames repeated: 2, left out: 0)"]
+
+
+def test_an_animated_png_is_a_video_whatever_it_is_called(tmp_path: Path) -> None:
+    frames = [Image.fromarray(drawn_frame((48, 64), (x, 8, 16))) for x in (0, 10, 20)]
+    frames[0].save(tmp_path / "a%03d.png", save_all=True, append_images=frames[1:], duration=80)
+    reader = VideoReader(tmp_path / "a%03d.png")
+    assert reader.fps == Fraction(25, 2)
+    assert [int((frame[16, :, 0] > 200).argmax()) for frame in reader] == [0, 10, 20]
+
+
+@pytest.mark.parametrize(
+    "name", ["-x.mp4", "http:x.mp4", "concat:a|b.mp4", "%d.mp4", "two\nlines.mp4", "ж 字.mp4", "\udcff\udcfe.mp4", "no-ending"]
+)
+def test_odd_names_are_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    draw_video(tmp_path / "video.mp4", [None] * 3).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(VideoReader(name))) == 3
+
+
+def raw_video(path: Path, frames: Sequence[np.ndarray], **tags: str) -> Path:
+    """Frames without loss, in a codec that takes any size."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("png", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "rgb24"
+        container.metadata.update(tags)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (63, 1), (47, 63), (8, 8)])
+def test_odd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    frames = [np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8) for seed in range(3)]
+    reader = VideoReader(raw_video(tmp_path / "odd.mov", frames))
+    assert reader.size == size
+    assert np.array_equal(list(reader), frames)
+
+
+def test_metadata_that_is_no_text_does_not_matter(tmp_path: Path) -> None:
+    path = raw_video(tmp_path / "tagged.mov", [NOISE], comment="MARKMARK")
+    path.write_bytes(path.read_bytes().replace(b"MARKMARK", b"\xb3\xff" * 4))
+    assert len(list(VideoReader(path))) == 1
+
+
+def test_a_cover_is_no_moving_picture(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp3"), "w") as container:
+        sound: Any = container.add_stream("libmp3lame", rate=44100)
+        cover: Any = container.add_stream("png", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(drawn_frame((48, 64), None), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 44100), np.float32), format="fltp", layout="stereo")
+        frame.rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    with pytest.raises(TalkingheadError, match=r"song\.mp3: holds no moving pictures"):
+        VideoReader(tmp_path / "song.mp3")
+
+
+def scenes(path: Path, frames: int = 60, flash: int = 0, cuts: Sequence[int] = ()) -> Path:
+    """A textured scene that moves by 3 pixels a frame, of which every tenth is lighter; another scene from each cut on."""
+    rows, columns = np.mgrid[:96, :400]
+    textures = [np.random.default_rng(seed).uniform(20, 210, (12, 50, 3)) for seed in range(len(cuts) + 1)]
+    with write_video(path, 25, (96, 160)) as video:
+        for number in range(frames):
+            texture = textures[sum(number >= cut for cut in cuts)][rows // 8, columns // 8]
+            scene = texture[:, 3 * number % 240 :][:, :160] + flash * (number % 10 == 0)
+            video.write(scene.clip(0, 255).astype(np.uint8))
+    return path
+
+
+def test_cuts_are_found(tmp_path: Path) -> None:
+    reader = VideoReader(scenes(tmp_path / "film.mp4", cuts=(20, 33, 58)), find_cuts=True)
+    assert reader.cuts == ()
+    for _ in range(2):
+        assert sum(1 for _ in reader) == 60
+        assert reader.cuts == (20, 33, 58)
+    without = VideoReader(reader.path)
+    assert sum(1 for _ in without) == 60
+    assert without.cuts == ()
+
+
+@pytest.mark.parametrize("flash", [0, 15, 120])
+def test_movement_and_flashes_are_no_cuts(tmp_path: Path, flash: int) -> None:
+    reader = VideoReader(scenes(tmp_path / "take.mp4", flash=flash), find_cuts=True)
+    assert sum(1 for _ in reader) == 60
+    assert reader.cuts == ()
+
+
+def test_cuts_are_numbered_as_the_frames_are(tmp_path: Path) -> None:
+    stamps = [40 * n for n in range(10)] + [1000 + 40 * n for n in range(10)]
+    path = tmp_path / "varying.mp4"
+    source = VideoReader(scenes(tmp_path / "film.mp4", 20, cuts=(10,)))
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for stamp, frame in zip(stamps, source, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    reader = VideoReader(path, find_cuts=True)
+    assert sum(1 for _ in reader) == 35
+    assert reader.cuts == (25,)
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
@@ -269,3 +571,34 @@ def test_memory_does_not_grow_with_a_video(tmp_path: Path) -> None:
     most = max(resident() for _ in VideoReader(videos[1]))
     # all 200 frames are 90 MB as they are decoded, and twice that as RGB
     assert most - start < 30e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
+def test_memory_does_not_grow_with_a_video_of_4k(tmp_path: Path) -> None:
+    videos = [tmp_path / f"{count}.mp4" for count in (6, 18)]
+    for path in videos:
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+            frame = av.VideoFrame(3840, 2160, "yuv420p")
+            for number in range(int(path.stem)):
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    start = max(resident() for _ in VideoReader(videos[0]))
+    most = max(resident() for _ in VideoReader(videos[1], find_cuts=True))
+    # a frame is 25 MB as RGB
+    assert most - start < 60e6
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the decoders, which would write to the process's standard error."""
+    data = draw_video(tmp_path / "whole.mp4", [(n, 20, 60) for n in range(40)]).read_bytes()
+    damaged = tmp_path / "damaged.mp4"
+    capfd.readouterr()  # what the encoder says
+    for start in range(0, len(data), len(data) // 40):
+        damaged.write_bytes(data[:start] + bytes(100) + data[start + 100 :])
+        with suppress(TalkingheadError):
+            assert len(list(VideoReader(damaged, find_cuts=True))) <= 40
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")

@@ -1,0 +1,60 @@
+"""Detectors that fail on some videos, known by their shade, in a file of its own that worker processes can import."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from conftest import RedSquare
+from talkinghead.landmarks.face import Face
+
+FAILS = {1: "crash", 3: "exit", 5: "hang", 7: "raise"}
+"""Shade of a video from `draw_video` -> what happens."""
+
+
+def shade_of(frame: np.ndarray) -> int:
+    return round((float(frame[:4, :4].mean()) - 60) / 3)
+
+
+class Failing(RedSquare):
+    """Crashes, exits, hangs or raises where `FAILS` says so."""
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        what = FAILS.get(shade_of(frames[0]))
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif what == "exit":
+            os._exit(3)
+        elif what == "hang":
+            time.sleep(600)
+        elif what == "raise":
+            raise IndexError("of a library")
+        return super().find(frames)
+
+
+class Unused(RedSquare):
+    """Is not to be asked."""
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        raise AssertionError("a video that is known was looked at again")
+
+
+class Slow(RedSquare):
+    """Takes its time, so that a run can be interrupted."""
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        time.sleep(0.2)
+        return super().find(frames)
+
+
+class Pair(RedSquare):
+    """Sees a second face to the right of every square, as large."""
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        return [[*faces, *(Face(face.landmarks + [70, 0], 1.0) for face in faces)] for faces in super().find(frames)]
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        moved = 70 * (near[4, 0] > 110)
+        return [Face(face.landmarks + [moved, 0], 1.0) for face in super().follow(frames, near - [moved, 0])]

@@ -1,0 +1,173 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from talkinghead.data.layouts import Source, find_videos
+from talkinghead.errors import TalkingheadError
+
+
+def lay(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def people(sources: list[Source]) -> list[str]:
+    return [source.person for source in sources]
+
+
+def layouts(sources: list[Source]) -> set[str]:
+    return {source.layout for source in sources}
+
+
+def names(sources: list[Source], folder: Path) -> list[str]:
+    return [str(source.path.relative_to(folder)) for source in sources]
+
+
+VOX = ["id10001/7w0IBEWc9Qw/00001.mp4", "id10001/7w0IBEWc9Qw/00002.mp4", "id10001/J9lHsKG98U8/00001.mp4", "id10002/_Ab-defghij/00001.mp4"]
+
+
+def test_voxceleb_names_its_people(tmp_path: Path) -> None:
+    lay(tmp_path / "dev/mp4", *VOX)
+    for root in (tmp_path, tmp_path / "dev/mp4"):
+        found = find_videos([root])
+        assert people(found) == ["id10001", "id10001", "id10001", "id10002"]
+        assert layouts(found) == {"VoxCeleb"}
+    # also when the folder of one person is named, or every file
+    assert people(find_videos([tmp_path / "dev/mp4/id10001"])) == ["id10001"] * 3
+    assert people(find_videos([tmp_path / "dev/mp4" / name for name in VOX])) == ["id10001", "id10001", "id10001", "id10002"]
+
+
+def test_voxceleb_flattened(tmp_path: Path) -> None:
+    lay(
+        tmp_path / "train",
+        "id10001#7w0IBEWc9Qw#000993#001143.mp4",
+        "id10001#J9lHsKG98U8#00003.txt#001.mp4",
+        "id10283#r9-0pljhZqs#009636#009808.mp4",
+    )
+    found = find_videos([tmp_path])
+    assert people(found) == ["id10001", "id10001", "id10283"]
+    assert layouts(found) == {"VoxCeleb, flattened"}
+
+
+def test_hdtf_numbers_the_videos_of_a_person(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        "RD_Radio1_000.mp4",
+        "RD_Radio10_000.mp4",
+        "RD_Radio10_001.mp4",
+        "WDA_AdamSchiff_000.mp4",
+        "WRA_AdamKinzinger0_000.mp4",
+        "WRA_AdamKinzinger2_000_cfr25.mp4",
+    )
+    found = find_videos([tmp_path])
+    assert people(found) == ["Radio1", "Radio10", "Radio10", "AdamSchiff", "AdamKinzinger", "AdamKinzinger"]
+    assert layouts(found) == {"HDTF"}
+
+
+def test_the_clips_of_one_youtube_video_are_one_person(tmp_path: Path) -> None:
+    lay(tmp_path, "_b8ITBB5Oxk_13_0.mp4", "_b8ITBB5Oxk_2.mp4", "0A4uuYNxg44_0_0.mp4", "__f2KtcXAxI_0.mp4")
+    found = find_videos([tmp_path])
+    assert dict(zip(names(found, tmp_path), people(found), strict=True)) == {
+        "_b8ITBB5Oxk_2.mp4": "_b8ITBB5Oxk",
+        "_b8ITBB5Oxk_13_0.mp4": "_b8ITBB5Oxk",
+        "0A4uuYNxg44_0_0.mp4": "0A4uuYNxg44",
+        "__f2KtcXAxI_0.mp4": "__f2KtcXAxI",
+    }
+    assert layouts(found) == {"CelebV-HQ"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ["holidayclip_1.mp4", "holidayclip_2.mp4", "birthday2nd_1.mp4"],  # eleven letters, but none that YouTube would draw
+        ["id10001#7w0IBEWc9Qw#000993#001143.mp4", "anna.mp4", "bob.mp4", "carl.mp4"],  # one of four
+        ["WRA_AdamKinzinger0_000.mp4", "WRA_AdamKinzinger2_000.mp4"],  # two prove nothing
+    ],
+)
+def test_a_few_names_are_no_layout(tmp_path: Path, odd: list[str]) -> None:
+    found = find_videos([lay(tmp_path, *odd)])
+    assert people(found) == [source.path.stem for source in found]
+    assert layouts(found) == {"file name"}
+
+
+def test_a_stray_file_changes_no_layout(tmp_path: Path) -> None:
+    lay(tmp_path / "corpus", *(f"WDA_Person{letter}_000.mp4" for letter in "ABCDEFGHIJ"), "zoe.mp4")
+    found = find_videos([tmp_path / "corpus"])
+    assert people(found) == [*(f"Person{letter}" for letter in "ABCDEFGHIJ"), "zoe"]
+    # and a corpus beside another does not change that one's
+    both = find_videos([tmp_path / "corpus", lay(tmp_path / "other", "anna/WRA_X_000.mp4", "anna/2.mp4")])
+    assert people(both)[-2:] == ["anna", "anna"] and people(both)[0] == "PersonA"
+
+
+def test_plain_folders_are_people(tmp_path: Path) -> None:
+    lay(tmp_path, "10.mp4", "2.MOV", "anna/x.mp4", "anna/2021/y.webm", "bob/x.mp4", "notes.txt", "anna/x.jpg")
+    found = find_videos([tmp_path])
+    assert names(found, tmp_path) == ["2.MOV", "10.mp4", "anna/2021/y.webm", "anna/x.mp4", "bob/x.mp4"]
+    assert people(found) == ["2", "10", "anna", "anna", "bob"]
+    assert [source.layout for source in found] == ["file name"] * 2 + ["folder name"] * 3
+
+
+def test_a_table_goes_before_the_layout(tmp_path: Path) -> None:
+    lay(tmp_path, *VOX)
+    table = {"00001.mp4": "someone", "_Ab-defghij/00001.mp4": "another", "elsewhere/00002.mp4": "nobody"}
+    found = find_videos([tmp_path], table)
+    assert people(found) == ["someone", "id10001", "someone", "another"]
+    assert [source.layout for source in found] == ["table of people", "VoxCeleb", "table of people", "table of people"]
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    lay(tmp_path, "videos/anna/1.mp4", "elsewhere/2.mp4")
+    videos = tmp_path / "videos"
+    (videos / "anna/back").symlink_to(videos)
+    (videos / "bob").symlink_to(tmp_path / "elsewhere")
+    (videos / "carl").symlink_to(tmp_path / "elsewhere")
+    (videos / "self").symlink_to("self")
+    (videos / "self.mp4").symlink_to("self.mp4")
+    found = find_videos([videos])
+    # the last is no folder and no file; that it cannot be read is for the report
+    assert names(found, videos) == ["anna/1.mp4", "bob/2.mp4", "self.mp4"]
+
+
+def test_hidden_files_are_left_out_and_a_file_named_twice_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "1.mp4", ".2.mp4", ".trash/3.mp4", "video without ending")
+    monkeypatch.chdir(tmp_path)
+    found = find_videos(["1.mp4", tmp_path, "./1.mp4", "video without ending"])
+    assert [source.path for source in found] == [Path("1.mp4"), Path("video without ending")]
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "a/1.mp4", "b/2.mp4", "c/3.mp4")
+    listdir = os.listdir
+
+    def refusing(path: Path) -> list[str]:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    found = find_videos([tmp_path])
+    assert names(found, tmp_path) == ["a/1.mp4", "b", "c/3.mp4"]
+    assert [source.problem for source in found] == ["", "the folder cannot be read (Permission denied)", ""]
+
+
+def test_names_of_all_kinds(tmp_path: Path) -> None:
+    odd = ["with space.mp4", "ünïcode 人.mp4", "new\nline.mp4", os.fsdecode(b"not-utf8-\xff.mp4"), "-rf.mp4", "#%20.mp4"]
+    found = find_videos([lay(tmp_path, *odd)])
+    assert sorted(names(found, tmp_path)) == sorted(odd)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "no videos given, expected at least one"),
+        (["gone.mp4"], r"gone\.mp4: no such file; name a video or a folder of videos"),
+        (["folder"], r"folder: holds no videos, expected files that end in .*\.mp4"),
+    ],
+)
+def test_nothing_to_find(tmp_path: Path, given: list[str], message: str) -> None:
+    lay(tmp_path, "folder/notes.txt")
+    with pytest.raises(TalkingheadError, match=message):
+        find_videos([tmp_path / name for name in given])
