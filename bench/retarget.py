@@ -18,10 +18,10 @@ from talkinghead.clip import Track
 from talkinghead.data.crop import crop_around
 from talkinghead.data.read import read_track
 from talkinghead.data.shots import spread
-from talkinghead.data.video import VIDEO_SUFFIXES
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.face import DOUBTFUL
 from talkinghead.landmarks.retarget import EYES, LIPS, neutral_face, retarget
+from talkinghead.media.video import VIDEO_SUFFIXES
 
 SHOTS = 8
 PROPORTIONS = ("eyes to jaw width", "nose length to eyes", "mouth width at rest to eyes")

@@ -14,7 +14,7 @@ Nothing but torch, numpy and safetensors is imported before it is needed.
 from .animate import animate, animate_video
 from .checkpoint import Model, Person, load_model, load_person, save_model, save_person
 from .clip import Clip, Track
-from .data.prepare import prepare
+from .corpus.prepare import prepare
 from .data.read import read_clip
 from .errors import TalkingheadError
 from .training.finetune import finetune

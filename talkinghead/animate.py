@@ -20,7 +20,6 @@ from .clip import Track
 from .data.crop import Crop, crop_around
 from .data.read import Progress, read_track, select, silent
 from .data.shots import spread
-from .data.video import VideoReader, write_video
 from .engines.eager import EagerEngine
 from .errors import TalkingheadError
 from .landmarks.detect import open_detector
@@ -29,6 +28,7 @@ from .landmarks.face import DOUBTFUL, Detector
 from .landmarks.retarget import neutral_face
 from .landmarks.retarget import retarget as put_on
 from .landmarks.smooth import smooth
+from .media.video import VideoReader, write_video
 from .metrics import identity_distance
 
 log = logging.getLogger(__name__)

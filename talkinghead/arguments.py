@@ -7,7 +7,7 @@ from typing import NoReturn
 from . import __version__
 from .animate import LAYOUTS, RETARGET
 from .config import PRESETS
-from .data.filters import Filters
+from .corpus.filters import Filters
 from .demo import SHOTS
 from .errors import TalkingheadError
 from .landmarks.detect import DETECTORS

@@ -11,8 +11,8 @@ from .animate import animate_video
 from .arguments import build_parser
 from .checkpoint import Model, load_model, load_person, random_model, save_person
 from .console import Console
-from .data.filters import Filters
-from .data.prepare import prepare
+from .corpus.filters import Filters
+from .corpus.prepare import prepare
 from .data.shots import read_shots
 from .demo import compare, demo_clip
 from .demo import run as run_demo
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
             given.run(given, console)
     except TalkingheadError as error:
-        print(f"talkinghead: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"talkinghead: error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("talkinghead: interrupted", file=sys.stderr)

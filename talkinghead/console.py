@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import require
+from .errors import one_line, require
 
 
 class _Notes(logging.Handler):
@@ -85,7 +85,7 @@ class Console:
         return advance
 
     def _note(self, text: str) -> None:
-        text = " ".join(text.split())  # a file's name may hold a newline
+        text = one_line(text)
         if self.quiet or text in self._said:  # a file that is opened again says the same again
             return
         self._said.add(text)

@@ -20,14 +20,14 @@ from .animate import SYNTHESISED, animate, landmark_frame
 from .checkpoint import Model
 from .clip import Clip, Track
 from .data.crop import crop_around
-from .data.panels import Panels, Row, sheet
-from .data.pictures import write_picture
 from .data.read import Progress, read_track, silent
 from .data.shots import spread
-from .data.video import VideoReader, write_video
 from .errors import TalkingheadError
 from .files import replacing
 from .landmarks.face import Detector
+from .media.panels import Panels, Row, sheet
+from .media.pictures import write_picture
+from .media.video import VideoReader, write_video
 from .training.finetune import finetune
 
 SHOTS = 8

@@ -7,6 +7,14 @@ from types import ModuleType
 class TalkingheadError(ValueError):
     """Bad input or a missing part. The message is one line; the command line prints it and exits with 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """The text with what does not print, such as a newline in a file's name, escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say which `pip install` brings it.

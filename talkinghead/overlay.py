@@ -13,15 +13,15 @@ import torch
 
 from .clip import POINTS, Track
 from .data.crop import crop_around
-from .data.panels import BRIGHT, FAINT, Row, blank, sheet
-from .data.pictures import PICTURE_SUFFIXES, Line, Pictures, Text, draw_lines, is_picture, pictures_in, write_picture, write_text
 from .data.read import Faces, Progress, read_faces, select, silent
 from .data.shots import spread
-from .data.video import VideoReader, VideoWriter, write_video
 from .errors import TalkingheadError
 from .files import replacing
 from .landmarks.draw import PARTS
 from .landmarks.face import DOUBTFUL, Detector
+from .media.panels import BRIGHT, FAINT, Row, blank, sheet
+from .media.pictures import PICTURE_SUFFIXES, Line, Pictures, Text, draw_lines, is_picture, pictures_in, write_picture, write_text
+from .media.video import VideoReader, VideoWriter, write_video
 
 _RED, _AMBER, _GREY, _DARK = (255, 92, 82), (255, 190, 70), (176, 180, 188), (12, 13, 16)
 _SMALLEST, _LARGEST = 640, 1280  # longer side of a video: smaller ones are enlarged by a whole factor, larger ones reduced

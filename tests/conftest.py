@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from talkinghead.clip import Clip
+from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.crop import Crop
 from talkinghead.data.read import read_clip
-from talkinghead.data.shard_writer import ShardWriter
 from talkinghead.data.shards import ClipInfo
-from talkinghead.data.video import write_video
 from talkinghead.landmarks.face import Face
+from talkinghead.media.video import write_video
 
 
 @pytest.fixture(scope="session")

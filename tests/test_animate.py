@@ -15,14 +15,14 @@ from talkinghead.animate import BATCH, SAME_PERSON, _shows, driving_points, land
 from talkinghead.checkpoint import random_model
 from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop, crop_around
-from talkinghead.data.pictures import write_picture
 from talkinghead.data.read import read_clip, read_track
-from talkinghead.data.video import VideoReader
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.face import Face
 from talkinghead.landmarks.smooth import smooth
+from talkinghead.media.pictures import write_picture
+from talkinghead.media.video import VideoReader
 
 FACES = [(40 + 2 * i, 30, 40) for i in range(19)]
 

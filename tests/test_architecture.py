@@ -25,7 +25,7 @@ KERNELS = ROOT / "kernels" / "talkinghead_kernels"
 LAYERS: tuple[set[str], ...] = (
     {"talkinghead_kernels"},
     {"errors", "files", "clip", "config"},
-    {"networks", "data", "landmarks", "checkpoint"},
+    {"networks", "corpus", "data", "media", "landmarks", "checkpoint"},
     {"engines", "losses", "perceptual", "metrics"},
     {"demo", "live", "animate", "overlay", "training", "synthetic"},
     {"__init__"},

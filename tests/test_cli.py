@@ -20,9 +20,9 @@ from talkinghead.checkpoint import random_model, save_model
 from talkinghead.console import Console
 from talkinghead.data.shards import read_index
 from talkinghead.data.shots import read_shots, spread
-from talkinghead.data.video import VideoReader
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import DOUBTFUL, Face
+from talkinghead.media.video import VideoReader
 
 VERBS = ("demo", "finetune", "animate", "landmarks", "prepare", "train", "info")
 FACES = [(40 + 2 * i, 30, 40) for i in range(20)]
@@ -458,4 +458,4 @@ def test_a_bar_cut_short_leaves_the_error_its_own_line(monkeypatch: pytest.Monke
 
     monkeypatch.setitem(cli._VERBS, "info", failing)
     assert cli.main(["info"]) == 2
-    assert capsys.readouterr().err.endswith("\ntalkinghead: error: the disk is full\n")
+    assert capsys.readouterr().err.endswith("\ntalkinghead: error: the disk\\n  is full\n")

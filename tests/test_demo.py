@@ -13,8 +13,8 @@ from conftest import RedSquare, draw_video
 from talkinghead import metrics
 from talkinghead.checkpoint import random_model
 from talkinghead.clip import Clip, Track
-from talkinghead.data.panels import GAP, STRIP, Panels, Row, sheet
 from talkinghead.errors import TalkingheadError
+from talkinghead.media.panels import GAP, STRIP, Panels, Row, sheet
 
 
 @pytest.fixture(scope="module")

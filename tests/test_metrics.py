@@ -9,10 +9,10 @@ from skimage.metrics import structural_similarity
 
 from talkinghead import metrics
 from talkinghead.clip import Clip, Track
-from talkinghead.data.pictures import resize
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.face import Face
+from talkinghead.media.pictures import resize
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkinghead.data.pictures import read_picture, write_picture
-from talkinghead.data.video import VideoReader, write_video
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import PARTS
 from talkinghead.landmarks.face import Face
+from talkinghead.media.pictures import read_picture, write_picture
+from talkinghead.media.video import VideoReader, write_video
 from talkinghead.overlay import Found, draw_found
 
 SIZE = (120, 160)

@@ -1,1 +1,1 @@
-"""Video, pictures and crops in; prepared shards and episodes to train on; video out."""
+"""Tracks and Clips: read from videos and pictures, kept in shards, drawn as episodes."""

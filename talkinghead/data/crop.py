@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import TalkingheadError
-from .pictures import resize
+from ..media.pictures import resize
 
 _SIDE = 2.0  # of the crop, in longer sides of the landmark box
 _RAISE = 1 / 6  # of the crop's centre, in longer sides of the landmark box

@@ -16,9 +16,9 @@ from ..errors import TalkingheadError
 from ..landmarks.detect import open_detector
 from ..landmarks.face import Detector, largest_face
 from ..landmarks.follow import EVERY, Chain, follow_faces
+from ..media.pictures import Pictures, is_picture, pictures_in, read_picture
+from ..media.video import VideoReader
 from .crop import Crop, crop_around
-from .pictures import Pictures, is_picture, pictures_in, read_picture
-from .video import VideoReader
 
 Progress = Callable[..., Iterable[Any]]
 """Called as ``progress(iterable, total, what)``; returns the iterable whose advance it shows. `total` may be None."""

@@ -23,8 +23,8 @@ import numpy as np
 
 from ..clip import POINTS
 from ..errors import TalkingheadError
+from ..media.pictures import decode_jpeg
 from .crop import Crop
-from .pictures import decode_jpeg
 
 VERSION = 1
 SHARDS = "shard-*.tar"

@@ -10,10 +10,10 @@ import numpy as np
 from ..clip import Clip, Track
 from ..errors import TalkingheadError
 from ..landmarks.face import DOUBTFUL, Detector
+from ..media.pictures import is_picture
+from ..media.video import VideoReader
 from .crop import crop_around
-from .pictures import is_picture
 from .read import Progress, read_clip, read_track, select, silent
-from .video import VideoReader
 
 _CANDIDATES = 8  # frames of a video looked at for each one taken
 

@@ -12,12 +12,12 @@ import pytest
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop, crop_around
-from talkinghead.data.pictures import write_picture
 from talkinghead.data.read import Faces, read_clip, read_faces, read_track
-from talkinghead.data.video import VideoReader
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import Face
 from talkinghead.landmarks.follow import Chain
+from talkinghead.media.pictures import write_picture
+from talkinghead.media.video import VideoReader
 
 FACES = [(40 + 2 * n, 20 + 4 * n, 60) for n in range(10)]  # even, for two pixels share a colour in a video
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import webdataset
 
+from talkinghead.corpus.shard_writer import ShardWriter, write_clip
 from talkinghead.data.crop import Crop
-from talkinghead.data.shard_writer import ShardWriter, write_clip
 from talkinghead.data.shards import ClipInfo, read_index
 from talkinghead.errors import TalkingheadError
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from talkinghead.data.video import VideoReader
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks import dlib_face, face_alignment_detector
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.dlib_face import DlibDetector, face_descriptor
 from talkinghead.landmarks.face import DOUBTFUL, Face, boxes_of, largest_face
 from talkinghead.landmarks.face_alignment_detector import WEIGHTS, FaceAlignmentDetector
+from talkinghead.media.video import VideoReader
 
 ASTRONAUT: np.ndarray = astronaut()
 FACE = (170, 60, 290, 200)

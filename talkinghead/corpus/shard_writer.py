@@ -11,9 +11,9 @@ from typing import IO
 
 import numpy as np
 
+from ..data.shards import SHARDS, ClipInfo
 from ..errors import TalkingheadError
-from .pictures import encode_jpeg
-from .shards import SHARDS, ClipInfo
+from ..media.pictures import encode_jpeg
 
 _BLOCK = tarfile.BLOCKSIZE
 

@@ -13,9 +13,9 @@ import pytest
 from data_sets import agree, contents, draw_corpus
 
 from conftest import RedSquare
-from talkinghead.data import book
-from talkinghead.data.prepare import prepare
-from talkinghead.data.shard_writer import ShardWriter
+from talkinghead.corpus import book
+from talkinghead.corpus.prepare import prepare
+from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.shards import read_index
 from talkinghead.errors import TalkingheadError
 
@@ -52,8 +52,8 @@ KILLED = """
 import json, multiprocessing.forkserver, os, sys
 from pathlib import Path
 from conftest import RedSquare
-from talkinghead.data import book, shard_writer, workers
-from talkinghead.data.prepare import prepare
+from talkinghead.corpus import book, shard_writer, workers
+from talkinghead.corpus.prepare import prepare
 
 book.SHARD_CLIPS = 2
 workers._context()
@@ -145,8 +145,8 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, video
 INTERRUPTED = """
 import signal, sys
 from odd_detectors import Slow
-from talkinghead.data import book
-from talkinghead.data.prepare import prepare
+from talkinghead.corpus import book
+from talkinghead.corpus.prepare import prepare
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell inherits another

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from conftest import draw_video
-from talkinghead.data import decoding
-from talkinghead.data.decoding import scan
-from talkinghead.data.video import VideoReader
 from talkinghead.errors import TalkingheadError
+from talkinghead.media import decoding
+from talkinghead.media.decoding import scan
+from talkinghead.media.video import VideoReader
 
 # numbers of ITU-T H.273
 BT709, UNKNOWN, BT601, BT2020 = 1, 2, 6, 9

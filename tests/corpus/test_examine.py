@@ -10,25 +10,25 @@ from data_sets import FACES, FRAMES, draw_videos, lines
 from odd_detectors import Slow
 
 from conftest import RedSquare, draw_video
-from talkinghead.data.examine import Examiner, Job, state_of
-from talkinghead.data.filters import Filters
-from talkinghead.data.prepare import prepare
-from talkinghead.data.video import VideoReader
+from talkinghead.corpus.examine import Examiner, Job, state_of
+from talkinghead.corpus.filters import Filters
+from talkinghead.corpus.prepare import prepare
 from talkinghead.errors import TalkingheadError
 from talkinghead.files import sha256
+from talkinghead.media.video import VideoReader
 
 
 def test_warnings_are_in_the_report(tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch) -> None:
     path = draw_videos(tmp_path, 1)[0]
     job = Job(path, sha256(path), "p", state_of(path), tmp_path / "clips")
-    read = sys.modules["talkinghead.data.examine"].read_faces
+    read = sys.modules["talkinghead.corpus.examine"].read_faces
 
     def warning(*given: Any, **named: Any) -> Any:
         for _ in range(2):
             sys.modules["talkinghead.data.read"].log.warning("%s: it is odd", path.name)
         return read(*given, **named)
 
-    monkeypatch.setattr("talkinghead.data.examine.read_faces", warning)
+    monkeypatch.setattr("talkinghead.corpus.examine.read_faces", warning)
     found = Examiner(red_square, 16, Filters(), tmp_path)(job, lambda: None)
     assert found.record["notes"] == ["it is odd"]
     assert (found.clips, found.frames, found.bytes) == (1, FRAMES, (tmp_path / "clips").stat().st_size)

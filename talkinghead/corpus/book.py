@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.shards import SHARDS
 from ..errors import TalkingheadError
 from .shard_writer import ShardWriter
-from .shards import SHARDS
 
 REPORT = "report.jsonl"
 SHARD_CLIPS = 16

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from talkinghead.data.pictures import (
+from talkinghead.errors import TalkingheadError
+from talkinghead.media.pictures import (
     Pictures,
     Text,
     decode_jpeg,
@@ -18,7 +19,6 @@ from talkinghead.data.pictures import (
     write_picture,
     write_text,
 )
-from talkinghead.errors import TalkingheadError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 

@@ -1,6 +1,8 @@
 """Pictures: files, folders of them, JPEG bytes, resizing. The only module that imports Pillow."""
 
 import io
+import logging
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,9 +40,13 @@ def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder in natural order of their names (2.png before 10.png), hidden files left out.
 
     Raises:
-        TalkingheadError: there are none.
+        TalkingheadError: there are none, or the folder may not be read.
     """
-    found = [path for path in folder.iterdir() if is_picture(path) and path.is_file() and not path.name.startswith(".")]
+    try:
+        inside = [path for path in folder.iterdir() if os.path.isfile(path) and not path.name.startswith(".")]
+    except OSError as error:
+        raise TalkingheadError(f"{folder}: cannot be read ({error.strerror}), expected a folder of pictures; name another") from error
+    found = [path for path in inside if is_picture(path)]
     if not found:
         raise TalkingheadError(f"{folder}: holds no pictures, expected files that end in {' '.join(sorted(PICTURE_SUFFIXES))}")
     return sorted(found, key=lambda path: natural(path.name))
@@ -83,6 +89,8 @@ def moving_pictures(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 def _opened(path: Path) -> Iterator[Any]:
     """A picture file opened by Pillow, with everything that can go wrong while it is used."""
     image = require("PIL.Image", "app")
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # it might never end
+        raise TalkingheadError(f"{path}: is no regular file, expected a picture; name a file")
     try:
         with _quiet():
             opened = image.open(path)
@@ -105,10 +113,34 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings of damage that it copes with."""
-    with warnings.catch_warnings():
+    """Without what Pillow, and libtiff behind its back, say of damage: what cannot be read becomes an error of ours."""
+    log = logging.getLogger("PIL")
+    level = log.level
+    with warnings.catch_warnings(), _no_stderr():
         warnings.simplefilter("ignore")
+        log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Without what C code writes to the process's stderr."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it has none
         yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _upright(opened: Any) -> Any:

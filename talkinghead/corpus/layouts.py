@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TalkingheadError
-from .pictures import natural
-from .video import VIDEO_SUFFIXES
+from ..media.pictures import natural
+from ..media.video import VIDEO_SUFFIXES
 
 _SHARE = 0.9  # of the videos must be named as a layout names them
 _LEAST = 3  # videos, and fewer prove no layout

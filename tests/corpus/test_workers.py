@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from odd_work import Unreadable, work
 
-from talkinghead.data import workers
-from talkinghead.data.workers import Lost, in_order
+from talkinghead.corpus import workers
+from talkinghead.corpus.workers import Lost, in_order
 from talkinghead.errors import TalkingheadError
 
 

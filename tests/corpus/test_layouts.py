@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from talkinghead.data.layouts import Source, find_videos
+from talkinghead.corpus.layouts import Source, find_videos
 from talkinghead.errors import TalkingheadError
 
 

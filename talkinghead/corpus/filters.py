@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.crop import Crop, crop_around
+from ..data.read import Faces
 from ..errors import TalkingheadError
 from ..landmarks.face import DOUBTFUL, boxes_of
 from ..landmarks.follow import Chain
-from .crop import Crop, crop_around
-from .read import Faces
 
 _RIVAL = 0.5  # of the face's side: a second face is as large at least
 _PATCH, _MARGIN = 64, 1.25  # the face is judged at 64x64 pixels, a quarter wider than its landmarks

@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from talkinghead.data.timing import constant_rate
+from talkinghead.media.timing import constant_rate
 
 MILLISECOND = Fraction(1, 1000)
 RANDOM = np.random.default_rng(0)

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import TalkingheadError
+from ..data.read import Faces, Progress, read_faces, select
+from ..data.shards import ClipInfo
+from ..errors import TalkingheadError, one_line
 from ..files import sha256
 from ..landmarks.face import Detector
+from ..media.video import VideoReader
 from .filters import Filters, Shot
-from .read import Faces, Progress, read_faces, select
 from .shard_writer import write_clip
-from .shards import ClipInfo
-from .video import VideoReader
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,11 @@ class Examiner:
             except Exception as error:
                 # whatever a damaged file makes a library raise is that file's fault, and ends no one else's work
                 known = isinstance(error, TalkingheadError)
-                reason = str(error).removeprefix(f"{job.path}: ") if known else f"examining it failed ({type(error).__name__}: {error})"
+                reason = (
+                    str(error).removeprefix(one_line(f"{job.path}: "))
+                    if known
+                    else f"examining it failed ({type(error).__name__}: {error})"
+                )
                 record.pop("shots", None)
         if state_of(job.path) != job.seen and not _has(job.path, job.sha256):
             return Finding({}, "the file changed or vanished while it was read; prepare again to have it looked at", changed=True)

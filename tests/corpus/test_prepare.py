@@ -11,13 +11,13 @@ from data_sets import FACES, FRAMES, agree, contents, draw_videos, lines
 from odd_detectors import Failing, Pair, Unused
 
 from conftest import RedSquare, draw_video, drawn_frame
-from talkinghead.data import book, workers
-from talkinghead.data.filters import Filters
-from talkinghead.data.prepare import Cost, prepare
+from talkinghead.corpus import book, workers
+from talkinghead.corpus.filters import Filters
+from talkinghead.corpus.prepare import Cost, prepare
 from talkinghead.data.shards import read_index
-from talkinghead.data.video import write_video
 from talkinghead.errors import TalkingheadError
 from talkinghead.files import sha256
+from talkinghead.media.video import write_video
 
 
 @pytest.fixture(autouse=True)

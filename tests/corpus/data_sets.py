@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import draw_video
-from talkinghead.data.filters import Filters
+from talkinghead.corpus.filters import Filters
 from talkinghead.data.shards import read_index
 
 FRAMES = Filters().min_frames

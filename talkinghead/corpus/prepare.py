@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import TalkingheadError
+from ..data.read import Progress, silent
+from ..data.shards import VERSION
+from ..errors import TalkingheadError, one_line
 from ..files import replacing, sha256
 from ..landmarks.detect import open_detector
 from ..landmarks.face import Detector
@@ -20,8 +22,6 @@ from .book import REPORT, Book, Known
 from .examine import Examiner, Finding, Job, state_of, unwritable
 from .filters import Filters
 from .layouts import Source, find_videos
-from .read import Progress, silent
-from .shards import VERSION
 from .workers import Lost, cores, in_order
 
 if sys.platform != "win32":
@@ -121,7 +121,7 @@ def prepare(
 ) -> Report:
     """Add the faces of videos to the data set in a folder.
 
-    The folder then holds tar shards (see `talkinghead.data.shards`), `report.jsonl` (see `talkinghead.data.book`) and `dataset.json`
+    The folder then holds tar shards (see `talkinghead.data.shards`), `report.jsonl` (see `talkinghead.corpus.book`) and `dataset.json`
     (version, size, detector, filters, clips, frames, people). The work is done by other processes; one that crashes or hangs costs the
     video it was at. Shards appear one by one, each when it is whole. Run again after an interruption, it goes on after the last, and ends
     with the same bytes, whatever the number of workers; files whose content the report knows, taken or rejected, are not examined again.
@@ -132,7 +132,7 @@ def prepare(
         out: made when missing; a data set that is there is added to.
         size: side of the stored crops in pixels.
         detector: finds the landmarks: a name for `open_detector`, or a detector, which is pickled for the other processes.
-        people: file name -> person, where the layout does not tell (see `talkinghead.data.layouts`).
+        people: file name -> person, where the layout does not tell (see `talkinghead.corpus.layouts`).
         workers: processes that work at a time; by default one for each core that this process may use.
         filters: what a shot must have to be taken; ``Filters()`` by default.
         progress: shows the advance.
@@ -199,7 +199,7 @@ class _Run:
                     digest = sha256(path) if os.path.isfile(path) else None
                     reason = "" if digest else "is no file that can be read, expected a video"
                 except TalkingheadError as error:
-                    reason = str(error).removeprefix(f"{path}: ")
+                    reason = str(error).removeprefix(one_line(f"{path}: "))
             known = self._book.find(str(path), digest)
             if digest and not known:
                 known, reason = self._elsewhere(source, digest)
@@ -212,12 +212,12 @@ class _Run:
         """What is known of a content that another file has: of a file that was moved all, of a second one that it is a second one."""
         first, known = self._firsts.get(digest), self._book.find_content(digest)
         if first is not None:
-            return None, f"is the same file as {first}"
+            return None, one_line(f"is the same file as {first}")
         if known is None:
             return None, ""
         if (Path(known.file).name, known.person) == (source.path.name, source.person):
             return known, ""
-        return None, f"is the same file as {known.file}, person {known.person}"
+        return None, one_line(f"is the same file as {known.file}, person {known.person}")
 
     def enter(self, entry: _Entry, result: Finding | Lost | None) -> None:
         """Note what became of a file; files have to come in their order."""

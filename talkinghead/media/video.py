@@ -27,8 +27,8 @@ class VideoReader:
     """A video, GIF or animated WebP as RGB frames, upright and with square pixels, decoded anew each time it is iterated over.
 
     They come at a constant rate; where that of the file varies, frames are repeated (the same array: write into copies only) and left out
-    as `talkinghead.data.timing` says. Of a file that is cut or damaged, the frames up to there are used. What the user is to know of this
-    is logged as a warning, once for each reader. Colours: see `talkinghead.data.decoding.ToRGB`.
+    as `talkinghead.media.timing` says. Of a file that is cut or damaged, the frames up to there are used. What the user is to know of this
+    is logged as a warning, once for each reader. Colours: see `talkinghead.media.decoding.ToRGB`.
 
     Attributes:
         path: the file.

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from conftest import draw_video, drawn_frame
-from talkinghead.data.decoding import decode
-from talkinghead.data.video import VideoReader, write_video
 from talkinghead.errors import TalkingheadError
+from talkinghead.media.decoding import decode
+from talkinghead.media.video import VideoReader, write_video
 
 FPS = Fraction(30000, 1001)
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from talkinghead.data.filters import Filters, Shot, sharpness
+from talkinghead.corpus.filters import Filters, Shot, sharpness
 from talkinghead.data.read import Faces
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.follow import Chain

@@ -1,0 +1,1 @@
+"""Videos of many people -> the data set that training reads."""
