@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from damaged import cut, encoded, flipped, frames, overwritten, write
+from damaged import flipped, overwritten, write
+from good_media import cut, encoded, frames
 
 Made = list[Path]
 

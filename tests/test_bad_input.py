@@ -19,6 +19,7 @@ import damaged
 import damaged_own
 from alone import NO_DISK, Call, Crew, Outcome
 from damaged import write
+from good_media import LONG
 from talkinghead.checkpoint import Model, Person, load_model, random_model, save_model, save_person
 from talkinghead.config import AdamConfig, NetworkConfig
 from talkinghead.media.video import VIDEO_SUFFIXES
@@ -131,7 +132,7 @@ def chosen(verb: str, group: str, files: Sequence[Path]) -> list[Path]:
 def test_media(verb: str, group: str, media: dict[str, list[Path]], crew: Crew, person: Path, small: Path, tmp_path: Path) -> None:
     files, calls = chosen(verb, group, media[group]), []
     for number, path in enumerate(files):
-        how: dict[str, Any] = {"notes_on": [" ".join(path.name.split())], "seconds": 120 if str(damaged.LONG) in path.name else 20}
+        how: dict[str, Any] = {"notes_on": [" ".join(path.name.split())], "seconds": 120 if str(LONG) in path.name else 20}
         if verb == "read":
             calls.append(Call("read", [str(path)], **how))
             continue
