@@ -7,11 +7,13 @@ python bench/retarget.py --table retarget.json                            # prin
 import argparse
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from talkinghead import __version__
 from talkinghead.animate import map_track
 from talkinghead.cli import read_people
 from talkinghead.clip import Track
@@ -106,7 +108,8 @@ def measure(clips: Path, people: Mapping[str, str]) -> dict[str, Any]:
             tracks[person] = track
     pairs = {f"{who} by {driver}": pair(tracks[who], tracks[driver]) for who in tracks for driver in tracks if who != driver}
     worst = max(similarity(tracks[who], tracks[driver]) for who in tracks for driver in tracks if who != driver)
-    return {"people": len(tracks), "similarity_pixels": worst, "pairs": pairs}
+    versions = {"talkinghead": __version__, "numpy": np.__version__, "landmarks": detector.name}
+    return {"date": str(date.today()), "versions": versions, "people": len(tracks), "similarity_pixels": worst, "pairs": pairs}
 
 
 def table(found: Mapping[str, Any]) -> str:
