@@ -132,7 +132,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         type=_number,
         default=Filters.min_sharpness,
         metavar="S",
-        help="leave out shots whose face is blurred; sharp ones have 0.08 to 1 (default: %(default)g)",
+        help="leave out shots whose face is blurred; sharp ones have 0.1 to 1 (default: %(default)g)",
     )
     it.add_argument(
         "--second-face",
