@@ -1,15 +1,18 @@
 # make demo                  learn a person from 8 frames of a clip and animate the rest of it, into out/demo
 # make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a model of yours
 # make test                  lint, types, tests
-# Each sets up .venv when it is missing or older than pyproject.toml; after that nothing is fetched.
-# PYTHON=python3.12 chooses the interpreter of .venv.
+# make bench                 time the ops against what torch offers
+# Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/; after that nothing is fetched.
+# PYTHON=python3.12 chooses the interpreter of .venv; TALKINGHEAD_BUILD and MAX_JOBS reach setup.py, which explains them.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.bench_ready
 EXTRAS := app,dlib,landmarks,train,demo,test,dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
@@ -17,16 +20,19 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 
+bench: $(BENCH_READY)
+	$(BIN)/python -m pytest bench/kernels
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv out build *.egg-info .*_cache
+	rm -rf .venv out build *.egg-info .*_cache kernels/talkinghead_kernels/*.so
 
 # The stamp is written last: a set-up that failed or was interrupted is done again.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	@command -v $(PYTHON) >/dev/null \
 		|| { echo "$(PYTHON): not found, Python 3.10 or newer is needed; sudo apt install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -37,5 +43,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv $$($(BIN)/python -c '' 2>/dev/null || echo --clear) .venv
 	@echo "setting up .venv, once (some minutes, most of them for torch)"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) torch  # first: the kernels are built against it
+	$(PIP) -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m talkinghead_kernels
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	$(PIP) -e '.[bench]'
 	@touch $@

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from talkinghead_kernels import backend
+
 from .animate import animate_video
 from .arguments import build_parser
 from .checkpoint import Model, load_model, load_person, random_model, save_person
@@ -113,6 +115,11 @@ def _info(given: argparse.Namespace, console: Console) -> None:
     found = info()
     lines = []
     for section, values in found.items():
+        if section == "runs":  # a column of the ops
+            continue
+        if section == "ops":
+            lines += [section, *(f"  {line}" for line in backend.lines(found))]
+            continue
         if section == "presets":
             values = {name: _describe(preset) for name, preset in values.items()}
         elif not isinstance(values, dict):

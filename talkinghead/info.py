@@ -6,8 +6,8 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import talkinghead_kernels as ops
 import torch
+from talkinghead_kernels import backend
 from torch import nn
 
 from . import __version__
@@ -33,25 +33,24 @@ _OPTIONAL = {
 
 
 def info() -> dict[str, Any]:
-    """Versions, devices, presets, backends, optional parts, the landmark detector and shipped models; plain values, for JSON."""
+    """Versions, devices, presets, the ops' backends, optional parts, the landmark detector and shipped models; plain values, for JSON."""
+    kernels = backend.report()
     return {
         "versions": {
+            **kernels["versions"],
             "talkinghead": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
             "numpy": version("numpy"),
         },
-        "devices": {"cpu": f"{torch.get_num_threads()} threads"} | _accelerators(),
+        "devices": kernels["devices"],
         "presets": {name: _parameters(name) for name in PRESETS},
-        "backends": {name: reason or "available" for name, reason in ops.backends().items()},
+        "backends": kernels["backends"],
+        "ops": kernels["ops"],
+        "runs": kernels["runs"],
         "optional": {name: _part(name, extra, what) for name, (extra, what) in _OPTIONAL.items()},
         "landmarks": _landmarks(),
         "models": {path.stem: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(SHIPPED.glob("*.safetensors"))},
     }
-
-
-def _accelerators() -> dict[str, str]:
-    return {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
 
 
 def _parameters(name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -158,11 +159,13 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     paper = found["presets"]["paper"]["parameters"]
     assert {name: round(count / 1e6, 2) for name, count in paper.items()} == {"E": 14.91, "G with P": 38.07, "V": 19.63}
     assert found["versions"]["torch"] == torch.__version__
-    assert found["backends"]["reference"] == "available"
+    assert found["backends"]["reference"] == found["ops"]["adain"]["reference"] == "available"
+    assert set(found["runs"]["cpu"]["adain"].split("/")) <= {"cpp", "reference"}
     assert found["landmarks"].split(":")[0] in ("dlib", "face-alignment", "none")
     assert cli.main(["info"]) == 0
     text = capsys.readouterr().out
     assert all(section in text for section in found) and "256x256, E 14.91 M" in text
+    assert re.search(r"^  draw_landmarks +yes ", text, re.MULTILINE) and "{" not in text
 
 
 def test_info_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

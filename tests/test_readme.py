@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_example_runs(tmp_path: Path, carphone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     for name in ("anna.mp4", "bob.mp4"):
         shutil.copy(carphone, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -29,6 +29,12 @@ def test_python_example_runs(tmp_path: Path, carphone: Path, monkeypatch: pytest
     assert (tmp_path / "anna.safetensors").stat().st_size > 1_000_000
     assert (tmp_path / "anna_as_bob.mp4").stat().st_size > 1_000
     assert found["frame"].shape == (64, 64, 3)
+
+
+def test_the_ops_example_runs() -> None:
+    found: dict[str, object] = {}
+    exec(compile(blocks("python")[1], "README.md", "exec"), found)
+    assert found["z"].shape == (8, 32, 64, 64)
 
 
 def test_commands_parse() -> None:

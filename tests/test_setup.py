@@ -34,8 +34,9 @@ class Project:
         self.ready = self.folder / ".venv" / ".ready"
         for made in (self.folder, self.outside):
             made.mkdir()
-        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        for name in ("Makefile", "pyproject.toml", "constraints.txt", "setup.py"):
             shutil.copy(ROOT / name, self.folder)
+        shutil.copytree(ROOT / "csrc", self.folder / "csrc")
         self.python = self.outside / "python3"
         self.python.write_text(INTERPRETER.format(here=self.outside))
         self.python.chmod(0o755)
@@ -65,20 +66,21 @@ def project(tmp_path: Path) -> Project:
 def test_it_is_set_up_once(project: Project) -> None:
     assert project.make().returncode == 0
     assert project.ready.is_file()
-    (call,) = project.asked
-    assert "-c constraints.txt" in call and "-e .[" in call
+    torch, rest = project.asked  # the kernels are built against torch
+    assert "-c constraints.txt torch" in torch
+    assert "-c constraints.txt -e .[" in rest
     assert project.make().returncode == 0
-    assert len(project.asked) == 1
+    assert len(project.asked) == 2
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "setup.py", "csrc/common.h"])
 def test_it_is_set_up_again_when_what_it_depends_on_changes(project: Project, name: str) -> None:
     project.make()
     later = project.ready.stat().st_mtime + 10
     os.utime(project.folder / name, (later, later))
     project.lacks("network")
     assert project.make().returncode != 0
-    assert len(project.asked) == 2
+    assert len(project.asked) == 3
     assert not project.ready.exists()  # half updated is not ready
 
 
@@ -89,7 +91,7 @@ def test_a_failed_set_up_is_done_again(project: Project) -> None:
     project.lacks("")
     assert project.make().returncode == 0
     assert project.ready.exists()
-    assert len(project.asked) == 2
+    assert len(project.asked) == 3
 
 
 @pytest.mark.parametrize(("lacking", "command"), [("new", "sudo apt install python3.11"), ("venv", "sudo apt install python3-venv")])

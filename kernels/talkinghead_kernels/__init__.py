@@ -2,6 +2,7 @@
 
 from .adain import adain
 from .backend import backends, use_backend
+from .export import decompositions
 from .rasterize import draw_landmarks
 from .resample import conv_downsample, upsample_conv
 from .residual_block import residual_block
@@ -11,6 +12,7 @@ __all__ = [
     "adain",
     "backends",
     "conv_downsample",
+    "decompositions",
     "draw_landmarks",
     "normalise",
     "power_iteration_",

@@ -1,25 +1,64 @@
 """Adaptive instance normalisation (Huang and Belongie 2017).
 
-    y[b, c] = activation(scale[b, c] * (h[b, c] - mean) / sqrt(var + eps) + bias[b, c]),   h = x [+ residual]
+    y[b, c] = activation(scale[b, c] * (h[b, c] - mean) * rstd + bias[b, c]),   h = x [+ residual],   rstd = 1 / sqrt(var + eps)
 
-mean and (biased) var are over each plane h[b, c]. x [B, C, H, W]; scale, bias [B, C], or [C] for plain affine instance norm. Statistics
-are fp32 (fp64 for fp64) whatever x is; the result has x's dtype and memory format.
+mean and (biased) var are over each plane h[b, c]. x, residual [B, C, H, W]; scale, bias [B, C], or [C] for plain affine instance norm.
+x is float32, bfloat16, float16 or float64; statistics are float32 (float64 for float64) whatever x is, and scale and bias may have the
+statistics' dtype or x's. The result has x's dtype and memory format. Saved for backward: h and the two statistics of each plane.
 """
+
+import math
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from . import backend
+from .registration import LIBRARY, no_second_derivative, register
 
-def adain_reference(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The formula in plain torch, without activation. Group norm with one group a plane is one two-pass op, forward and backward."""
+
+def adain_reference(x: Tensor, scale: Tensor, bias: Tensor, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The formula in plain torch: y, mean, rstd. Group norm with one group a plane finds the statistics in one two-pass op."""
     batch, channels, height, width = x.shape
-    wide = torch.promote_types(x.dtype, torch.float32)
-    planes = x.to(wide).reshape(1, batch * channels, height, width)
-    flat_scale, flat_bias = (v.to(wide).expand(batch, channels).reshape(-1) for v in (scale, bias))
-    y = torch.group_norm(planes, batch * channels, flat_scale, flat_bias, eps).view(x.shape).to(x.dtype)
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        y = y.contiguous(memory_format=torch.channels_last)
-    return y
+    wide = x.to(_wide(x))
+    planes = wide.reshape(1, batch * channels, height * width).contiguous()
+    _, mean, rstd = torch.native_group_norm(planes, None, None, 1, batch * channels, height * width, batch * channels, eps)
+    mean, rstd = mean.view(batch, channels), rstd.view(batch, channels)
+    # its own result, scale * h + (bias - scale * mean), is wrong where the mean is far larger than the spread
+    distance = wide - mean[:, :, None, None]
+    y = torch.addcmul(bias.to(wide.dtype)[..., None, None], distance, (scale.to(wide.dtype) * rstd)[..., None, None])
+    y = torch.empty_like(x, memory_format=_format(x)).copy_(y)
+    return torch.relu(y) if relu else y, mean, rstd
+
+
+def adain_backward_reference(
+    grad_y: Tensor, grad_h: Tensor | None, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of h, scale [B, C] and bias [B, C]. With n the normalised plane and g the gradient before the affine:
+    dh = rstd * scale * (g - mean(g) - n * mean(g * n))."""
+    wide = _wide(h)
+    mean, rstd, scale, bias = (v.to(wide).expand(h.shape[:2])[:, :, None, None] for v in (mean, rstd, scale, bias))
+    normalised = (h.to(wide) - mean) * rstd
+    g = grad_y.to(wide)
+    if relu:
+        g = torch.where(normalised * scale + bias <= 0, 0, g)
+    grad_bias = g.sum((2, 3), keepdim=True)
+    grad_scale = (g * normalised).sum((2, 3), keepdim=True)
+    area = h.shape[2] * h.shape[3]
+    grad_x = rstd * scale * (g - grad_bias / area - normalised * (grad_scale / area))
+    if grad_h is not None:
+        grad_x = grad_x + grad_h.to(wide)
+    return torch.empty_like(h, memory_format=_format(h)).copy_(grad_x), grad_scale[:, :, 0, 0], grad_bias[:, :, 0, 0]
+
+
+@overload
+def adain(x: Tensor, scale: Tensor, bias: Tensor, eps: float = ..., activation: str | None = ..., residual: None = ...) -> Tensor: ...
+
+
+@overload
+def adain(
+    x: Tensor, scale: Tensor, bias: Tensor, eps: float = ..., activation: str | None = ..., *, residual: Tensor
+) -> tuple[Tensor, Tensor]: ...
 
 
 def adain(
@@ -30,12 +69,12 @@ def adain(
     activation: str | None = None,
     residual: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Normalise each plane, apply a per-sample affine and an activation.
+    """Normalise each plane, apply a per-sample affine and an activation, in one pass.
 
     Args:
-        x: [B, C, H, W], floating point.
-        scale, bias: [B, C], or [C] which is shared by the batch.
-        eps: added to the variance.
+        x: [B, C, H, W]; float32, bfloat16, float16 or float64; NCHW or channels_last.
+        scale, bias: [B, C], or [C] which is shared by the batch; x's dtype, or float32.
+        eps: added to the variance; not negative.
         activation: None or "relu".
         residual: like x; h = x + residual is normalised, and returned too.
 
@@ -43,23 +82,177 @@ def adain(
         y like x; with `residual`, (y, h).
 
     Raises:
-        ValueError: a shape, dtype or activation is not as above.
+        ValueError: an argument is not as above; the message names it.
+        RuntimeError: the gradient is differentiated again.
     """
-    _check(x, scale, bias, activation, residual)
-    h = x if residual is None else x + residual
-    y = adain_reference(h, scale, bias, eps)
-    if activation == "relu":
-        y = torch.relu(y)
-    return y if residual is None else (y, h)
+    if residual is None:
+        return _ADAIN(x, scale, bias, eps, activation)[0]
+    return _ADD_ADAIN(x, residual, scale, bias, eps, activation)[:2]
 
 
-def _check(x: Tensor, scale: Tensor, bias: Tensor, activation: str | None, residual: Tensor | None) -> None:
-    if x.dim() != 4 or not x.is_floating_point():
+def _check(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> None:
+    if x.dim() != 4 or x.dtype not in (*backend.FAST_DTYPES, torch.float64):
         raise ValueError(f"adain: x must be a floating-point [B, C, H, W], got {x.dtype} {list(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"adain: x must not be empty, got {list(x.shape)}")
     for name, value in (("scale", scale), ("bias", bias)):
-        if value.shape not in (x.shape[:2], x.shape[1:2]):
+        if value.shape != (x.shape[:2] if value.dim() == 2 else x.shape[1:2]):
             raise ValueError(f"adain: {name} must be [B, C] = {list(x.shape[:2])} or [C], got {list(value.shape)}")
+        if value.dtype not in (x.dtype, _wide(x)) or value.dtype != scale.dtype:
+            raise ValueError(f"adain: {name} must have x's dtype, or float32 as scale and bias both, got {value.dtype} for x {x.dtype}")
+        if value.device != x.device:
+            raise ValueError(f"adain: {name} must be on x's device {x.device}, got {value.device}")
+    if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):
+        raise ValueError(
+            f"adain: residual must be like x, {x.dtype} {list(x.shape)} on {x.device},"
+            f" got {residual.dtype} {list(residual.shape)} on {residual.device}"
+        )
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"adain: eps must be finite and not negative, got {eps}")
     if activation not in (None, "relu"):
         raise ValueError(f"adain: activation must be None or 'relu', got {activation!r}")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"adain: residual must be like x, {list(x.shape)}, got {list(residual.shape)}")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _outputs(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`count` tensors like x, in the memory format of the result, then mean and rstd."""
+    like = [torch.empty_like(x, memory_format=_format(x)) for _ in range(count)]
+    return (*like, *(x.new_empty(x.shape[:2], dtype=_wide(x)) for _ in range(2)))
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    """[B, C] with second stride 1; what is shared by the batch has first stride 0."""
+    values = values.expand(x.shape[:2])
+    return values if values.stride(1) == 1 else values.contiguous()
+
+
+def _forward(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, None, scale, bias, eps, activation)
+    kernel = backend.kernel("adain_forward", x)
+    if kernel is None:
+        return adain_reference(x, scale, bias, eps, activation == "relu")
+    y, mean, rstd = _outputs(x, 1)
+    kernel(x.contiguous(memory_format=_format(x)), None, _rows(scale, x), _rows(bias, x), eps, activation == "relu", y, None, mean, rstd)
+    return y, mean, rstd
+
+
+def _add_forward(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, residual, scale, bias, eps, activation)
+    kernel = backend.kernel("adain_forward", x)
+    if kernel is None:
+        h = torch.empty_like(x, memory_format=_format(x)).copy_(x + residual)
+        y, mean, rstd = adain_reference(h, scale, bias, eps, activation == "relu")
+        return y, h, mean, rstd
+    y, h, mean, rstd = _outputs(x, 2)
+    x, residual = (t.contiguous(memory_format=_format(y)) for t in (x, residual))
+    kernel(x, residual, _rows(scale, x), _rows(bias, x), eps, activation == "relu", y, h, mean, rstd)
+    return y, h, mean, rstd
+
+
+def _backward(
+    grad_y: Tensor,
+    grad_h: Tensor | None,
+    h: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    activation: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel = backend.kernel("adain_backward", h)
+    if kernel is None:
+        grad_x, grad_scale, grad_bias = adain_backward_reference(grad_y, grad_h, h, scale, bias, mean, rstd, activation == "relu")
+    else:
+        grad_x, grad_scale, grad_bias = _outputs(h, 1)
+        h, grad_y = (t.contiguous(memory_format=_format(grad_x)) for t in (h, grad_y))
+        if grad_h is not None:
+            grad_h = grad_h.contiguous(memory_format=_format(grad_x))
+        relu = activation == "relu"
+        kernel(grad_y, grad_h, h, _rows(scale, h), _rows(bias, h), mean, rstd, relu, grad_x, grad_scale, grad_bias)
+    return grad_x, _narrow(grad_scale, scale), _narrow(grad_bias, bias)
+
+
+def _narrow(grad: Tensor, values: Tensor) -> Tensor:
+    return (grad.sum(0) if values.dim() == 1 else grad).to(values.dtype)
+
+
+def _backward_fake(
+    grad_y: Tensor, grad_h: Tensor | None, h: Tensor, scale: Tensor, bias: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(h, memory_format=_format(h)), scale.new_empty(scale.shape), bias.new_empty(bias.shape)
+
+
+def _forward_fake(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, None, scale, bias, eps, activation)
+    return _outputs(x, 1)
+
+
+def _add_forward_fake(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, residual, scale, bias, eps, activation)
+    return _outputs(x, 2)
+
+
+_ADAIN = register(
+    "adain(Tensor x, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor)", _forward, _forward_fake
+)
+_ADD_ADAIN = register(
+    "add_adain(Tensor x, Tensor residual, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor, Tensor)",
+    _add_forward,
+    _add_forward_fake,
+)
+_ADAIN_BACKWARD = register(
+    "adain_backward(Tensor grad_y, Tensor? grad_h, Tensor h, Tensor scale, Tensor bias, Tensor mean, Tensor rstd, str? activation)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+no_second_derivative("adain_backward")
+
+
+def _save(ctx: Any, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, activation: str | None) -> None:
+    ctx.save_for_backward(h, scale, bias, mean, rstd)
+    ctx.activation, ctx.backend = activation, backend.current()
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, scale, bias, _, activation = inputs
+    _, mean, rstd = output
+    _save(ctx, x, scale, bias, mean, rstd, activation)
+
+
+def _save_add_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, _, scale, bias, _, activation = inputs
+    _, h, mean, rstd = output
+    _save(ctx, h, scale, bias, mean, rstd, activation)
+
+
+def _gradients(ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return grad_h, None, None
+    h, scale, bias, mean, rstd = ctx.saved_tensors
+    # the engine runs CUDA gradients in a thread of its own, where no choice was made
+    with backend.again(ctx.backend):
+        return _ADAIN_BACKWARD(grad_y, grad_h, h, scale, bias, mean, rstd, ctx.activation)
+
+
+def _autograd(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*_gradients(ctx, grad_y, None), None, None)
+
+
+def _add_autograd(ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad, grad_scale, grad_bias = _gradients(ctx, grad_y, grad_h)
+    return grad, grad, grad_scale, grad_bias, None, None
+
+
+torch.library.register_autograd("talkinghead::adain", _autograd, setup_context=_save_forward, lib=LIBRARY)
+torch.library.register_autograd("talkinghead::add_adain", _add_autograd, setup_context=_save_add_forward, lib=LIBRARY)

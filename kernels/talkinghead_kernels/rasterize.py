@@ -3,7 +3,8 @@
     coverage = clamp(r + 0.5 - d, 0, 1),   r = max(1, size / 256)
 
 d is the distance from a pixel's centre to the nearest segment of a polyline. Polylines are painted in order over black, so a later one
-covers an earlier one. Points are in pixels, sub-pixel; the centre of pixel (column i, row j) is (i + 0.5, j + 0.5).
+covers an earlier one. Points are in pixels, sub-pixel; the centre of pixel (column i, row j) is (i + 0.5, j + 0.5). A segment with an end
+that is not a number or lies farther than 10,000 pixels away is left out.
 """
 
 import itertools
@@ -12,6 +13,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import backend
+from .registration import register
+
+_FAR = 1e4  # float32 on a GPU is within 1/255 up to there
+
+
+def draw_landmarks_reference(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
+    """The formula in plain torch, a pass over whole images for every segment. `lengths`: indices of each part, `colours`: three a part."""
+    ends = list(itertools.accumulate(lengths))
+    parts = [indices[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    centres = torch.arange(size, device=points.device, dtype=torch.float64) + 0.5
+    radius = max(1.0, size / 256)
+    image = points.new_zeros(points.shape[0], 3, size, size, dtype=torch.float32)
+    points = points.double()  # distances to segments that begin far outside the image
+    for part, colour in zip(parts, [colours[i : i + 3] for i in range(0, len(colours), 3)], strict=True):
+        squared = torch.stack([_squared_distance(points[:, a], points[:, b], centres) for a, b in itertools.pairwise(part)])
+        coverage = (radius + 0.5 - squared.amin(0).sqrt()).clamp(0, 1).float()
+        image = torch.stack([old + coverage * (value / 255 - old) for old, value in zip(image.unbind(1), colour, strict=True)], 1)
+    return image * 2 - 1
+
 
 def draw_landmarks(
     points: Tensor,
@@ -19,10 +40,10 @@ def draw_landmarks(
     parts: Sequence[Sequence[int]],
     colours: Sequence[tuple[int, int, int]],
 ) -> Tensor:
-    """Draw polylines through points.
+    """Draw polylines through points. No gradient flows into the points.
 
     Args:
-        points: floating-point [B, N, 2], (x, y) in pixels; may lie outside the image.
+        points: floating-point [B, N, 2], (x, y) in pixels; may lie outside the image; not drawn where not finite.
         size: height and width of the images in pixels.
         parts: polylines as indices into N, drawn in this order; a closed one ends with its first index.
         colours: RGB 0..255 of each polyline.
@@ -31,22 +52,45 @@ def draw_landmarks(
         float32 [B, 3, size, size] in [-1, 1].
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: an argument is not as above; the message names it.
     """
+    indices = [index for part in parts for index in part]
+    lengths = [len(part) for part in parts]
+    return _DRAW(points.detach(), size, indices, lengths, [value for colour in colours for value in colour])
+
+
+def _check(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> None:
     if points.dim() != 3 or points.shape[2] != 2 or not points.is_floating_point():
         raise ValueError(f"draw_landmarks: points must be a floating-point [B, N, 2], got {points.dtype} {list(points.shape)}")
-    if len(parts) != len(colours) or any(len(part) < 2 for part in parts):
-        raise ValueError(f"draw_landmarks: parts must have two indices or more and a colour each, got {len(parts)} and {len(colours)}")
-    points = points.float()
-    centres = torch.arange(size, device=points.device, dtype=torch.float32) + 0.5
-    radius = max(1.0, size / 256)
-    image = points.new_zeros(points.shape[0], 3, size, size)
-    for part, colour in zip(parts, colours, strict=True):
-        squared = torch.stack([_squared_distance(points[:, a], points[:, b], centres) for a, b in itertools.pairwise(part)])
-        coverage = (radius + 0.5 - squared.amin(0).sqrt()).clamp(0, 1)[:, None]
-        paint = points.new_tensor(colour).view(1, 3, 1, 1) / 255
-        image = image + coverage * (paint - image)
-    return image * 2 - 1
+    if size < 1:
+        raise ValueError(f"draw_landmarks: size must be 1 or more, got {size}")
+    if len(colours) != 3 * len(lengths) or any(length < 2 for length in lengths):
+        raise ValueError(
+            f"draw_landmarks: parts must have two indices or more and an RGB colour each, got lengths {lengths} and {len(colours)} values"
+        )
+    if any(not 0 <= index < points.shape[1] for index in indices):
+        raise ValueError(f"draw_landmarks: parts must index into {points.shape[1]} points, got {min(indices)} to {max(indices)}")
+    if any(not 0 <= value <= 255 for value in colours):
+        raise ValueError(f"draw_landmarks: colours must be in 0..255, got {min(colours)} to {max(colours)}")
+
+
+def _run(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
+    _check(points, size, indices, lengths, colours)
+    points = points.float().contiguous()
+    kernel = backend.kernel("draw_landmarks", points)
+    if kernel is None or points.shape[0] == 0:
+        return draw_landmarks_reference(points, size, indices, lengths, colours)
+    image = points.new_empty(points.shape[0], 3, size, size)
+    kernel(points, indices, lengths, colours, image)
+    return image
+
+
+def _fake(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
+    _check(points, size, indices, lengths, colours)
+    return points.new_empty(points.shape[0], 3, size, size, dtype=torch.float32)
+
+
+_DRAW = register("draw_landmarks(Tensor points, int size, int[] indices, int[] lengths, int[] colours) -> Tensor", _run, _fake)
 
 
 def _squared_distance(start: Tensor, end: Tensor, centres: Tensor) -> Tensor:
@@ -57,4 +101,5 @@ def _squared_distance(start: Tensor, end: Tensor, centres: Tensor) -> Tensor:
     y = centres[None, :, None] - start[:, 1, None, None]
     length = (dx * dx + dy * dy).clamp_min(1e-12)  # a segment of no length is a point
     t = (x * (dx / length) + y * (dy / length)).clamp(0, 1)
-    return (x - t * dx).square() + (y - t * dy).square()
+    drawn = ((start.abs() <= _FAR) & (end.abs() <= _FAR)).all(1)[:, None, None]
+    return torch.where(drawn, (x - t * dx).square() + (y - t * dy).square(), torch.inf)

@@ -2,6 +2,9 @@
 
 norm -> act -> [nearest x2] -> conv3x3 -> norm -> act -> conv3x3 -> [average-pool 2], plus the shortcut
 [nearest x2] -> conv1x1 -> [average-pool 2], or the identity; nothing after the sum.
+
+Between two blocks the sum need not be formed by itself: a block may give its two terms (`join=False`), and the next, given the second as
+`residual`, adds them in the pass of its first norm.
 """
 
 import torch.nn.functional as F
@@ -27,7 +30,9 @@ def residual_block(
     first: bool = False,
     negative_slope: float = 0.0,
     eps: float = 1e-4,
-) -> Tensor:
+    residual: Tensor | None = None,
+    join: bool = True,
+) -> Tensor | tuple[Tensor, Tensor]:
     """One residual block.
 
     Args:
@@ -39,29 +44,41 @@ def residual_block(
         first: leave out the leading norm and activation, as the first block of each network does.
         negative_slope: 0 is ReLU, else LeakyReLU.
         eps: of the norms.
+        residual: like x; the block's input is x + residual.
+        join: False gives the two terms of the result instead of their sum.
 
     Returns:
-        [B, out, H', W'].
+        [B, out, H', W'], or two such tensors.
 
     Raises:
         ValueError: `resample` is unknown, or a shape does not fit.
     """
     if resample not in (None, "up", "down"):
         raise ValueError(f"residual_block: resample must be None, 'up' or 'down', got {resample!r}")
-    h = x if first else _activate(x, norm1, negative_slope, eps)
+    x, h = _enter(x, residual, None if first else norm1, not first, negative_slope, eps)
     h = upsample_conv(h, *conv1) if resample == "up" else F.conv2d(h, *conv1, padding=1)
-    h = _activate(h, norm2, negative_slope, eps)
+    _, h = _enter(h, None, norm2, True, negative_slope, eps)
     h = conv_downsample(h, *conv2) if resample == "down" else F.conv2d(h, *conv2, padding=1)
-    if shortcut is None:
-        return h + x
-    if resample == "up":
-        return h + upsample_conv(x, *shortcut)
-    return h + (conv_downsample(x, *shortcut) if resample == "down" else F.conv2d(x, *shortcut))
+    if shortcut is not None and resample == "up":
+        x = upsample_conv(x, *shortcut)
+    elif shortcut is not None:
+        x = conv_downsample(x, *shortcut) if resample == "down" else F.conv2d(x, *shortcut)
+    return h + x if join else (h, x)
 
 
-def _activate(x: Tensor, norm: Affine | None, negative_slope: float, eps: float) -> Tensor:
+def _enter(
+    x: Tensor, residual: Tensor | None, norm: Affine | None, activate: bool, negative_slope: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x + residual, and the same after norm and activation."""
     if norm is not None:
-        y = adain(x, *norm, eps=eps, activation="relu" if negative_slope == 0 else None)
-        assert isinstance(y, Tensor)
-        return y if negative_slope == 0 else F.leaky_relu(y, negative_slope)
-    return F.relu(x) if negative_slope == 0 else F.leaky_relu(x, negative_slope)
+        relu = "relu" if activate and negative_slope == 0 else None
+        if residual is None:
+            h = adain(x, *norm, eps=eps, activation=relu)
+        else:
+            h, x = adain(x, *norm, eps=eps, activation=relu, residual=residual)
+        activate = activate and relu is None
+    else:
+        h = x = x if residual is None else x + residual
+    if activate:
+        h = F.relu(h) if negative_slope == 0 else F.leaky_relu(h, negative_slope)
+    return x, h

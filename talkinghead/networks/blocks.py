@@ -34,6 +34,13 @@ class Layer(nn.Module):
 
 Weights = Mapping[Layer, Tensor]
 Affine = tuple[Tensor, Tensor]
+Terms = tuple[Tensor, Tensor | None]
+"""What flows between blocks: two tensors whose sum is meant; the pass that reads it next forms it. None is zero."""
+
+
+def total(x: Terms) -> Tensor:
+    """The sum that terms mean."""
+    return x[0] if x[1] is None else x[0] + x[1]
 
 
 class Norm(nn.Module):
@@ -74,10 +81,11 @@ class ResidualBlock(nn.Module):
         self.norm1 = Norm(inputs) if own else None
         self.norm2 = Norm(outputs) if own else None
 
-    def forward(self, x: Tensor, weights: Weights, norm1: Affine | None = None, norm2: Affine | None = None) -> Tensor:
-        """x [B, inputs, H, W] -> [B, outputs, H', W']; norm1, norm2 are the AdaIN scale and shift [B, C] of an "adaptive" block."""
-        return ops.residual_block(
-            x,
+    def forward(self, x: Terms, weights: Weights, norm1: Affine | None = None, norm2: Affine | None = None) -> Terms:
+        """Terms of x [B, inputs, H, W] -> of [B, outputs, H', W']; norm1, norm2 are the AdaIN scale and shift [B, C] of an "adaptive"
+        block."""
+        terms = ops.residual_block(
+            x[0],
             self.conv1.affine(weights),
             self.conv2.affine(weights),
             self.shortcut.affine(weights) if self.shortcut else None,
@@ -86,7 +94,10 @@ class ResidualBlock(nn.Module):
             resample=self.resample,
             first=self.first,
             negative_slope=self.negative_slope,
+            residual=x[1],
+            join=False,
         )
+        return cast(Terms, terms)
 
 
 class Attention(nn.Module):
@@ -100,14 +111,16 @@ class Attention(nn.Module):
         self.out = Layer(channels // 2, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, weights: Weights) -> Tensor:
-        """x [B, C, H, W] -> the same shape; H and W even."""
+    def forward(self, x: Tensor, weights: Weights) -> Terms:
+        """x [B, C, H, W] -> terms of the same shape; H and W even."""
         query = F.conv2d(x, *self.query.affine(weights)).flatten(2).transpose(1, 2)
         key = F.max_pool2d(F.conv2d(x, *self.key.affine(weights)), 2).flatten(2).transpose(1, 2)
         value = F.max_pool2d(F.conv2d(x, *self.value.affine(weights)), 2).flatten(2).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
-        return x + self.gamma * F.conv2d(mixed, *self.out.affine(weights))
+        weight, bias = self.out.affine(weights)
+        # the gate is applied to the small weight, not to the wide result
+        return x, F.conv2d(mixed, self.gamma * weight, None if bias is None else self.gamma * bias)
 
 
 class Network(nn.Module):
@@ -196,8 +209,8 @@ class Encoder(Network):
         maps = []
         for index, block in enumerate(self.blocks):
             if index == self.attention_at:
-                x = self.attention(x, weights)
-            x = block(x, weights)
+                x = total(self.attention(x, weights))
+            x = total(block((x, None), weights))
             maps.append(x)
         wide = x.float() if x.dtype != torch.float64 else x  # the sum is the embedding: float32 in mixed precision too
         if self.activate_before_pool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..config import NetworkConfig
 from ..errors import TalkingheadError
-from .blocks import Attention, Layer, Network, ResidualBlock
+from .blocks import Attention, Layer, Network, ResidualBlock, Terms, total
 
 
 class Generator(Network):
@@ -72,19 +72,20 @@ class Generator(Network):
         """
         weights = self.weights(layer for layer in self.layers() if layer is not self.projection)
         norms = iter(self._norms(styles))
-        x = landmark_image
+        x: Terms = (landmark_image, None)
         for index, block in enumerate(self.down):
             if index == self.down_attention_at:
-                x = self.down_attention(x, weights)
+                x = self.down_attention(total(x), weights)
             x = block(x, weights)
         for block in self.residual:
             x = block(x, weights, next(norms), next(norms))
         for index, block in enumerate(self.up):
             if index == self.up_attention_at:
-                x = self.up_attention(x, weights)
+                x = self.up_attention(total(x), weights)
             x = block(x, weights, next(norms), next(norms))
-        normed = ops.adain(x, *next(norms), activation="relu")
-        assert isinstance(normed, Tensor)
+        branch, skip = x
+        assert skip is not None  # a block gives two terms
+        normed, _ = ops.adain(branch, *next(norms), activation="relu", residual=skip)
         return torch.tanh(F.conv2d(normed, *self.out.affine(weights), padding=1))
 
     def _norms(self, styles: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -1,35 +1,246 @@
+import json
+import math
+import re
+
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
-from talkinghead_kernels import conv_downsample, upsample_conv
+from talkinghead_kernels import conv_downsample, resample, upsample_conv
+from talkinghead_kernels.resample import CANDIDATES, FORMS, apply_form, choose_form, fold, fold_adjoint
+
+OPS = {"upsample_conv": upsample_conv, "conv_downsample": conv_downsample}
+FOLDED = [(op, form) for op, forms in CANDIDATES.items() for form in forms if form != "plain"]
+FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("height,width", [(1, 1), (2, 2), (5, 3), (8, 8)])
-def test_upsample_conv_is_exact(kernel, height, width):
+def stock(op, x, weight, bias=None):
+    padding = weight.shape[-1] // 2
+    if op == "upsample_conv":
+        return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=padding)
+    return F.avg_pool2d(F.conv2d(x, weight, bias, padding=padding), 2)
+
+
+def tensors(shape=(2, 3, 6, 4), outputs=4, kernel=3, dtype=torch.float64, memory_format=torch.contiguous_format):
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, 3, height, width).double(), torch.randn(4, 3, kernel, kernel).double(), torch.randn(4).double()
-    stock = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=kernel // 2)
-    torch.testing.assert_close(upsample_conv(x, weight, bias), stock, atol=1e-12, rtol=0)
+    x, weight = torch.randn(shape, dtype=torch.float64), torch.randn(outputs, shape[1], kernel, kernel, dtype=torch.float64)
+    bias = torch.randn(outputs, dtype=torch.float64)
+    return x.to(dtype, memory_format=memory_format), weight.to(dtype, memory_format=memory_format), bias.to(dtype)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("size", [(2, 2), (6, 4), (8, 8)])
+@pytest.mark.parametrize(("op", "form"), [(op, form) for op, forms in CANDIDATES.items() for form in forms])
+def test_every_form_is_exact_forward_and_backward(op, form, size, memory_format):
+    given = [tensor.requires_grad_() for tensor in tensors((2, 3, *size), memory_format=memory_format)]
+    wanted = stock(op, *given)
+    result = apply_form(op, form, *given)
+    torch.testing.assert_close(result, wanted, atol=1e-12, rtol=0)
+    assert result.is_contiguous(memory_format=memory_format)
+    grad = torch.randn_like(wanted)
+    for mine, theirs in zip(torch.autograd.grad(result, given, grad), torch.autograd.grad(wanted, given, grad), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3)])
+def test_upsampling_takes_any_size(size):
+    x, weight, bias = tensors((1, 3, *size))
+    for form in CANDIDATES["upsample_conv"]:
+        torch.testing.assert_close(apply_form("upsample_conv", form, x, weight, bias), stock("upsample_conv", x, weight, bias))
+
+
+@pytest.mark.parametrize(("op", "form"), FOLDED)
+def test_weights_folded_beforehand(op, form):
+    x, weight, bias = tensors()
+    folded = fold(weight, form)
+    assert tuple(folded.shape) == FORMS[form](4, 3)
+    torch.testing.assert_close(OPS[op](x, folded, bias), stock(op, x, weight, bias), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("height,width", [(2, 2), (6, 4), (8, 8)])
-def test_conv_downsample_is_exact(kernel, height, width):
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, 3, height, width).double(), torch.randn(4, 3, kernel, kernel).double(), torch.randn(4).double()
-    stock = F.avg_pool2d(F.conv2d(x, weight, bias, padding=kernel // 2), 2)
-    torch.testing.assert_close(conv_downsample(x, weight, bias), stock, atol=1e-12, rtol=0)
+def test_the_public_ops_equal_stock(op, kernel):
+    x, weight, bias = tensors(kernel=kernel)
+    torch.testing.assert_close(OPS[op](x, weight, bias), stock(op, x, weight, bias), atol=1e-12, rtol=0)
+    torch.testing.assert_close(OPS[op](x, weight), stock(op, x, weight), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("op", [upsample_conv, conv_downsample])
-def test_gradient(op):
-    x, weight = torch.randn(1, 2, 2, 2).double().requires_grad_(), torch.randn(2, 2, 3, 3).double().requires_grad_()
-    assert torch.autograd.gradcheck(op, (x, weight))
+@pytest.mark.parametrize(("op", "form"), FOLDED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_error_is_at_most_twice_that_of_stock(op, form, dtype):
+    x, weight, bias = tensors((2, 32, 8, 8), 24, dtype=dtype)
+    exact = stock(op, x.double(), weight.double(), bias.double())
+    mine, theirs = ((y.double() - exact).norm() for y in (apply_form(op, form, x, weight, bias), stock(op, x, weight, bias)))
+    assert mine <= 2 * theirs
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"upsample_conv: weight must be"):
-        upsample_conv(torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 5, 5))
-    with pytest.raises(ValueError, match=r"conv_downsample: x must have even"):
-        conv_downsample(torch.zeros(1, 2, 3, 4), torch.zeros(2, 2, 3, 3))
+@pytest.mark.parametrize(("op", "form"), FOLDED)
+def test_gradcheck(op, form):
+    x, weight, bias = (tensor.requires_grad_() for tensor in tensors((1, 2, 2, 2), 2))
+    assert torch.autograd.gradcheck(lambda *given: apply_form(op, form, *given), (x, weight, bias))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_the_adjoint_is_the_transpose_of_the_fold(form, memory_format):
+    weight = tensors(memory_format=memory_format)[1]
+    folded = fold(weight, form, memory_format)
+    other = torch.randn(folded.shape, dtype=torch.float64).contiguous(memory_format=memory_format)
+    torch.testing.assert_close((folded * other).sum(), (weight * fold_adjoint(other, form)).sum())
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "plain"])
+def test_the_product_of_the_cpu_equals_the_sums_of_the_gpu(form):
+    weight = tensors()[1]
+    folded = fold(weight, form)
+    torch.testing.assert_close(folded, resample._fold_directly(weight, form), atol=1e-14, rtol=0)
+    torch.testing.assert_close(fold_adjoint(folded, form), resample._adjoint_directly(folded, form), atol=1e-13, rtol=0)
+    assert fold_adjoint(fold(weight.to("meta"), form), form).shape == weight.shape
+
+
+def table():
+    return json.loads(resample.TABLE.read_text())
+
+
+def test_every_entry_of_the_table_is_valid():
+    for name, found in table().items():
+        assert name in resample.CPU_CLASSES or name.startswith("sm_")
+        assert {"machine", "torch", "threads", "date", "layers"} == set(found)
+        keys = []
+        for entry in found["layers"]:
+            assert entry["form"] in CANDIDATES[entry["op"]]
+            assert entry["dtype"] in ("float32", "bfloat16") and isinstance(entry["training"], bool)
+            assert set(entry["speed"]) == set(CANDIDATES[entry["op"]])
+            # no layer is slower than stock
+            assert entry["speed"][entry["form"]] == max(entry["speed"].values()) >= 1
+            keys.append((entry["op"], entry["dtype"], entry["training"], entry["in"], entry["out"], entry["size"]))
+        assert len(set(keys)) == len(keys) > 0
+
+
+def test_the_table_is_read_entry_by_entry():
+    for name, found in table().items():
+        for entry in found["layers"]:
+            layer = (entry["op"], entry["in"], entry["out"], entry["size"], entry["size"])
+            assert resample._read_form(*layer, getattr(torch, entry["dtype"]), name, entry["training"]) == entry["form"]
+
+
+@pytest.fixture
+def made_up_table(monkeypatch):
+    def layer(size, form, dtype="float32", training=False):
+        return {"op": "upsample_conv", "dtype": dtype, "training": training, "in": 64, "out": 64, "size": size, "form": form}
+
+    small = {"layers": [layer(8, "plain"), layer(64, "upsample_shuffle"), layer(8, "upsample_shuffle", "bfloat16")]}
+    made_up = {"cpu-avx2": small, "sm_80": {"layers": [layer(8, "upsample_shuffle")]}, "sm_100": {"layers": [layer(8, "plain")]}}
+    monkeypatch.setattr(resample, "_table", lambda: made_up)
+    resample._read_form.cache_clear()
+    yield
+    resample._read_form.cache_clear()
+
+
+def test_what_is_not_in_the_table_follows_the_written_rule(made_up_table):
+    def read(size=8, dtype=torch.float32, device="cpu-avx2", training=False, channels=64, op="upsample_conv"):
+        return resample._read_form(op, channels, channels, size, size, dtype, device, training)
+
+    assert read() == "plain"
+    assert read(22) == "plain" and read(23) == "upsample_shuffle"  # the middle of 8 and 64 is 22.6
+    assert read(channels=512) == "plain"
+    assert read(dtype=torch.bfloat16) == read(dtype=torch.float16) == "upsample_shuffle"
+    assert read(dtype=torch.float64) == read(device="sm_100", dtype=torch.bfloat16) == "plain"
+    assert read(device="cpu-avx512_bf16") == read(device="cpu") == "plain"
+    assert read(device="sm_90") == "upsample_shuffle" and read(device="sm_120") == "plain" and read(device="sm_75") == "upsample_shuffle"
+    assert read(training=True) == read(device="mps") == "upsample"
+    assert read(op="conv_downsample") == "downsample"
+
+
+def test_the_choice_is_the_same_every_time_and_follows_training():
+    asked = ("conv_downsample", 512, 512, 8, 8, torch.float32, torch.device("cpu"))
+    first = [choose_form(*asked, training) for training in (False, True)]
+    resample._read_form.cache_clear()
+    assert [choose_form(*asked, training) for training in (False, True)] == first
+    assert resample.device_class(torch.device("cpu")) in resample.CPU_CLASSES
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_whole_and_once(op, dynamic):
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    run = torch.compile(OPS[op], fullgraph=True, dynamic=dynamic, backend=counter)
+    _, weight, bias = tensors()
+    weight = torch.nn.Parameter(weight)
+    for batch in (2, 3, 4, 5):
+        x = torch.randn(batch, 3, 6, 4, dtype=torch.float64)
+        torch.testing.assert_close(run(x, weight, bias), stock(op, x, weight, bias))
+    assert counter.frame_count == (1 if dynamic else 2)
+
+
+class Both(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = (torch.nn.Parameter(torch.randn(3, 3, 3, 3)) for _ in range(2))
+
+    def forward(self, x):
+        return conv_downsample(upsample_conv(x, self.up), self.down)
+
+
+def test_exports_to_plain_aten():
+    module, x = Both(), torch.randn(2, 3, 4, 4)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert targets and all(target.startswith("aten.") for target in targets)
+    larger = torch.randn(5, 3, 4, 4)
+    torch.testing.assert_close(program.module()(larger), module(larger))
+
+
+def test_autocast_computes_in_its_dtype():
+    x, weight, bias = tensors(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert upsample_conv(x, weight, bias).dtype == torch.bfloat16
+        assert upsample_conv(x.bfloat16(), weight, bias).dtype == torch.bfloat16
+
+
+X, W = torch.zeros(1, 2, 4, 4), torch.zeros(4, 2, 3, 3)
+BAD = {
+    "rank": ((X[0], W), "x must be a floating-point [B, C, H, W], got torch.float32 [2, 4, 4]"),
+    "integers": ((X.int(), W), "x must be a floating-point [B, C, H, W], got torch.int32 [1, 2, 4, 4]"),
+    "empty": ((X[:0], W), "x must not be empty, got [0, 2, 4, 4]"),
+    "kernel": ((X, torch.zeros(4, 2, 5, 5)), "weight must be [out, in, 1, 1], [out, in, 3, 3] or folded"),
+    "oblong": ((X, torch.zeros(4, 2, 1, 3)), "weight must be [out, in, 1, 1]"),
+    "weight rank": ((X, torch.zeros(3)), "weight must be [out, in, 1, 1]"),
+    "channels": ((X, torch.zeros(4, 3, 3, 3)), "weight must have x's 2 input channels, got 3 of weight [4, 3, 3, 3]"),
+    "bias": ((X, W, torch.zeros(5)), "bias must be [out] = [4], got [5]"),
+    "dtype": ((X, W.bfloat16()), "weight must have x's dtype torch.float32, got torch.bfloat16"),
+    "bias dtype": ((X, W, torch.zeros(4).double()), "bias must have x's dtype torch.float32, got torch.float64"),
+    "device": ((X, W.to("meta")), "weight must be on x's device cpu, got meta"),
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(op, case):
+    arguments, message = BAD[case]
+    with pytest.raises(ValueError, match="^" + re.escape(f"{op}: {message}")) as caught:
+        OPS[op](*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_of_one_op_is_named():
+    with pytest.raises(ValueError, match=r"upsample_conv: weight must be \[4 out, in, 2, 2\]"):
+        upsample_conv(X, torch.zeros(5, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"upsample_conv: weight must have x's 2 input channels, got 4 of weight \[4, 2, 4, 4\]"):
+        upsample_conv(X, torch.zeros(4, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"conv_downsample: x must have even height and width, got \[1, 2, 3, 4\]"):
+        conv_downsample(X[:, :, :3], W)
+    with pytest.raises(ValueError, match=r"conv_downsample: x must have even height and width, got \[1, 2, 4, 1\]"):
+        conv_downsample(X[..., :1], W)
+
+
+def test_bad_input_is_named_in_compiled_code():
+    # a compiler wraps what is raised while it traces; the text is the same
+    with pytest.raises(Exception, match="conv_downsample: x must have even height and width"):
+        torch.compile(conv_downsample, fullgraph=True, backend="eager")(X[:, :, :3], W)
+
+
+def test_sizes_between_are_measured_in_octaves():
+    entry = {"in": 64, "out": 64, "size": 16}
+    assert resample._distance(entry, 128, 64, 8) == pytest.approx(2) and math.isclose(resample._distance(entry, 64, 64, 16), 0)

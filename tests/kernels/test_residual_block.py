@@ -36,6 +36,33 @@ def test_equals_stock(resample, normalised, first, slope):
     torch.testing.assert_close(residual_block(*arguments), stock(*arguments), atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("resample", [None, "up", "down"])
+@pytest.mark.parametrize(("first", "normalised"), [(False, True), (False, False), (True, False)])
+def test_two_terms_go_in_and_come_out(resample, first, normalised):
+    torch.manual_seed(0)
+    x, residual = torch.randn(2, 2, 3, 4, 4).double()
+    convolutions = [(torch.randn(3, 3, k, k).double(), torch.randn(3).double()) for k in (3, 3, 1)]
+    norms = [tuple(torch.randn(2, 2, 3).double()) if normalised else None for _ in range(2)]
+    wanted = residual_block(x + residual, *convolutions, *norms, resample, first)
+    joined = residual_block(x, *convolutions, *norms, resample, first, residual=residual)
+    branch, skip = residual_block(x, *convolutions, *norms, resample, first, residual=residual, join=False)
+    torch.testing.assert_close(joined, wanted, atol=1e-11, rtol=0)
+    assert torch.equal(branch + skip, joined)
+
+
+@pytest.mark.parametrize("resample", [None, "up", "down"])
+def test_compiles_whole(resample):
+    torch.manual_seed(0)
+    x, residual = torch.randn(2, 1, 8, 4, 4)
+    convolutions = [(torch.randn(8, 8, k, k) / 8, None) for k in (3, 3, 1)]
+    norms = [tuple(torch.randn(2, 1, 8)) for _ in range(2)]
+
+    def block(x, residual):
+        return residual_block(x, *convolutions, *norms, resample, residual=residual)
+
+    torch.testing.assert_close(torch.compile(block, fullgraph=True)(x, residual), block(x, residual), atol=1e-4, rtol=1e-4)
+
+
 def test_identity_shortcut():
     x = torch.randn(1, 3, 4, 4)
     nothing = torch.zeros(3, 3, 3, 3), None

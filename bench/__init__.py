@@ -1,0 +1,1 @@
+"""Measurements whose figures README shows; each file says how it is run."""

@@ -1,0 +1,1 @@
+"""Speed and memory of the ops: `pytest bench/kernels` from the root of the repository measures, `python -m bench.report FILE` prints."""

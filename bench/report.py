@@ -1,0 +1,131 @@
+"""Print the tables of README from results of the bench: `python -m bench.report bench/results/kernels_<device>.json`, from the root."""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+OURS = ("reference", "cpp", "cuda", "triton", "ours")
+
+
+def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
+    """What a row of a table shows: seconds, ratios and shares, with None for what was not measured.
+
+    Args:
+        row: of the results.
+        key: "seconds", with warm caches, or "flushed_seconds".
+    """
+    times = row["times"]
+    mine = times[row["ours"]][key]
+    rivals = {name: each[key] for name, each in times.items() if name not in (*OURS, "copy", "folded", "opencv", "instance_norm")}
+    copy = times.get("copy", {}).get(key)
+    spread = times[row["ours"]]["spread" if key == "seconds" else "flushed_spread"]
+    return {
+        "seconds": mine,
+        "spread": spread / mine if mine else None,
+        "stock": rivals["stock"] / mine,
+        "compile": rivals["compile"] / mine if "compile" in rivals else None,
+        "best": min(rivals.values()) / mine,
+        "copy": mine / copy if copy else None,
+        "gbs": row["moved"] / mine / 1e9,
+        "of_copy": row["moved"] / mine / (copied_bytes(row) / copy) if copy else None,
+        "gflops": row["flops"] / mine / 1e9 if row["flops"] else None,
+        "folded": rivals["stock"] / times["folded"][key] if "folded" in times else None,
+        "opencv": times["opencv"][key] / mine if "opencv" in times else None,
+        "instance_norm": times["instance_norm"][key] / mine if "instance_norm" in times else None,
+        "peak": times[row["ours"]]["peak_bytes"],
+    }
+
+
+def copied_bytes(row: Mapping[str, Any]) -> float:
+    """Bytes that the copy of a row reads and writes: of `moved`, what its op moves for each tensor it copies."""
+    passes = {"forward": 2, "residual": 4, "backward": 3, "power iteration": 1, "step with gradient": 6}[row["direction"]]
+    return 2 * row["moved"] / passes
+
+
+COLUMNS = {
+    "median": lambda f: milliseconds(f["seconds"]),
+    "spread": lambda f: f"{f['spread']:.0%}",
+    "against stock": lambda f: times_faster(f["stock"]),
+    "torch.compile": lambda f: times_faster(f["compile"]),
+    "best other": lambda f: times_faster(f["best"]),
+    "OpenCV": lambda f: times_faster(f["opencv"]),
+    "instance_norm": lambda f: times_faster(f["instance_norm"]),
+    "folded beforehand": lambda f: times_faster(f["folded"]),
+    "time of a copy": lambda f: times_faster(f["copy"]),
+    "GB/s": lambda f: f"{f['gbs']:.1f}",
+    "of a copy's": lambda f: f"{f['of_copy']:.0%}",
+    "GFLOP/s": lambda f: f"{f['gflops']:.0f}",
+    "peak": lambda f: f"{f['peak'] / 2**20:.1f} MiB",
+}
+NEEDS = {
+    "torch.compile": "compile",
+    "OpenCV": "opencv",
+    "instance_norm": "instance_norm",
+    "folded beforehand": "folded",
+    "time of a copy": "copy",
+    "of a copy's": "of_copy",
+    "GFLOP/s": "gflops",
+}
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} us"
+
+
+def times_faster(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def table(rows: Iterable[Mapping[str, Any]], key: str) -> list[str]:
+    """A table of rows of one op and direction, and the median and worst ratios below it."""
+    found = [(row, figures(row, key)) for row in rows]
+    columns = [name for name in COLUMNS if name not in NEEDS or any(f[NEEDS[name]] is not None for _, f in found)]
+    lines = ["| layer | batch | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    for row, f in found:
+        name = f"{row['layer']} {SHORT[row['dtype']]}" + (" channels_last" if row["memory_format"] == "channels_last" else "")
+        cells = ["" if column in NEEDS and f[NEEDS[column]] is None else COLUMNS[column](f) for column in columns]
+        lines.append(f"| {name} | {row['batch']} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for dtype, memory_format in dict.fromkeys((row["dtype"], row["memory_format"]) for row, _ in found):
+        group = [f for row, f in found if (row["dtype"], row["memory_format"]) == (dtype, memory_format)]
+        facts = []
+        for word, name in (("stock", "stock"), ("torch.compile", "compile")):
+            ratios = [f[name] for f in group if f[name] is not None]
+            if ratios:
+                facts.append(f"{statistics.median(ratios):.2f}x {word} at the median shape, {min(ratios):.2f}x at the worst")
+        lines.append(f"{SHORT[dtype]} {memory_format}: " + "; ".join(facts) + ".")
+    return lines
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """All tables, as Markdown."""
+    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items() if value)
+    changed = " with changes" if found["changed"] else ""
+    lines = [
+        f"{found['device']} ({found['class']}), {found['threads']} threads, {versions}, "
+        f"commit {(found['commit'] or 'unknown')[:9]}{changed}, {found['date']}.",
+    ]
+    for name, reason in found["backends"].items():
+        if reason != "runs":
+            lines.append(f"Not measured: {name}, {reason}.")
+    flushed = any("flushed_seconds" in row["times"][row["ours"]] for row in found["rows"])
+    for op, direction in dict.fromkeys((row["op"], row["direction"]) for row in found["rows"]):
+        rows = [row for row in found["rows"] if (row["op"], row["direction"]) == (op, direction)]
+        for key, words in (("seconds", ", warm caches" if flushed else ""), ("flushed_seconds", ", flushed L2"))[: 1 + flushed]:
+            backend = "" if rows[0]["ours"] == "ours" else f" ({rows[0]['ours']})"
+            lines += ["", f"**{op}, {direction}{backend}{words}**", "", *table(rows, key)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    print(report(json.loads(parser.parse_args().results.read_text())))
+
+
+if __name__ == "__main__":
+    main()

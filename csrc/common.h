@@ -1,0 +1,23 @@
+// What every file of csrc/ includes: torch's stable ABI and nothing else of torch, so that one build serves every torch >= 2.10.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace talkinghead {
+
+using torch::stable::Tensor;
+using ScalarType = torch::headeronly::ScalarType;
+using BFloat16 = c10::BFloat16;
+using Half = c10::Half;
+
+}  // namespace talkinghead

@@ -1,0 +1,223 @@
+// What the .cu files share: launching, the device's limits, the current stream, and reductions over warps and clusters.
+//
+// Two rules keep the files runnable on a CPU (tests/cuda_on_cpu): every launch goes through `launch`, and shared memory is declared by
+// TALKINGHEAD_SHARED or TALKINGHEAD_DYNAMIC_SHARED. Functions that choose grids take raw pointers and sizes; what needs torch stands
+// behind #ifndef CUDA_ON_CPU.
+#pragma once
+
+#ifdef CUDA_ON_CPU
+#define TALKINGHEAD_SHARED(type, name, count)                                   \
+  static char name##_key;                                                       \
+  type(&name)[count] = *reinterpret_cast<type(*)[count]>(                       \
+      cuda_on_cpu::static_shared(&name##_key, sizeof(type) * (count)))
+#define TALKINGHEAD_DYNAMIC_SHARED(name) \
+  unsigned char* const name = static_cast<unsigned char*>(cuda_on_cpu::dynamic_shared())
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "common.h"
+// type name[count] in static shared memory
+#define TALKINGHEAD_SHARED(type, name, count) __shared__ type name[count]
+// unsigned char name[], aligned to 16: the dynamic shared memory of the launch
+#define TALKINGHEAD_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+// weak: the library also loads beside a torch without CUDA
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+#endif
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace talkinghead {
+
+using bfloat16 = __nv_bfloat16;
+using half = __half;
+
+// ---- host --------------------------------------------------------------------------------------
+
+// Throws one line that names the op, the call and the device's own words.
+inline void check_cuda(cudaError_t status, const char* op, const char* call) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // what is reported here must not be reported again by the next call
+  throw std::runtime_error(std::string(op) + ": " + call + ": " + cudaGetErrorString(status));
+}
+
+struct Device {
+  int multiprocessors, shared_bytes, l2_bytes;  // shared_bytes: the most a block can have
+  bool clusters;
+};
+
+// Limits of the current device, asked for once.
+inline Device current_device(const char* op) {
+  constexpr int kDevices = 64;
+  static Device known[kDevices] = {};
+  int index = 0;
+  check_cuda(cudaGetDevice(&index), op, "cudaGetDevice");
+  Device device = index < kDevices ? known[index] : Device{};
+  if (device.multiprocessors > 0) return device;
+  const auto ask = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, attribute, index), op, "cudaDeviceGetAttribute");
+    return value;
+  };
+  device = {
+      ask(cudaDevAttrMultiProcessorCount),
+      ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+      ask(cudaDevAttrL2CacheSize),
+      ask(cudaDevAttrClusterLaunch) != 0};
+  if (index < kDevices) known[index] = device;
+  return device;
+}
+
+struct LaunchShape {
+  dim3 grid, block;
+  size_t shared_bytes = 0;   // dynamic
+  unsigned cluster = 1;      // blocks of a cluster, along x
+  bool cooperative = false;  // all blocks resident together
+};
+
+template <class... Parameters, class... Arguments>
+void launch(
+    const char* op,
+    const LaunchShape& shape,
+    cudaStream_t stream,
+    void (*kernel)(Parameters...),
+    Arguments&&... arguments) {
+  constexpr size_t kUnasked = 48 << 10;  // what every kernel may have
+  if (shape.shared_bytes > kUnasked) {
+    check_cuda(
+        cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)),
+        op,
+        "cudaFuncSetAttribute");
+  }
+  if (shape.cluster > 8) {
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        op,
+        "cudaFuncSetAttribute");
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = shape.cluster;
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  if (shape.cooperative) {
+    attributes[count].id = cudaLaunchAttributeCooperative;
+    attributes[count++].val.cooperative = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  check_cuda(
+      cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), op, "launch");
+}
+
+#ifndef CUDA_ON_CPU
+// The stream torch runs this device's work on.
+inline cudaStream_t current_stream(int32_t device) {
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "torch was built without CUDA");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+#endif
+
+// ---- device ------------------------------------------------------------------------------------
+
+template <class T>
+__device__ __forceinline__ float to_float(T value);
+template <>
+__device__ __forceinline__ float to_float(float value) { return value; }
+template <>
+__device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162float(value); }
+template <>
+__device__ __forceinline__ float to_float(half value) { return __half2float(value); }
+
+// to nearest, ties to even
+template <class T>
+__device__ __forceinline__ T from_float(float value);
+template <>
+__device__ __forceinline__ float from_float(float value) { return value; }
+template <>
+__device__ __forceinline__ bfloat16 from_float(float value) { return __float2bfloat16_rn(value); }
+template <>
+__device__ __forceinline__ half from_float(float value) { return __float2half_rn(value); }
+
+// `Bytes` bytes of T, moved by one access: the address must be a multiple of Bytes.
+template <class T, int Bytes>
+struct alignas(Bytes) Pack {
+  static constexpr int size = Bytes / sizeof(T);
+  T values[size];
+};
+
+template <int Bytes>
+struct Word;
+template <>
+struct Word<16> { using type = uint4; };
+template <>
+struct Word<8> { using type = uint2; };
+template <>
+struct Word<4> { using type = unsigned; };
+template <>
+struct Word<2> { using type = unsigned short; };
+
+// Through the read-only path: nothing in the same launch may write there.
+template <class T, int Bytes>
+__device__ __forceinline__ Pack<T, Bytes> load(const Pack<T, Bytes>* from) {
+  using Raw = typename Word<Bytes>::type;
+  union {
+    Raw raw;
+    Pack<T, Bytes> pack;
+  } moved;
+  moved.raw = __ldg(reinterpret_cast<const Raw*>(from));
+  return moved.pack;
+}
+
+// Over all 32 lanes that differ in the bits from `first` up: 1 is the whole warp, 4 keeps lanes 0 to 3 apart. Every lane has the sum.
+__device__ __forceinline__ float warp_sum(float value, int first = 1) {
+  for (int offset = 16; offset >= first; offset >>= 1) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// Blocks of a cluster; before sm_90 a block is its own cluster.
+#if defined(CUDA_ON_CPU) || __CUDA_ARCH__ >= 900
+__device__ __forceinline__ unsigned cluster_rank() { return __clusterRelativeBlockRank(); }
+__device__ __forceinline__ unsigned cluster_size() { return __clusterSizeInBlocks(); }
+__device__ __forceinline__ void cluster_arrive() { __cluster_barrier_arrive(); }
+__device__ __forceinline__ void cluster_wait() { __cluster_barrier_wait(); }
+// Where block `rank` holds what this block holds at `own`, in dynamic shared memory. That block must have started, which a
+// cluster barrier before the access assures, and must not have ended, which one after the access assures.
+template <class T>
+__device__ __forceinline__ T* cluster_shared(T* own, unsigned rank) {
+  return static_cast<T*>(__cluster_map_shared_rank(own, rank));
+}
+#else
+__device__ __forceinline__ unsigned cluster_rank() { return 0; }
+__device__ __forceinline__ unsigned cluster_size() { return 1; }
+__device__ __forceinline__ void cluster_arrive() {}
+__device__ __forceinline__ void cluster_wait() { __syncthreads(); }
+template <class T>
+__device__ __forceinline__ T* cluster_shared(T* own, unsigned) { return own; }
+#endif
+
+// Barrier of all threads of the cluster; what they wrote before it, to shared memory too, the others see after it.
+__device__ __forceinline__ void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+}  // namespace talkinghead

@@ -1,0 +1,316 @@
+// One kernel source, compiled for several instruction sets in one file and chosen at run time, so that one build serves every CPU.
+//
+// A file includes what it needs, then names itself and includes this header:
+//
+//   #include "common.h"
+//   #define SIMD_FILE "scale_cpu.cpp"
+//   #include "simd.h"
+//
+//   #ifdef SIMD_PASS  // compiled once for each instruction set, inside a namespace of its own
+//   template <typename T>
+//   void scale(const T* in, T* out, int64_t count, float factor) {
+//     int64_t i = 0;
+//     for (; i + kLanes <= count; i += kLanes) store(out + i, load(in + i) * factor);
+//     if (i < count) store_part(out + i, load_part(in + i, count - i) * factor, count - i);
+//   }
+//   #else  // compiled once
+//   void run(...) { SIMD_BEST(scale<float>)(in, out, count, factor); }
+//   #endif
+//
+// Rules of the part under SIMD_PASS: every #include stands above simd.h; no lambdas, which Clang compiles for the baseline; no inline
+// functions or templates of other headers that touch data (their one copy might be compiled for a CPU that is not there).
+// Floats is a vector of kLanes floats with the arithmetic and comparisons of GCC's vector extensions. T is float, BFloat16 or Half.
+#ifndef SIMD_PASS
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__) && (defined(__clang__) || defined(__GNUC__))
+#define SIMD_X86 1
+#include <immintrin.h>
+#else
+#define SIMD_X86 0
+#endif
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__clang__)
+#define SIMD_PRAGMA(text) _Pragma(#text)
+#define SIMD_ATTRIBUTE(set) SIMD_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define SIMD_BEGIN(set) SIMD_ATTRIBUTE(set)
+#define SIMD_END _Pragma("clang attribute pop")
+#else
+#define SIMD_PRAGMA(text) _Pragma(#text)
+#define SIMD_BEGIN(set) _Pragma("GCC push_options") SIMD_PRAGMA(GCC target(set))
+#define SIMD_END _Pragma("GCC pop_options")
+#endif
+#define SIMD_INLINE inline __attribute__((always_inline))
+
+namespace talkinghead {
+namespace {
+
+// 0 baseline, 1 AVX2, 2 AVX-512. torch's own variable ATEN_CPU_CAPABILITY lowers it, as it does for torch's kernels.
+inline int simd_level() {
+#if SIMD_X86
+  static const int level = [] {
+    const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
+    const bool no_avx512 = wanted && (!std::strcmp(wanted, "avx2") || !std::strcmp(wanted, "default"));
+    const bool no_avx2 = wanted && !std::strcmp(wanted, "default");
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (no_avx2 || !avx2) return 0;
+    return no_avx512 || !avx512 ? 1 : 2;
+  }();
+  return level;
+#else
+  return 0;
+#endif
+}
+
+template <typename F>
+F* simd_select([[maybe_unused]] F* avx512, [[maybe_unused]] F* avx2, F* baseline) {
+#if SIMD_X86
+  if (simd_level() == 2) return avx512;
+  if (simd_level() == 1) return avx2;
+#endif
+  return baseline;
+}
+
+}  // namespace
+}  // namespace talkinghead
+
+#if SIMD_X86
+#define SIMD_BEST(...) simd_select(&avx512::__VA_ARGS__, &avx2::__VA_ARGS__, &baseline::__VA_ARGS__)
+#else
+#define SIMD_BEST(...) simd_select(&baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
+#endif
+
+#define SIMD_PASS 0
+#define SIMD_BYTES 16
+namespace talkinghead {
+namespace {
+namespace baseline {
+#include SIMD_FILE
+}  // namespace baseline
+}  // namespace
+}  // namespace talkinghead
+#undef SIMD_PASS
+#undef SIMD_BYTES
+
+#if SIMD_X86
+#define SIMD_PASS 1
+#define SIMD_BYTES 32
+SIMD_BEGIN("avx2,fma,f16c")
+namespace talkinghead {
+namespace {
+namespace avx2 {
+#include SIMD_FILE
+}  // namespace avx2
+}  // namespace
+}  // namespace talkinghead
+SIMD_END
+#undef SIMD_PASS
+#undef SIMD_BYTES
+
+#define SIMD_PASS 2
+#define SIMD_BYTES 64
+SIMD_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
+namespace talkinghead {
+namespace {
+namespace avx512 {
+#include SIMD_FILE
+}  // namespace avx512
+}  // namespace
+}  // namespace talkinghead
+SIMD_END
+#undef SIMD_PASS
+#undef SIMD_BYTES
+#endif
+
+#else  // SIMD_PASS: included by SIMD_FILE again, inside the namespace of an instruction set
+
+constexpr int64_t kLanes = SIMD_BYTES / 4;
+typedef float Floats __attribute__((vector_size(SIMD_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(SIMD_BYTES)));
+typedef uint32_t Words __attribute__((vector_size(SIMD_BYTES)));
+typedef uint16_t Shorts __attribute__((vector_size(SIMD_BYTES / 2)));
+
+SIMD_INLINE Floats splat(float value) {
+  return Floats{} + value;
+}
+
+// value where the mask (a comparison of Floats) is true, else other
+SIMD_INLINE Floats where(Ints mask, Floats value, Floats other) {
+  return mask ? value : other;
+}
+
+// keeps NaN
+SIMD_INLINE Floats relu(Floats v) {
+  return v < 0.0f ? Floats{} : v;
+}
+
+SIMD_INLINE float sum(Floats v) {
+#if SIMD_BYTES == 64
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#elif SIMD_BYTES == 32
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+#else
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+#endif
+  return v[0] + v[1];
+}
+
+SIMD_INLINE Floats from_bits(Words bits) {
+  Floats v;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+SIMD_INLINE Words to_bits(Floats v) {
+  Words bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+SIMD_INLINE Floats widen(Shorts s, BFloat16) {
+  return from_bits(__builtin_convertvector(s, Words) << 16);
+}
+
+// rounds to nearest, ties to even; a NaN stays one
+SIMD_INLINE Shorts narrow(Floats v, BFloat16) {
+  const Words bits = to_bits(v);
+  const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return __builtin_convertvector((v == v ? rounded : bits | 0x400000) >> 16, Shorts);
+}
+
+#if SIMD_BYTES == 64
+SIMD_INLINE Floats widen(Shorts s, Half) {
+  return (Floats)_mm512_maskz_cvtph_ps(-1, (__m256i)s);
+}
+SIMD_INLINE Shorts narrow(Floats v, Half) {
+  return (Shorts)_mm512_maskz_cvtps_ph(-1, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif SIMD_BYTES == 32
+SIMD_INLINE Floats widen(Shorts s, Half) {
+  return (Floats)_mm256_cvtph_ps((__m128i)s);
+}
+SIMD_INLINE Shorts narrow(Floats v, Half) {
+  return (Shorts)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__aarch64__)
+SIMD_INLINE Floats widen(Shorts s, Half) {
+  return (Floats)vcvt_f32_f16((float16x4_t)s);
+}
+SIMD_INLINE Shorts narrow(Floats v, Half) {
+  return (Shorts)vcvt_f16_f32((float32x4_t)v);
+}
+#else
+SIMD_INLINE Floats widen(Shorts s, Half) {
+  const Words half = __builtin_convertvector(s, Words);
+  const Words magnitude = (half & 0x7fff) << 13;
+  const Words finite = to_bits(from_bits(magnitude) * 0x1p112f);  // moves the exponent, denormal numbers included
+  const Words special = magnitude | 0x7f800000;
+  return from_bits(((half & 0x8000) << 16) | (magnitude >= 0x0f800000 ? special : finite));
+}
+SIMD_INLINE Shorts narrow(Floats v, Half) {
+  const Words bits = to_bits(v);
+  const Words magnitude = bits & 0x7fffffff;
+  const Words normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Words denormal = to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000;  // the sum rounds at the last place of a denormal half
+  const Words special = magnitude > 0x7f800000 ? ((magnitude >> 13) & 0x3ff) | 0x7e00 : 0x7c00 + Words{};
+  const Words small = magnitude < 0x38800000 ? denormal : normal;
+  return __builtin_convertvector(((bits >> 16) & 0x8000) | (magnitude >= 0x47800000 ? special : small), Shorts);
+}
+#endif
+
+SIMD_INLINE Floats load(const float* from) {
+  Floats v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+SIMD_INLINE void store(float* to, Floats v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+template <typename T>
+SIMD_INLINE Floats load(const T* from) {
+  Shorts s;
+  __builtin_memcpy(&s, from, sizeof s);
+  return widen(s, T());
+}
+
+template <typename T>
+SIMD_INLINE void store(T* to, Floats v) {
+  const Shorts s = narrow(v, T());
+  __builtin_memcpy(to, &s, sizeof s);
+}
+
+// the first count < kLanes elements; the other lanes are 0
+template <typename T>
+SIMD_INLINE Floats load_part(const T* from, int64_t count) {
+  T buffer[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) __builtin_memcpy(buffer + i, from + i, sizeof(T));
+  return load(buffer);
+}
+
+template <typename T>
+SIMD_INLINE void store_part(T* to, Floats v, int64_t count) {
+  T buffer[kLanes];
+  store(buffer, v);
+  for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i, buffer + i, sizeof(T));
+}
+
+// 0xffffffff in the first count lanes
+SIMD_INLINE Ints first_lanes(int64_t count) {
+  Ints mask;
+  for (int32_t i = 0; i < kLanes; ++i) mask[i] = i < count ? -1 : 0;
+  return mask;
+}
+
+// as T would hold it
+SIMD_INLINE Floats round_to(Floats v, float) {
+  return v;
+}
+template <typename T>
+SIMD_INLINE Floats round_to(Floats v, T) {
+  return widen(narrow(v, T()), T());
+}
+
+// A store past the caches, of what nothing reads soon. `to` is aligned to its size; stream_end() comes before another thread reads.
+template <typename T>
+SIMD_INLINE void stream(T* to, Floats v) {
+#if SIMD_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    _mm512_stream_ps(reinterpret_cast<float*>(to), (__m512)v);
+  } else {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)narrow(v, T()));
+  }
+#elif SIMD_BYTES == 32
+  if constexpr (sizeof(T) == 4) {
+    _mm256_stream_ps(reinterpret_cast<float*>(to), (__m256)v);
+  } else {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)narrow(v, T()));
+  }
+#else
+  store(to, v);
+#endif
+}
+
+SIMD_INLINE void stream_end() {
+#if SIMD_X86
+  _mm_sfence();
+#endif
+}
+
+#endif  // SIMD_PASS

@@ -1,0 +1,63 @@
+"""The functional ops in plain ATen, for exporters and for runtimes that know nothing of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rasterize import draw_landmarks_reference
+from .spectral_norm import normalise_reference
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """What each op is in plain ATen: for `torch.export.ExportedProgram.run_decompositions`.
+
+    `torch.export.export(module, ...).run_decompositions(decompositions())` holds no op of this package and goes wherever ATen goes,
+    such as `torch.onnx.export`. Ops that mutate are for training and are not here.
+    """
+    ops = torch.ops.talkinghead
+    return {
+        ops.adain.default: _adain,
+        ops.add_adain.default: _add_adain,
+        ops.normalise.default: _normalise,
+        ops.draw_landmarks.default: _draw_landmarks,
+    }
+
+
+def _adain(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, Tensor, Tensor]:
+    # layer norm over a plane is one op in ATen and ONNX alike, whatever the batch
+    planes = (x if x.dtype == torch.float64 else x.float()).flatten(2)
+    normal, mean, rstd = torch.native_layer_norm(planes, planes.shape[2:], None, None, eps)
+    y = (normal.view(x.shape) * scale[..., None, None] + bias[..., None, None]).to(x.dtype)
+    return torch.relu(y) if activation == "relu" else y, mean.squeeze(2), rstd.squeeze(2)
+
+
+def _add_adain(
+    x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    h = x + residual
+    y, mean, rstd = _adain(h, scale, bias, eps, activation)
+    return y, h, mean, rstd
+
+
+def _normalise(
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    eps: float,
+    forms: list[str],
+    dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[list[Tensor], Tensor]:
+    pairs = [normalise_reference(weight, u, v, eps, form) for weight, u, v, form in zip(weights, us, vs, forms, strict=True)]
+    outputs = []
+    for weight, _ in pairs:
+        wanted = torch.channels_last if channels_last and weight.dim() == 4 else torch.contiguous_format
+        outputs.append(weight.to(dtype or weight.dtype).contiguous(memory_format=wanted))
+    vectors = [vector for pair in zip(us, vs, strict=True) for vector in pair]
+    return outputs, torch.cat([torch.stack([sigma for _, sigma in pairs]), *vectors])
+
+
+def _draw_landmarks(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
+    return draw_landmarks_reference(points.float(), size, indices, lengths, colours)

@@ -1,0 +1,56 @@
+"""The extension built from `csrc/`: schemas of its kernels, and loading it.
+
+The schemas stand here so that C++ registers implementations only, one for CPU and one for CUDA. Kernels write into tensors that Python
+allocated; Python has checked shapes, devices and dtypes, and made planes and matrices contiguous.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SCHEMAS = (
+    # x, residual, y, h: one of float32, bfloat16, float16, all NCHW-contiguous or all channels_last. scale, bias: float32 or x's dtype,
+    # [B, C] of any first stride, 0 included, and second stride 1. mean, rstd, grad_scale, grad_bias: float32 [B, C], contiguous.
+    "adain_forward(Tensor x, Tensor? residual, Tensor scale, Tensor bias, float eps, bool relu,"
+    " Tensor(a!) y, Tensor(b!)? h, Tensor(c!) mean, Tensor(d!) rstd) -> ()",
+    "adain_backward(Tensor grad_y, Tensor? grad_h, Tensor h, Tensor scale, Tensor bias, Tensor mean, Tensor rstd, bool relu,"
+    " Tensor(a!) grad_x, Tensor(b!) grad_scale, Tensor(c!) grad_bias) -> ()",
+    # weights, us, vs, grad_weights: float32, contiguous. outputs and grads: any of the three dtypes, NCHW-contiguous or channels_last.
+    # constants: float32 [L + sum(out + in)]: sigma of every layer before clamping, then u, v of each.
+    "power_iteration_(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps) -> ()",
+    "normalise_forward(Tensor[] weights, Tensor[] us, Tensor[] vs, float eps, int[] forms,"
+    " Tensor(a!)[] outputs, Tensor(b!) constants) -> ()",
+    "normalise_backward(Tensor[] grads, Tensor[] weights, Tensor constants, float eps, int[] forms, Tensor(a!)[] grad_weights) -> ()",
+    # points, image: float32, contiguous
+    "draw_landmarks(Tensor points, int[] indices, int[] lengths, int[] colours, Tensor(a!) image) -> ()",
+)
+_LIBRARY = torch.library.Library("talkinghead_native", "DEF")
+for _schema in _SCHEMAS:
+    _LIBRARY.define(_schema)
+
+
+@cache
+def load() -> str | None:
+    """Load the extension, once. None, or why it is not there."""
+    found = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not found:
+        return "the extension is not built; install with a C++ compiler at hand: pip install ."
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return f"{found[0].name} does not load: {str(error).splitlines()[0]}"
+    return None
+
+
+@cache
+def missing(device: str, kernel: str | None = None) -> str | None:
+    """None where the extension holds a kernel, or any kernel, for "cpu" or "cuda"; else the reason why not."""
+    reason = load()
+    if reason is not None:
+        return reason
+    key = device.upper()
+    names = [kernel] if kernel else [schema[: schema.index("(")] for schema in _SCHEMAS]
+    if any(torch._C._dispatch_has_kernel_for_dispatch_key(f"talkinghead_native::{name}", key) for name in names):
+        return None
+    return f"the extension was built without {f'{kernel} for {key}' if kernel else f'{key} kernels'}"

@@ -1,0 +1,111 @@
+"""The bench of the kernels runs, refuses what is wrong, and its results make tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench.kernels.harness import Case, check, error  # noqa: E402
+from bench.kernels.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
+from bench.report import figures, report  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "results.json"
+    files = [f"bench/kernels/bench_{name}.py" for name in ("adain", "resample", "rasterize")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *files,
+        "--quick",
+        f"--results={path}",
+        "-q",
+        "-k",
+        "nchw and fp32 and not backward or faces",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return json.loads(path.read_text())
+
+
+def test_results_say_where_and_what(results):
+    assert {"device", "class", "threads", "versions", "commit", "date", "backends", "rows"} <= set(results)
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0] or results["versions"]["torch"] == torch.__version__
+    assert {row["op"] for row in results["rows"]} == {"adain", "upsample_conv", "conv_downsample"}
+    for row in results["rows"]:
+        assert row["moved"] > 0 and {"stock", row["ours"]} <= set(row["times"])
+        for name, each in row["times"].items():
+            assert each["seconds"] > 0 and each["spread"] >= 0 and each["rounds"] == 2 and each["peak_bytes"] >= 0
+            assert name in ("copy", "folded", "opencv", "instance_norm") or each["error"] < 1e-4
+
+
+def test_results_make_tables(results):
+    text = report(results)
+    for row in results["rows"]:
+        assert f"**{row['op']}, {row['direction']}" in text and f"| {row['layer']} fp32 | {row['batch']} |" in text
+    assert "nan" not in text and "None" not in text
+
+
+def test_figures_of_a_row():
+    def each(seconds):
+        return {"seconds": seconds, "spread": 0.1 * seconds, "peak_bytes": 8}
+
+    times = {"cpp": each(0.001), "reference": each(0.004), "stock": each(0.008), "compile": each(0.003), "copy": each(0.0005)}
+    row = {"ours": "cpp", "times": times, "moved": 2_000_000, "flops": 0, "direction": "forward"}
+    found = figures(row)
+    assert found["stock"] == pytest.approx(8) and found["best"] == found["compile"] == pytest.approx(3)
+    assert found["copy"] == pytest.approx(2) and found["gbs"] == pytest.approx(2) and found["of_copy"] == pytest.approx(0.5)
+    assert found["spread"] == pytest.approx(0.1) and found["gflops"] is None
+
+
+def case(**providers):
+    x = torch.ones(4)
+    return Case("op", "forward", "4", 1, torch.float32, 16, (x,), {"stock": lambda: x, **providers})
+
+
+def test_a_wrong_provider_is_not_timed():
+    with pytest.raises(AssertionError, match="'mine'.*not timed"):
+        check(case(mine=lambda: torch.tensor([1, 1, 1, 1.1])))
+    with pytest.raises(AssertionError, match="'mine'"):
+        check(case(mine=lambda: torch.full((4,), torch.nan)))
+    with pytest.raises(AssertionError, match="shape"):
+        check(case(mine=lambda: torch.ones(3)))
+
+
+def test_a_provider_that_does_not_exist_is_listed():
+    def absent():
+        raise NotImplementedError("no kernel\nmore")
+
+    errors, missing = check(case(mine=absent))
+    assert errors == {"stock": 0.0} and missing == {"mine": "no kernel"}
+
+
+def test_error_is_relative_and_the_worst():
+    assert error((torch.tensor([3.0, 4.0]), torch.tensor([2.2])), (torch.tensor([3.0, 4.0]), torch.tensor([2.0]))) == pytest.approx(0.1)
+
+
+def test_turns_are_taken_in_rounds():
+    calls = []
+    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Budget(0, 3, 3))
+    assert [len(each.samples) for each in times.values()] == [3, 3]
+    order = [name for name, before in zip(calls[4:], calls[3:], strict=False) if name != before]
+    assert order == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_median_and_spread():
+    times = Times((1.0, 2.0, 3.0, 4.0, 100.0))
+    assert times.median == 3 and times.spread == pytest.approx(50.5)
+
+
+def test_peak_of_a_call():
+    x = torch.ones(1024, 1024)
+    peak = peak_bytes(lambda: (x + 1) * 2, "cpu")
+    assert 8 * 2**20 <= peak < 9 * 2**20

@@ -1,0 +1,707 @@
+// A CUDA device on the CPU, enough to run the .cu files of csrc/ where there is no GPU: force-included before the source, which g++ then
+// compiles as C++. Each CUDA thread is a fiber; the blocks of a cluster (or of a cooperative launch) are resident together, other blocks
+// run one after the other in shuffled order. All in one operating-system thread, so that every run is the same.
+//
+// It is strict where a GPU is silent. Reported as an error, with the thread and the block:
+//  - a barrier or a warp exchange that some thread of its mask never reaches, or reaches at another line;
+//  - an access past the end of dynamic shared memory, of a buffer from `cuda_on_cpu_allocate`, or misaligned for its type;
+//  - shared memory of another block of the cluster before a cluster barrier has shown that it runs, or after it has ended;
+//  - a launch beyond the device's limits, or above 48 KB of shared memory without the attribute that allows it.
+// Shared memory starts as NaN. The order of threads and blocks depends on `cuda_on_cpu_schedule`: a missing barrier that one order
+// hides, another shows.
+#pragma once
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define CUDA_ON_CPU 1
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __align__(n) alignas(n)
+
+// ---- types -------------------------------------------------------------------------------------------------------------------------
+struct uint3 { unsigned x, y, z; };
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(8) float2 { float x, y; };
+struct float3 { float x, y, z; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(16) double2 { double x, y; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+struct __nv_bfloat16 { uint16_t bits; };
+struct __half { _Float16 value; };
+inline float __bfloat162float(__nv_bfloat16 v) {
+  const uint32_t wide = uint32_t(v.bits) << 16;
+  float f;
+  std::memcpy(&f, &wide, 4);
+  return f;
+}
+inline __nv_bfloat16 __float2bfloat16_rn(float f) {  // to nearest, ties to even
+  uint32_t wide;
+  std::memcpy(&wide, &f, 4);
+  if (f != f) return {0x7fff};
+  return {uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
+}
+inline __nv_bfloat16 __float2bfloat16(float f) { return __float2bfloat16_rn(f); }
+inline float __half2float(__half v) { return float(v.value); }
+inline __half __float2half_rn(float f) { return {_Float16(f)}; }
+inline __half __float2half(float f) { return __float2half_rn(f); }
+
+// ---- runtime calls -----------------------------------------------------------------------------------------------------------------
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchFailure = 719,
+};
+typedef void* cudaStream_t;
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrL2CacheSize,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrClusterLaunch,
+};
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize,
+  cudaFuncAttributePreferredSharedMemoryCarveout,
+  cudaFuncAttributeNonPortableClusterSizeAllowed,
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension, cudaLaunchAttributeCooperative };
+struct cudaLaunchAttributeValue {
+  struct { unsigned x, y, z; } clusterDim;
+  int cooperative;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+static uint3 threadIdx, blockIdx;
+static dim3 blockDim, gridDim;
+
+namespace cuda_on_cpu {
+
+struct Properties {
+  const char* name;
+  int major, minor, multiprocessors, shared_per_block, shared_per_multiprocessor, l2;
+};
+static const Properties devices[] = {
+    {"sm_80", 8, 0, 108, 163 << 10, 164 << 10, 40 << 20},
+    {"sm_90", 9, 0, 132, 227 << 10, 228 << 10, 50 << 20},
+    {"sm_120", 12, 0, 170, 99 << 10, 100 << 10, 96 << 20},
+};
+
+struct Barrier {
+  unsigned arrived = 0, expected = 0;
+  uint64_t generation = 0;
+  std::string where;  // of the threads that wait
+};
+
+struct WarpGroup {  // the lanes of one mask
+  Barrier barrier;
+  alignas(16) unsigned char slots[2][32][16];
+};
+
+struct Block {
+  uint3 index;
+  unsigned rank = 0, running = 0, finished = 0;
+  bool started = false;
+  unsigned char* shared = nullptr;  // dynamic, ends at a page that must not be touched
+  unsigned char* pages = nullptr;
+  size_t page_bytes = 0;
+  std::map<const void*, unsigned char*> statics;
+  std::vector<std::unique_ptr<unsigned char[]>> static_memory;
+  size_t static_bytes = 0;
+  Barrier barrier;
+  int votes[2] = {0, 0};
+  std::vector<std::map<unsigned, WarpGroup>> warps;
+};
+
+struct Fiber {
+  ucontext_t context;
+  jmp_buf resume;
+  unsigned char* stack = nullptr;
+  bool entered = false, done = false;
+  uint3 thread;
+  unsigned linear = 0;
+  Block* block = nullptr;
+  const Barrier* waiting = nullptr;
+  uint64_t generation = 0, cluster_generation = 0;
+  bool cluster_arrived = false, cluster_waited = false;
+  std::string what;  // it waits for
+};
+
+struct State {
+  int device = 1;
+  uint64_t seed = 0;
+  std::string error;
+  std::map<const void*, std::map<int, int>> attributes;
+  std::vector<std::string> launches;
+  std::vector<std::pair<void*, size_t>> allocations;
+
+  std::vector<std::unique_ptr<Fiber>> pool;
+  std::vector<std::unique_ptr<Block>> resident;
+  Barrier cluster;
+  unsigned cluster_size = 1;
+  size_t dynamic_shared = 0;
+  std::function<void()> body;
+  Fiber* current = nullptr;
+  jmp_buf scheduler;
+  sigjmp_buf failure;
+  bool progress = false;
+};
+static State state;
+
+constexpr size_t kStack = 64 << 10, kPage = 4096;
+
+inline std::string where(const Fiber* f) {
+  char text[120];
+  const uint3 b = f->block->index, t = f->thread;
+  std::snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", t.x, t.y, t.z, b.x, b.y, b.z);
+  return text;
+}
+
+[[noreturn]] inline void fail(const std::string& message) {
+  state.error = "cuda_on_cpu: " + (state.current ? where(state.current) + ": " : std::string()) + message;
+  siglongjmp(state.failure, 1);
+}
+
+inline void enter(Fiber* f) {  // make `f` the running thread as far as the kernel can see
+  state.current = f;
+  threadIdx = f->thread;
+  blockIdx = f->block->index;
+}
+
+inline void to_scheduler() {
+  Fiber* self = state.current;
+  if (!_setjmp(self->resume)) _longjmp(state.scheduler, 1);
+  enter(self);
+}
+
+inline void wait_for(Barrier& barrier, uint64_t generation, const std::string& what) {
+  Fiber* self = state.current;
+  while (barrier.generation == generation) {
+    self->waiting = &barrier;
+    self->generation = generation;
+    self->what = what;
+    to_scheduler();
+  }
+  self->waiting = nullptr;
+}
+
+inline uint64_t arrive(Barrier& barrier, const std::string& at) {
+  if (barrier.arrived == 0) barrier.where = at;
+  else if (barrier.where != at) fail("is at " + at + " while others of its barrier are at " + barrier.where);
+  const uint64_t generation = barrier.generation;
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    state.progress = true;
+  }
+  return generation;
+}
+
+inline std::string at_line(const char* name, int line) { return std::string(name) + " (line " + std::to_string(line) + ")"; }
+
+inline void sync_threads(int line) {
+  Barrier& barrier = state.current->block->barrier;
+  const std::string at = at_line("__syncthreads", line);
+  wait_for(barrier, arrive(barrier, at), at);
+}
+
+inline int sync_threads_count(int predicate, int line) {
+  Block* block = state.current->block;
+  const std::string at = at_line("__syncthreads_count", line);
+  const uint64_t generation = block->barrier.generation;
+  block->votes[(generation + 1) & 1] *= block->barrier.arrived != 0;  // the first to arrive clears the next one's count
+  block->votes[generation & 1] += predicate != 0;
+  wait_for(block->barrier, arrive(block->barrier, at), at);
+  return block->votes[generation & 1];
+}
+
+// The value that lane `source` of the mask brings to this exchange.
+template <class T>
+std::vector<T> gather(unsigned mask, const T& value, const std::string& at) {
+  static_assert(sizeof(T) <= 16);
+  Fiber* self = state.current;
+  const unsigned lane = self->linear & 31, warp = self->linear >> 5;
+  const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+  const unsigned lanes = std::min(32u, threads - warp * 32);
+  if (!(mask >> lane & 1)) fail(at + ": the mask leaves out the calling lane");
+  if (lanes < 32 && mask >> lanes) fail(at + ": the mask names lanes that the last warp does not have");
+  WarpGroup& group = self->block->warps[warp][mask];
+  group.barrier.expected = __builtin_popcount(mask);
+  const uint64_t generation = group.barrier.generation;
+  std::memcpy(group.slots[generation & 1][lane], &value, sizeof(T));
+  wait_for(group.barrier, arrive(group.barrier, at), at);
+  std::vector<T> all(32);
+  for (int i = 0; i < 32; ++i) std::memcpy(static_cast<void*>(&all[i]), group.slots[generation & 1][i], sizeof(T));
+  return all;
+}
+
+template <class T>
+T shuffle(unsigned mask, T value, int source, const char* name, int line) {
+  const std::string at = at_line(name, line);
+  const std::vector<T> all = gather(mask, value, at);
+  const int lane = state.current->linear & 31;
+  if (source == lane) return value;
+  if (!(mask >> source & 1)) fail(at + ": reads lane " + std::to_string(source) + ", which is not in the mask");
+  return all[source];
+}
+
+inline unsigned ballot(unsigned mask, bool predicate, const char* name, int line) {
+  const std::vector<int> all = gather<int>(mask, predicate, at_line(name, line));
+  unsigned bits = 0;
+  for (int i = 0; i < 32; ++i) bits |= unsigned((mask >> i & 1) && all[i]) << i;
+  return bits;
+}
+
+template <class T, class F>
+T reduce(unsigned mask, T value, F f, int line) {
+  const std::vector<T> all = gather(mask, value, at_line("__reduce_sync", line));
+  bool first = true;
+  T result{};
+  for (int i = 0; i < 32; ++i)
+    if (mask >> i & 1) result = first ? all[i] : f(result, all[i]), first = false;
+  return result;
+}
+
+inline void* static_shared(const void* key, size_t bytes) {
+  Block* block = state.current->block;
+  unsigned char*& memory = block->statics[key];
+  if (!memory) {
+    block->static_memory.emplace_back(new (std::align_val_t(16)) unsigned char[bytes]);
+    memory = block->static_memory.back().get();
+    std::memset(memory, 0xff, bytes);
+    block->static_bytes += bytes;
+    if (block->static_bytes > 48 << 10) fail("more than 48 KB of static shared memory");
+    if (block->static_bytes + state.dynamic_shared > size_t(devices[state.device].shared_per_block))
+      fail("static and dynamic shared memory together exceed the device's limit");
+  }
+  return memory;
+}
+
+inline void* dynamic_shared() { return state.current->block->shared; }
+
+inline void* map_shared(const void* pointer, unsigned rank) {
+  Block* own = state.current->block;
+  if (rank >= state.cluster_size) fail("maps shared memory of block " + std::to_string(rank) + ", beyond its cluster");
+  const auto* p = static_cast<const unsigned char*>(pointer);
+  if (p < own->pages || p >= own->pages + own->page_bytes) fail("maps a pointer that is not into its own dynamic shared memory");
+  if (rank != own->rank && !state.current->cluster_waited)
+    fail("reaches into another block, which may not have started, before the first cluster barrier");
+  Block* other = state.resident[rank].get();
+  return other->pages + (p - own->pages);  // those of a block that has ended cannot be accessed
+}
+
+inline void cluster_arrive(int) {
+  Fiber* self = state.current;
+  if (self->cluster_arrived) fail("arrives twice at the cluster barrier");
+  self->cluster_arrived = true;
+  self->cluster_generation = arrive(state.cluster, "the cluster barrier");
+}
+
+inline void cluster_wait(int line) {
+  Fiber* self = state.current;
+  if (!self->cluster_arrived) fail("waits at the cluster barrier without having arrived");
+  self->cluster_arrived = false;
+  wait_for(state.cluster, self->cluster_generation, at_line("the cluster barrier", line));
+  self->cluster_waited = true;
+}
+
+inline void start_block(Block* block) {
+  mprotect(block->pages, block->page_bytes, PROT_READ | PROT_WRITE);
+  std::memset(block->pages, 0xff, block->page_bytes);
+  block->started = true;
+}
+
+inline void fiber_main() {
+  for (;;) {
+    Fiber* self = state.current;
+    if (!self->block->started) start_block(self->block);
+    state.body();
+    self->done = true;
+    state.progress = true;
+    Block* block = self->block;
+    if (self->cluster_arrived) fail("ends between arrival and wait at the cluster barrier");
+    if (++block->finished == block->running) mprotect(block->pages, block->page_bytes, PROT_NONE);
+    to_scheduler();
+  }
+}
+
+inline void run_fiber(Fiber* f) {
+  enter(f);
+  if (_setjmp(state.scheduler)) return;
+  if (f->entered) _longjmp(f->resume, 1);
+  f->entered = true;
+  setcontext(&f->context);
+}
+
+inline void on_fault(int signal, siginfo_t* info, void*) {
+  char text[160];
+  if (signal == SIGILL)
+    std::snprintf(text, sizeof text, "misaligned or out-of-bounds access (the compiler's check)");
+  else
+    std::snprintf(text, sizeof text, "access outside of its buffer or shared memory, at address %p", info->si_addr);
+  fail(text);
+}
+
+inline Fiber* fiber(size_t index) {
+  while (state.pool.size() <= index) state.pool.push_back(std::make_unique<Fiber>());
+  Fiber* f = state.pool[index].get();
+  if (!f->stack)
+    f->stack = static_cast<unsigned char*>(
+        mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (!f->entered) {
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = kStack;
+    f->context.uc_link = nullptr;
+    makecontext(&f->context, fiber_main, 0);
+  }
+  return f;
+}
+
+// Blocks [first, first + count) of the launch, resident together.
+inline void run_resident(unsigned first, unsigned count, std::mt19937_64& random) {
+  const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+  std::vector<Fiber*> fibers;
+  state.cluster = Barrier{};
+  state.cluster.expected = threads * count;
+  for (unsigned i = 0; i < count; ++i) {
+    Block* block = state.resident[i].get();
+    const unsigned linear = first + i;
+    block->index = {linear % gridDim.x, linear / gridDim.x % gridDim.y, linear / gridDim.x / gridDim.y};
+    block->rank = i;
+    block->running = threads;
+    block->finished = 0;
+    block->started = false;
+    block->statics.clear();
+    block->static_memory.clear();
+    block->static_bytes = 0;
+    block->barrier = Barrier{};
+    block->barrier.expected = threads;
+    block->votes[0] = block->votes[1] = 0;
+    block->warps.assign((threads + 31) / 32, {});
+    for (unsigned t = 0; t < threads; ++t) {
+      Fiber* f = fiber(size_t(i) * threads + t);
+      f->done = f->cluster_arrived = f->cluster_waited = false;
+      f->waiting = nullptr;
+      f->block = block;
+      f->linear = t;
+      f->thread = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
+      fibers.push_back(f);
+    }
+  }
+  if (state.seed == 1) std::reverse(fibers.begin(), fibers.end());
+  if (state.seed > 1) std::shuffle(fibers.begin(), fibers.end(), random);
+  size_t left = fibers.size();
+  for (int idle = 0; left > 0;) {
+    state.progress = false;
+    bool ran = false;
+    for (Fiber* f : fibers) {
+      if (f->done || (f->waiting && f->waiting->generation == f->generation)) continue;
+      run_fiber(f);
+      ran = true;
+      left -= f->done;
+    }
+    state.current = nullptr;
+    idle = state.progress ? 0 : idle + 1;
+    if (ran && idle < 1000) continue;  // threads that spin give others their turn; not for ever
+    for (Fiber* f : fibers)
+      if (!f->done && f->waiting) {
+        size_t ended = 0;
+        for (Fiber* other : fibers) ended += other->done;
+        state.current = f;
+        fail("waits for ever at " + f->what + "; " + std::to_string(ended) + " threads of its cluster have ended");
+      }
+    if (left) fail("threads spin for ever");
+  }
+}
+
+inline cudaError_t refuse(const std::string& why) {
+  state.error = "cuda_on_cpu: launch refused: " + why;
+  return cudaErrorInvalidConfiguration;
+}
+
+inline cudaError_t launch(const cudaLaunchConfig_t* config, const void* kernel, size_t parameter_bytes, std::function<void()> body) {
+  const Properties& device = devices[state.device];
+  auto& attributes = state.attributes[kernel];
+  unsigned cluster = 1;
+  bool cooperative = false;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& a = config->attrs[i];
+    if (a.id == cudaLaunchAttributeClusterDimension) {
+      cluster = a.val.clusterDim.x;
+      if (a.val.clusterDim.y != 1 || a.val.clusterDim.z != 1) return refuse("only clusters along x are emulated");
+      if (device.major < 9) return refuse("no clusters before sm_90");
+    } else {
+      cooperative = a.val.cooperative;
+    }
+  }
+  const dim3 grid = config->gridDim, block = config->blockDim;
+  const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
+  if (threads == 0 || threads > 1024 || block.z > 64) return refuse(std::to_string(threads) + " threads a block");
+  if (blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return refuse("grid size");
+  if (cluster == 0 || grid.x % cluster) return refuse("the grid is no multiple of the cluster");
+  if (cluster > 16 || (cluster > 8 && !attributes[cudaFuncAttributeNonPortableClusterSizeAllowed])) return refuse("cluster size");
+  const size_t shared = config->dynamicSmemBytes;
+  const auto allowed = attributes.find(cudaFuncAttributeMaxDynamicSharedMemorySize);
+  if (shared > size_t(allowed == attributes.end() ? 48 << 10 : std::max(48 << 10, allowed->second)))
+    return refuse(std::to_string(shared) + " bytes of shared memory not allowed for this kernel");
+  if (parameter_bytes > 32764) return refuse("kernel parameters");
+  if (cooperative && blocks > uint64_t(device.multiprocessors) * (2048 / threads)) return refuse("cooperative grid too large");
+
+  char text[200];
+  std::snprintf(text, sizeof text, "grid %u %u %u block %u %u %u cluster %u shared %zu%s", grid.x, grid.y, grid.z, block.x, block.y,
+                block.z, cluster, shared, cooperative ? " cooperative" : "");
+  state.launches.push_back(text);
+
+  ::gridDim = grid;
+  ::blockDim = block;
+  state.cluster_size = cluster;
+  state.dynamic_shared = shared;
+  state.body = std::move(body);
+  const unsigned together = cooperative ? unsigned(blocks) : cluster;
+  state.resident.clear();
+  for (unsigned i = 0; i < together; ++i) {
+    auto b = std::make_unique<Block>();
+    const size_t usable = (shared + 15) / 16 * 16, room = (usable + kPage - 1) / kPage * kPage;
+    b->page_bytes = room;
+    auto* pages = static_cast<unsigned char*>(mmap(nullptr, room + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    b->pages = pages + kPage;
+    b->shared = b->pages + room - usable;
+    state.resident.push_back(std::move(b));
+  }
+  std::vector<unsigned> order(blocks / together);
+  for (unsigned i = 0; i < order.size(); ++i) order[i] = i;
+  std::mt19937_64 random(state.seed + 12345);
+  std::shuffle(order.begin(), order.end(), random);
+
+  struct sigaction action = {}, before[3];
+  const int signals[3] = {SIGSEGV, SIGBUS, SIGILL};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  for (int i = 0; i < 3; ++i) sigaction(signals[i], &action, &before[i]);
+  volatile cudaError_t result = cudaSuccess;
+  if (!sigsetjmp(state.failure, 1)) {
+    for (unsigned i : order) run_resident(i * together, together, random);
+  } else {
+    for (auto& f : state.pool) f->entered = false;  // abandoned in the middle of the kernel
+    result = cudaErrorLaunchFailure;
+  }
+  for (int i = 0; i < 3; ++i) sigaction(signals[i], &before[i], nullptr);
+  state.current = nullptr;
+  for (auto& b : state.resident) munmap(b->pages - kPage, b->page_bytes + 2 * kPage);
+  state.resident.clear();
+  return result;
+}
+
+// Runs `f`; null, or the message of what it threw. For the entry points of a library under test.
+template <class F>
+const char* message_of(F f) {
+  static std::string message;
+  try {
+    f();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+}  // namespace cuda_on_cpu
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+  std::tuple<std::decay_t<P>...> held(std::forward<A>(arguments)...);
+  return cuda_on_cpu::launch(
+      config, reinterpret_cast<const void*>(kernel), sizeof held, [kernel, held] { std::apply(kernel, held); });
+}
+inline cudaError_t cudaGetDevice(int* device) { return *device = cuda_on_cpu::state.device, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  const auto& d = cuda_on_cpu::devices[device];
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = d.multiprocessors; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = d.shared_per_block; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = d.shared_per_multiprocessor; break;
+    case cudaDevAttrL2CacheSize: *value = d.l2; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = d.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = d.minor; break;
+    case cudaDevAttrClusterLaunch: *value = d.major >= 9; break;
+  }
+  return cudaSuccess;
+}
+template <class F>
+cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int value) {
+  using namespace cuda_on_cpu;
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && value > devices[state.device].shared_per_block) {
+    state.error = "cuda_on_cpu: " + std::to_string(value) + " bytes of shared memory are more than the device has";
+    return cudaErrorInvalidValue;
+  }
+  state.attributes[reinterpret_cast<const void*>(kernel)][attribute] = value;
+  return cudaSuccess;
+}
+template <class F>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int threads, size_t shared) {
+  const auto& d = cuda_on_cpu::devices[cuda_on_cpu::state.device];
+  *blocks = std::min({2048 / threads, 32, int(d.shared_per_multiprocessor / (shared + 1024))});
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::state.error.c_str(); }
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) { return std::memset(p, value, bytes), cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t) {
+  return std::memcpy(to, from, bytes), cudaSuccess;
+}
+
+// ---- what kernels call -------------------------------------------------------------------------------------------------------------
+#define __syncthreads() cuda_on_cpu::sync_threads(__LINE__)
+#define __syncthreads_count(p) cuda_on_cpu::sync_threads_count(p, __LINE__)
+#define __syncthreads_or(p) (cuda_on_cpu::sync_threads_count(p, __LINE__) != 0)
+#define __syncthreads_and(p) (cuda_on_cpu::sync_threads_count(!(p), __LINE__) == 0)
+#define __syncwarp(...) cuda_on_cpu::ballot(cuda_on_cpu::mask_or_all(__VA_ARGS__), true, "__syncwarp", __LINE__)
+#define __ballot_sync(mask, p) cuda_on_cpu::ballot(mask, p, "__ballot_sync", __LINE__)
+#define __any_sync(mask, p) (cuda_on_cpu::ballot(mask, p, "__any_sync", __LINE__) != 0)
+#define __all_sync(mask, p) (cuda_on_cpu::ballot(mask, p, "__all_sync", __LINE__) == (mask))
+#define __shfl_sync(mask, v, lane) cuda_on_cpu::shuffle(mask, v, (lane) & 31, "__shfl_sync", __LINE__)
+#define __shfl_xor_sync(mask, v, offset) cuda_on_cpu::shuffle(mask, v, cuda_on_cpu::lane() ^ (offset), "__shfl_xor_sync", __LINE__)
+#define __shfl_down_sync(mask, v, offset) \
+  cuda_on_cpu::shuffle(mask, v, cuda_on_cpu::within(cuda_on_cpu::lane() + int(offset)), "__shfl_down_sync", __LINE__)
+#define __shfl_up_sync(mask, v, offset) \
+  cuda_on_cpu::shuffle(mask, v, cuda_on_cpu::within(cuda_on_cpu::lane() - int(offset)), "__shfl_up_sync", __LINE__)
+#define __reduce_add_sync(mask, v) cuda_on_cpu::reduce(mask, v, [](auto a, auto b) { return a + b; }, __LINE__)
+#define __reduce_max_sync(mask, v) cuda_on_cpu::reduce(mask, v, [](auto a, auto b) { return a > b ? a : b; }, __LINE__)
+#define __reduce_min_sync(mask, v) cuda_on_cpu::reduce(mask, v, [](auto a, auto b) { return a < b ? a : b; }, __LINE__)
+#define __cluster_barrier_arrive() cuda_on_cpu::cluster_arrive(__LINE__)
+#define __cluster_barrier_wait() cuda_on_cpu::cluster_wait(__LINE__)
+namespace cuda_on_cpu {
+inline unsigned mask_or_all(unsigned mask = ~0u) { return mask; }
+inline int lane() { return int(state.current->linear & 31); }
+inline int within(int source) { return source < 0 || source > 31 ? lane() : source; }
+}  // namespace cuda_on_cpu
+inline void* __cluster_map_shared_rank(const void* p, unsigned rank) { return cuda_on_cpu::map_shared(p, rank); }
+inline unsigned __clusterRelativeBlockRank() { return cuda_on_cpu::state.current->block->rank; }
+inline unsigned __clusterSizeInBlocks() { return cuda_on_cpu::state.cluster_size; }
+inline void __nanosleep(unsigned) { cuda_on_cpu::to_scheduler(); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+inline void __threadfence_system() {}
+
+template <class T> T __ldg(const T* p) { return *p; }
+template <class T> T __ldcs(const T* p) { return *p; }
+template <class T> T __ldcg(const T* p) { return *p; }
+template <class T> void __stcs(T* p, T v) { *p = v; }
+template <class T> void __stcg(T* p, T v) { *p = v; }
+
+// an atomic by another block is progress for a thread that spins
+template <class T, class F> T cuda_on_cpu_atomic(T* p, F f) {
+  const T old = *p;
+  *p = f(old);
+  cuda_on_cpu::state.progress |= *p != old;
+  return old;
+}
+template <class T> T atomicAdd(T* p, T v) { return cuda_on_cpu_atomic(p, [v](T old) { return T(old + v); }); }
+template <class T> T atomicExch(T* p, T v) { return cuda_on_cpu_atomic(p, [v](T) { return v; }); }
+template <class T> T atomicMax(T* p, T v) { return cuda_on_cpu_atomic(p, [v](T old) { return std::max(old, v); }); }
+template <class T> T atomicMin(T* p, T v) { return cuda_on_cpu_atomic(p, [v](T old) { return std::min(old, v); }); }
+template <class T> T atomicCAS(T* p, T expected, T v) { return cuda_on_cpu_atomic(p, [=](T old) { return old == expected ? v : old; }); }
+inline unsigned atomicInc(unsigned* p, unsigned limit) {
+  return cuda_on_cpu_atomic(p, [=](unsigned old) { return old >= limit ? 0 : old + 1; });
+}
+
+inline float rsqrtf(float v) { return 1 / std::sqrt(v); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __frcp_rn(float v) { return 1 / v; }
+inline float __fsqrt_rn(float v) { return std::sqrt(v); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __saturatef(float v) { return v > 0 ? std::min(v, 1.f) : 0; }
+inline unsigned __float_as_uint(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
+inline float __uint_as_float(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
+inline int __float_as_int(float f) { return int(__float_as_uint(f)); }
+inline float __int_as_float(int i) { return __uint_as_float(unsigned(i)); }
+inline int __popc(unsigned v) { return __builtin_popcount(v); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
+inline int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
+using std::max;
+using std::min;
+
+// ---- for the tests -----------------------------------------------------------------------------------------------------------------
+extern "C" {
+// 0: sm_80, 1: sm_90, 2: sm_120
+inline __attribute__((used)) void cuda_on_cpu_device(int device) { cuda_on_cpu::state.device = device; }
+// 0: threads in order; 1: backwards; more: shuffled. Blocks are shuffled by it always.
+inline __attribute__((used)) void cuda_on_cpu_schedule(uint64_t seed) { cuda_on_cpu::state.seed = seed; }
+// Memory filled with NaN whose end, up to `alignment`, is followed by a page that must not be touched.
+inline __attribute__((used)) void* cuda_on_cpu_allocate(size_t bytes, size_t alignment) {
+  using namespace cuda_on_cpu;
+  const size_t used = (bytes + alignment - 1) / alignment * alignment, room = (used + kPage - 1) / kPage * kPage + kPage;
+  auto* p = static_cast<unsigned char*>(mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::memset(p, 0xff, room - kPage);
+  mprotect(p + room - kPage, kPage, PROT_NONE);
+  state.allocations.emplace_back(p, room);
+  return p + room - kPage - used;
+}
+inline __attribute__((used)) void cuda_on_cpu_free_all() {
+  for (auto [p, bytes] : cuda_on_cpu::state.allocations) munmap(p, bytes);
+  cuda_on_cpu::state.allocations.clear();
+}
+// One line for each launch since the last call.
+inline __attribute__((used)) const char* cuda_on_cpu_launches() {
+  static std::string text;
+  text.clear();
+  for (const auto& line : cuda_on_cpu::state.launches) text += line + "\n";
+  cuda_on_cpu::state.launches.clear();
+  return text.c_str();
+}
+}

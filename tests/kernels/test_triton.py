@@ -1,0 +1,66 @@
+"""Triton without a GPU: the kernels' results in the interpreter, and their cubins.
+
+Each in a process of its own: whether kernels are interpreted is settled when they are imported.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import talkinghead_kernels
+import torch
+from talkinghead_kernels import backend
+
+HERE = Path(__file__).parent
+KERNELS = Path(talkinghead_kernels.__file__).parent / "triton_kernels"
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def python(*arguments, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(KERNELS.parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
+    return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+@needs_triton
+def test_results_in_the_interpreter():
+    found = python("-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton_cases.py", TRITON_INTERPRET="1")
+    assert found.returncode == 0 and " passed" in found.stdout and "skipped" not in found.stdout, found.stdout + found.stderr
+
+
+@needs_triton
+def test_every_kernel_compiles_for_every_gpu(tmp_path):
+    capabilities = {"80", "90", "120"}
+    found = python(HERE / "triton_cubins.py", *capabilities, TRITON_CACHE_DIR=str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    compiled = defaultdict(lambda: defaultdict(set))
+    for capability, kernel, dtype, _ in map(str.split, found.stdout.splitlines()):
+        compiled[kernel][dtype].add(capability)
+    source = "".join(path.read_text() for path in KERNELS.glob("*.py"))
+    assert set(compiled) == set(re.findall(r"^ +(_\w+)\[\(?\w+", source, re.MULTILINE))
+    for kernel, dtypes in compiled.items():
+        assert set.union(*dtypes.values()) == capabilities
+        if kernel in ("_forward", "_backward", "_chunk_moments", "_apply", "_chunk_sums", "_apply_backward", "_write", "_adjoint"):
+            assert dtypes == dict.fromkeys(("float32", "bfloat16", "float16"), capabilities)
+
+
+def test_importing_the_package_does_not_import_triton():
+    found = python("-c", "import sys, talkinghead_kernels; print('triton' in sys.modules)")
+    assert found.stdout.strip() == "False", found.stdout + found.stderr
+
+
+def test_backend_says_why_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backend._no_triton() == "triton is not installed"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert backend._no_triton().startswith("torch sees no CUDA device")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend._no_triton() is None
