@@ -70,6 +70,7 @@ struct Kernels {
 #ifdef SIMD_PASS
 
 constexpr int64_t kUnroll = 4;
+constexpr int64_t kGroup = 32;  // planes
 constexpr int64_t kBlock = 64;  // terms that one accumulator takes before it is added to the next; long sums lose digits
 
 template <typename T>
@@ -102,6 +103,15 @@ SIMD_INLINE void put_result(T* to, Floats v) {
   }
 }
 
+template <bool kStream, typename T>
+SIMD_INLINE void put_result2(T* to, Twin v) {
+  if constexpr (kStream) {
+    stream2(to, v);
+  } else {
+    store2(to, v);
+  }
+}
+
 SIMD_INLINE int64_t piece_size(int64_t total, int64_t size, int64_t piece) {
   const int64_t left = total - piece * size;
   return left < size ? left : size;
@@ -121,30 +131,46 @@ SIMD_INLINE float rstd_of(const Problem& p, float squares) {
 
 // ---- forward, planes
 
-// Two passes: the mean, then distances from it; their sum corrects what rounding left in the mean.
 template <bool kResidual, typename T>
-SIMD_INLINE Pair moments(const T* x, const T* residual, T* h, int64_t count) {
-  const T* source = kResidual ? h : x;
+SIMD_INLINE Twin take2(const T* x, const T* residual, T* h) {
+  if constexpr (!kResidual) return load2(x);
+  const Twin a = load2(x), b = load2(residual);
+  store2(h, {a.first + b.first, a.second + b.second});
+  return load2(h);
+}
+
+template <bool kResidual, typename T>
+SIMD_INLINE float mean_of(const T* x, const T* residual, T* h, int64_t count) {
   Floats sums[kUnroll] = {};
   int64_t i = 0;
   for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
 #pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
+    for (int k = 0; k < kUnroll; k += 2) {
       const int64_t at = i + k * kLanes;
-      sums[k] += take<true, kResidual>(x + at, residual + at, h + at, kLanes);
+      const Twin v = take2<kResidual>(x + at, residual + at, h + at);
+      sums[k] += v.first;
+      sums[k + 1] += v.second;
     }
   }
   for (; i + kLanes <= count; i += kLanes) sums[0] += take<true, kResidual>(x + i, residual + i, h + i, kLanes);
   if (i < count) sums[1] += take<false, kResidual>(x + i, residual + i, h + i, count - i);
-  const float mean = sum((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(count);
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(count);
+}
 
+// The sum of the distances from the mean corrects what rounding left in it.
+template <typename T>
+SIMD_INLINE Pair moments_about(float mean, const T* source, int64_t count) {
   Floats distances[kUnroll] = {}, squares[kUnroll] = {};
-  for (i = 0; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
+  int64_t i = 0;
+  for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
 #pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
-      const Floats distance = load(source + i + k * kLanes) - mean;
-      distances[k] += distance;
-      squares[k] += distance * distance;
+    for (int k = 0; k < kUnroll; k += 2) {
+      const Twin v = load2(source + i + k * kLanes);
+      const Floats first = v.first - mean, second = v.second - mean;
+      distances[k] += first;
+      squares[k] += first * first;
+      distances[k + 1] += second;
+      squares[k + 1] += second * second;
     }
   }
   for (; i < count; i += kLanes) {
@@ -159,14 +185,22 @@ SIMD_INLINE Pair moments(const T* x, const T* residual, T* h, int64_t count) {
 }
 
 template <typename T>
-void plane_moments(const Problem& p, int64_t plane, int64_t piece, Pair* sums) {
+SIMD_INLINE float piece_mean(const Problem& p, int64_t plane, int64_t piece) {
   const int64_t start = plane * p.area + piece * kPlanePiece, count = piece_size(p.area, kPlanePiece, piece);
   const T* x = static_cast<const T*>(p.source) + start;
-  if (p.residual) {
-    sums[piece] = moments<true>(x, static_cast<const T*>(p.residual) + start, static_cast<T*>(p.h) + start, count);
-  } else {
-    sums[piece] = moments<false, T>(x, nullptr, nullptr, count);
-  }
+  if (!p.residual) return mean_of<false, T>(x, nullptr, nullptr, count);
+  return mean_of<true>(x, static_cast<const T*>(p.residual) + start, static_cast<T*>(p.h) + start, count);
+}
+
+template <typename T>
+SIMD_INLINE Pair piece_moments_about(float mean, const Problem& p, int64_t plane, int64_t piece) {
+  const T* source = static_cast<const T*>(p.residual ? p.h : p.source) + plane * p.area + piece * kPlanePiece;
+  return moments_about(mean, source, piece_size(p.area, kPlanePiece, piece));
+}
+
+template <typename T>
+void plane_moments(const Problem& p, int64_t plane, int64_t piece, Pair* sums) {
+  sums[piece] = piece_moments_about<T>(piece_mean<T>(p, plane, piece), p, plane, piece);
 }
 
 // Merges the moments of a plane's pieces (Chan et al. 1979).
@@ -182,53 +216,61 @@ inline void plane_statistics(const Problem& p, int64_t plane, const Pair* sums) 
   p.rstd[plane] = rstd_of(p, squares);
 }
 
-// `next` is as far ahead as what this thread reads afterwards, which is fetched on the way
 template <bool kStream, typename T>
-SIMD_INLINE void normalise(const Problem& p, int64_t plane, int64_t begin, int64_t count, int64_t next) {
+SIMD_INLINE void normalise(const Problem& p, int64_t plane, int64_t begin, int64_t count) {
   const int64_t start = plane * p.area + begin, sample = plane / p.channels, channel = plane % p.channels;
   const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + start;
-  const T* ahead = static_cast<const T*>(p.source) + start + next;
   T* y = static_cast<T*>(p.result) + start;
   const Floats mean = splat(p.mean[plane]), scale = splat(value_at<T>(p.scale, sample, channel) * p.rstd[plane]);
   const Floats bias = splat(value_at<T>(p.bias, sample, channel)), floor = splat(p.relu ? 0.0f : -__builtin_inff());
   int64_t i = 0;
-  for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
-      const int64_t at = i + k * kLanes;
-      const Floats v = (load(h + at) - mean) * scale + bias;
-      if (at % (64 / sizeof(T)) == 0) __builtin_prefetch(ahead + at, 0, 2);
-      put_result<kStream>(y + at, where(v < floor, floor, v));
-    }
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const Twin v = load2(h + i);
+    put_result2<kStream>(
+        y + i, {at_least(floor, (v.first - mean) * scale + bias), at_least(floor, (v.second - mean) * scale + bias)});
   }
   for (; i < count; i += kLanes) {
     const int64_t left = count - i;
     const Floats v = ((left >= kLanes ? load(h + i) : load_part(h + i, left)) - mean) * scale + bias;
-    const Floats result = where(v < floor, floor, v);
     if (left >= kLanes) {
-      put_result<kStream>(y + i, result);
+      put_result<kStream>(y + i, at_least(floor, v));
     } else {
-      store_part(y + i, result, left);
+      store_part(y + i, at_least(floor, v), left);
     }
   }
 }
 
 template <typename T>
 void plane_normalise(const Problem& p, int64_t plane, int64_t piece) {
-  normalise<false, T>(p, plane, piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece), 0);
+  normalise<false, T>(p, plane, piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
+}
+
+// Small planes go in groups, a step for all before the next: steps of one plane wait for each other, those of a group do not.
+template <typename T>
+SIMD_INLINE void small_plane_statistics(const Problem& p, int64_t begin, int64_t end) {
+  Pair sums[kGroup];
+  for (int64_t plane = begin; plane < end; ++plane) sums[plane - begin].first = piece_mean<T>(p, plane, 0);
+  for (int64_t plane = begin; plane < end; ++plane) {
+    sums[plane - begin] = piece_moments_about<T>(sums[plane - begin].first, p, plane, 0);
+  }
+  for (int64_t plane = begin; plane < end; ++plane) plane_statistics(p, plane, sums + (plane - begin));
 }
 
 template <typename T>
 void forward_planes(const Problem& p, int64_t begin, int64_t end) {
-  const std::unique_ptr<Pair[]> sums(new Pair[p.pieces()]);
-  for (int64_t plane = begin; plane < end; ++plane) {
-    for (int64_t piece = 0; piece < p.pieces(); ++piece) plane_moments<T>(p, plane, piece, sums.get());
-    plane_statistics(p, plane, sums.get());
-    const int64_t next = plane + 1 < end ? p.area : 0;
-    if (p.stream) {
-      normalise<true, T>(p, plane, 0, p.area, next);
+  const int64_t pieces = p.pieces();
+  const int64_t fitting = kPlanePiece / p.area, group = fitting < 1 ? 1 : fitting < kGroup ? fitting : kGroup;
+  const std::unique_ptr<Pair[]> sums(new Pair[pieces]);
+  for (int64_t first = begin; first < end; first += group) {
+    const int64_t last = first + group < end ? first + group : end;
+    if (pieces == 1) {
+      small_plane_statistics<T>(p, first, last);
     } else {
-      normalise<false, T>(p, plane, 0, p.area, next);
+      for (int64_t piece = 0; piece < pieces; ++piece) plane_moments<T>(p, first, piece, sums.get());
+      plane_statistics(p, first, sums.get());
+    }
+    for (int64_t plane = first; plane < last; ++plane) {
+      p.stream ? normalise<true, T>(p, plane, 0, p.area) : normalise<false, T>(p, plane, 0, p.area);
     }
   }
   if (p.stream) stream_end();
@@ -337,12 +379,12 @@ SIMD_INLINE void pixel_normalise(const Problem& p, int64_t sample, int64_t piece
     int64_t c = 0;
     for (; c + kLanes <= channels; c += kLanes) {
       const Floats v = (load(h + c) - load(mean + c)) * load(scale + c) + load(bias + c);
-      put_result<kStream>(y + c, where(v < floor, floor, v));
+      put_result<kStream>(y + c, at_least(floor, v));
     }
     if (c < channels) {
       const int64_t left = channels - c;
       const Floats v = (load_part(h + c, left) - load_part(mean + c, left)) * load_part(scale + c, left) + load_part(bias + c, left);
-      store_part(y + c, where(v < floor, floor, v), left);
+      store_part(y + c, at_least(floor, v), left);
     }
   }
 }
@@ -374,11 +416,14 @@ SIMD_INLINE Pair block_gradient_sums(const T* grad, const T* h, int64_t count, F
   int64_t i = 0;
   for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
 #pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
-      const Floats distance = load(h + i + k * kLanes) - mean;
-      const Floats g = masked<kRelu>(load(grad + i + k * kLanes), distance, scale, bias);
+    for (int k = 0; k < kUnroll; k += 2) {
+      const Twin v = load2(h + i + k * kLanes), grads = load2(grad + i + k * kLanes);
+      const Floats first = v.first - mean, second = v.second - mean;
+      const Floats g = masked<kRelu>(grads.first, first, scale, bias), more = masked<kRelu>(grads.second, second, scale, bias);
       sums[k] += g;
-      products[k] += g * distance;
+      products[k] += g * first;
+      sums[k + 1] += more;
+      products[k + 1] += more * second;
     }
   }
   for (; i < count; i += kLanes) {
@@ -436,15 +481,20 @@ SIMD_INLINE void differentiate(const Problem& p, int64_t plane, int64_t begin, i
   const Floats bias = splat(value_at<T>(p.bias, sample, channel));
   const Floats level = splat(p.grad_bias[plane] * share), slope = splat(p.grad_scale[plane] * share * p.rstd[plane]);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Floats distance = load(h + i) - mean;
-    const Floats g = masked<kRelu>(load(grad + i), distance, scale, bias);
-    Floats v = scale * (g - level - distance * slope);
-    if constexpr (kGradH) v += load(more + i);
-    put_result<kStream>(result + i, v);
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const Twin v = load2(h + i), grads = load2(grad + i);
+    const Floats first = v.first - mean, second = v.second - mean;
+    Twin d = {
+        scale * (masked<kRelu>(grads.first, first, scale, bias) - level - first * slope),
+        scale * (masked<kRelu>(grads.second, second, scale, bias) - level - second * slope)};
+    if constexpr (kGradH) {
+      const Twin added = load2(more + i);
+      d = {d.first + added.first, d.second + added.second};
+    }
+    put_result2<kStream>(result + i, d);
   }
-  if (i < count) {
-    const int64_t left = count - i;
+  for (; i < count; i += kLanes) {
+    const int64_t left = count - i < kLanes ? count - i : kLanes;
     const Floats distance = load_part(h + i, left) - mean;
     const Floats g = masked<kRelu>(load_part(grad + i, left), distance, scale, bias);
     Floats v = scale * (g - level - distance * slope);

@@ -156,6 +156,19 @@ SIMD_INLINE Floats relu(Floats v) {
   return v < 0.0f ? Floats{} : v;
 }
 
+// the larger; v where v is NaN
+SIMD_INLINE Floats at_least(Floats floor, Floats v) {
+#if SIMD_BYTES == 64
+  return (Floats)_mm512_maskz_max_ps(-1, (__m512)floor, (__m512)v);
+#elif SIMD_BYTES == 32
+  return (Floats)_mm256_max_ps((__m256)floor, (__m256)v);
+#elif SIMD_X86
+  return (Floats)_mm_max_ps((__m128)floor, (__m128)v);
+#else
+  return v < floor ? floor : v;
+#endif
+}
+
 SIMD_INLINE float sum(Floats v) {
 #if SIMD_BYTES == 64
   v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -187,10 +200,12 @@ SIMD_INLINE Floats widen(Shorts s, BFloat16) {
 }
 
 // rounds to nearest, ties to even; a NaN stays one
-SIMD_INLINE Shorts narrow(Floats v, BFloat16) {
+SIMD_INLINE Words round_to_high_half(Floats v) {
   const Words bits = to_bits(v);
-  const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return __builtin_convertvector((v == v ? rounded : bits | 0x400000) >> 16, Shorts);
+  return v == v ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
+}
+SIMD_INLINE Shorts narrow(Floats v, BFloat16) {
+  return __builtin_convertvector(round_to_high_half(v) >> 16, Shorts);
 }
 
 #if SIMD_BYTES == 64
@@ -271,6 +286,35 @@ SIMD_INLINE void store_part(T* to, Floats v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i, buffer + i, sizeof(T));
 }
 
+// 2 * kLanes elements, in an order of their own: of bfloat16 every other one, which is a shift or a mask away from float
+struct Twin {
+  Floats first, second;
+};
+
+template <typename T>
+SIMD_INLINE Twin load2(const T* from) {
+  return {load(from), load(from + kLanes)};
+}
+SIMD_INLINE Twin load2(const BFloat16* from) {
+  Words words;
+  __builtin_memcpy(&words, from, sizeof words);
+  return {from_bits(words << 16), from_bits(words & 0xffff0000)};
+}
+
+SIMD_INLINE Words narrow2(Twin v) {
+  return (round_to_high_half(v.first) >> 16) | (round_to_high_half(v.second) & 0xffff0000);
+}
+
+template <typename T>
+SIMD_INLINE void store2(T* to, Twin v) {
+  store(to, v.first);
+  store(to + kLanes, v.second);
+}
+SIMD_INLINE void store2(BFloat16* to, Twin v) {
+  const Words words = narrow2(v);
+  __builtin_memcpy(to, &words, sizeof words);
+}
+
 // 0xffffffff in the first count lanes
 SIMD_INLINE Ints first_lanes(int64_t count) {
   Ints mask;
@@ -305,6 +349,15 @@ SIMD_INLINE void stream(T* to, Floats v) {
 #else
   store(to, v);
 #endif
+}
+
+template <typename T>
+SIMD_INLINE void stream2(T* to, Twin v) {
+  stream(to, v.first);
+  stream(to + kLanes, v.second);
+}
+SIMD_INLINE void stream2(BFloat16* to, Twin v) {
+  stream(reinterpret_cast<float*>(to), from_bits(narrow2(v)));
 }
 
 SIMD_INLINE void stream_end() {

@@ -8,7 +8,8 @@ from talkinghead_kernels.adain import adain_reference
 from talkinghead_kernels.resample import CANDIDATES, FORMS, apply_form
 from talkinghead_kernels.spectral_norm import normalise_reference, power_iteration_reference
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no CUDA device", allow_module_level=True)
 
 BACKENDS = ("cuda", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,7 +40,9 @@ def _poisoned():
 
 def stock(x, scale, bias, residual=None):
     h = x if residual is None else x + residual
-    y = torch.relu(torch.addcmul(bias[:, :, None, None], F.instance_norm(h.float(), eps=EPS).to(x.dtype), scale[:, :, None, None]))
+    variance, mean = torch.var_mean(h.float(), (2, 3), correction=0, keepdim=True)  # F.instance_norm refuses planes of one pixel
+    normal = ((h.float() - mean) * (variance + EPS).rsqrt()).to(x.dtype)
+    y = torch.relu(torch.addcmul(bias[:, :, None, None], normal, scale[:, :, None, None]))
     return (y,) if residual is None else (y, h)
 
 
