@@ -1,6 +1,7 @@
 // Anti-aliased polylines on the CPU. Formula: kernels/talkinghead_kernels/rasterize.py.
 //
-// Only pixels near a segment are touched. A band of rows of one face is a task: bands know nothing of each other.
+// Only pixels near a segment are touched. A band of rows of one face is a task: bands know nothing
+// of each other.
 #include "common.h"
 
 #include <algorithm>
@@ -12,20 +13,22 @@ namespace talkinghead {
 namespace {
 
 constexpr int64_t kBand = 64;  // rows
-constexpr double kFar = 1e4;  // pixels; a segment that ends farther away, or nowhere, is left out
+constexpr double kFar = 1e4;   // pixels; a segment that ends farther away, or nowhere, is left out
 
 struct Segment {
-  float x, y, dx, dy;  // start, and from there to the end
-  float along_x, along_y;  // (dx, dy) / length^2
+  float x, y, dx, dy;              // start, and from there to the end
+  float along_x, along_y;          // (dx, dy) / length^2
   float top, bottom, left, right;  // of all that it covers
 };
 
-// Cuts a segment to what is near the image, in double, so that points far outside cost neither precision nor time. Whether any is left.
+// Cuts a segment to what is near the image, in double, so that points far outside cost neither
+// precision nor time. Whether any is left.
 bool make_segment(const float* a, const float* b, double size, float reach, Segment& s) {
   const double ends[2][2] = {{a[0], a[1]}, {b[0], b[1]}};
   double enter = 0, leave = 1;
   for (int axis = 0; axis < 2; ++axis) {
-    const double start = ends[0][axis], step = ends[1][axis] - start, low = -reach - 1, high = size + reach + 1;
+    const double start = ends[0][axis], step = ends[1][axis] - start, low = -reach - 1,
+                 high = size + reach + 1;
     if (!(std::abs(start) <= kFar && std::abs(ends[1][axis]) <= kFar)) return false;
     if (step == 0) {
       if (start < low || start > high) return false;
@@ -41,7 +44,8 @@ bool make_segment(const float* a, const float* b, double size, float reach, Segm
   s.y = static_cast<float>(ends[0][1] + enter * dy);
   s.dx = static_cast<float>((leave - enter) * dx);
   s.dy = static_cast<float>((leave - enter) * dy);
-  const float squared = std::max(s.dx * s.dx + s.dy * s.dy, 1e-12f);  // a segment of no length is a point
+  const float squared =
+      std::max(s.dx * s.dx + s.dy * s.dy, 1e-12f);  // a segment of no length is a point
   s.along_x = s.dx / squared;
   s.along_y = s.dy / squared;
   s.left = std::min(s.x, s.x + s.dx) - reach;
@@ -51,8 +55,11 @@ bool make_segment(const float* a, const float* b, double size, float reach, Segm
   return true;
 }
 
-// Lowers squared distances of the pixels [begin, end) of a row that the segment may reach, and says which those are.
-void near(const Segment& s, int64_t row, int64_t size, float reach, float* squared, int64_t& begin, int64_t& end) {
+// Lowers squared distances of the pixels [begin, end) of a row that the segment may reach, and says
+// which those are.
+void near(
+    const Segment& s, int64_t row, int64_t size, float reach, float* squared, int64_t& begin,
+    int64_t& end) {
   const float y = static_cast<float>(row) + 0.5f - s.y;
   float left = s.left, right = s.right;
   if (std::abs(s.dy) > 1e-3f) {  // between the two lines at the segment's sides
@@ -80,7 +87,9 @@ struct Drawing {
 };
 
 // `squared` holds `size` infinities, before and after; `segments` has room for the longest part
-void draw_band(const Drawing& d, int64_t face, int64_t first_row, int64_t last_row, float* squared, Segment* segments) {
+void draw_band(
+    const Drawing& d, int64_t face, int64_t first_row, int64_t last_row, float* squared,
+    Segment* segments) {
   const float reach = d.radius + 0.5f, infinity = std::numeric_limits<float>::infinity();
   const float* points = d.points + face * d.count * 2;
   float* image = d.image + face * 3 * d.size * d.size;
@@ -93,13 +102,17 @@ void draw_band(const Drawing& d, int64_t face, int64_t first_row, int64_t last_r
     int64_t count = 0;
     float top = infinity, bottom = -infinity;
     for (int64_t i = 0; i + 1 < d.lengths[part]; ++i) {
-      if (!make_segment(points + 2 * index[i], points + 2 * index[i + 1], static_cast<double>(d.size), reach, segments[count])) continue;
+      if (!make_segment(
+              points + 2 * index[i], points + 2 * index[i + 1], static_cast<double>(d.size), reach,
+              segments[count]))
+        continue;
       top = std::min(top, segments[count].top);
       bottom = std::max(bottom, segments[count++].bottom);
     }
     if (!count) continue;
     float paint[3];
-    for (int channel = 0; channel < 3; ++channel) paint[channel] = static_cast<float>(d.colours[3 * part + channel]) / 255 * 2 - 1;
+    for (int channel = 0; channel < 3; ++channel)
+      paint[channel] = static_cast<float>(d.colours[3 * part + channel]) / 255 * 2 - 1;
     const int64_t begin_row = std::max(first_row, static_cast<int64_t>(std::floor(top)) - 1);
     const int64_t end_row = std::min(last_row, static_cast<int64_t>(std::ceil(bottom)) + 1);
     for (int64_t row = begin_row; row < end_row; ++row) {
@@ -129,25 +142,36 @@ void draw_band(const Drawing& d, int64_t face, int64_t first_row, int64_t last_r
 }
 
 void draw_landmarks(
-    const Tensor& points, std::vector<int64_t> indices, std::vector<int64_t> lengths, std::vector<int64_t> colours, Tensor image) {
+    const Tensor& points, std::vector<int64_t> indices, std::vector<int64_t> lengths,
+    std::vector<int64_t> colours, Tensor image) {
   const int64_t faces = points.size(0), count = points.size(1), size = image.size(2);
   int64_t total = 0, longest = 0;
   for (const int64_t length : lengths) {
-    STD_TORCH_CHECK(length >= 2, "draw_landmarks: a part must have two indices or more, got ", length);
+    STD_TORCH_CHECK(
+        length >= 2, "draw_landmarks: a part must have two indices or more, got ", length);
     total += length;
     longest = std::max(longest, length);
   }
   STD_TORCH_CHECK(
       total == static_cast<int64_t>(indices.size()) && colours.size() == 3 * lengths.size(),
       "draw_landmarks: lengths must add up to the indices, with three numbers of colour each");
-  for (const int64_t index : indices) STD_TORCH_CHECK(0 <= index && index < count, "draw_landmarks: no point has index ", index);
+  for (const int64_t index : indices)
+    STD_TORCH_CHECK(0 <= index && index < count, "draw_landmarks: no point has index ", index);
   STD_TORCH_CHECK(
-      points.is_contiguous() && image.is_contiguous() && points.scalar_type() == ScalarType::Float &&
-          image.scalar_type() == ScalarType::Float && points.size(2) == 2 && image.numel() == faces * 3 * size * size,
-      "draw_landmarks: points [B, N, 2] and image [B, 3, size, size] must be float32 and contiguous");
+      points.is_contiguous() && image.is_contiguous() &&
+          points.scalar_type() == ScalarType::Float && image.scalar_type() == ScalarType::Float &&
+          points.size(2) == 2 && image.numel() == faces * 3 * size * size,
+      "draw_landmarks: points [B, N, 2] and image [B, 3, size, size] must be float32 and "
+      "contiguous");
   const Drawing d = {
-      static_cast<const float*>(points.data_ptr()), static_cast<float*>(image.data_ptr()), count, size,
-      std::max(1.0f, static_cast<float>(size) / 256), indices, lengths, colours};
+      static_cast<const float*>(points.data_ptr()),
+      static_cast<float*>(image.data_ptr()),
+      count,
+      size,
+      std::max(1.0f, static_cast<float>(size) / 256),
+      indices,
+      lengths,
+      colours};
   const int64_t bands = (size + kBand - 1) / kBand;
   torch::stable::parallel_for(0, faces * bands, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> squared(new float[size]);

@@ -1,4 +1,5 @@
-// One kernel source, compiled for several instruction sets in one file and chosen at run time, so that one build serves every CPU.
+// One kernel source, compiled for several instruction sets in one file and chosen at run time, so
+// that one build serves every CPU.
 //
 // A file includes what it needs, then names itself and includes this header:
 //
@@ -17,9 +18,11 @@
 //   void run(...) { SIMD_BEST(scale<float>)(in, out, count, factor); }
 //   #endif
 //
-// Rules of the part under SIMD_PASS: every #include stands above simd.h; no lambdas, which Clang compiles for the baseline; no inline
-// functions or templates of other headers that touch data (their one copy might be compiled for a CPU that is not there).
-// Floats is a vector of kLanes floats with the arithmetic and comparisons of GCC's vector extensions. T is float, BFloat16 or Half.
+// Rules of the part under SIMD_PASS: every #include stands above simd.h, but those of its own
+// parts; no lambdas, which Clang compiles for the baseline; no inline functions or templates of
+// other headers that touch data (their one copy might be compiled for a CPU that is not there).
+// Floats is a vector of kLanes floats with the arithmetic and comparisons of GCC's vector
+// extensions. T is float, BFloat16 or Half.
 #ifndef SIMD_PASS
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -41,7 +44,8 @@
 
 #if defined(__clang__)
 #define SIMD_PRAGMA(text) _Pragma(#text)
-#define SIMD_ATTRIBUTE(set) SIMD_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define SIMD_ATTRIBUTE(set) \
+  SIMD_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
 #define SIMD_BEGIN(set) SIMD_ATTRIBUTE(set)
 #define SIMD_END _Pragma("clang attribute pop")
 #else
@@ -54,17 +58,20 @@
 namespace talkinghead {
 namespace {
 
-// 0 baseline, 1 AVX2, 2 AVX-512. torch's own variable ATEN_CPU_CAPABILITY lowers it, as it does for torch's kernels.
+// 0 baseline, 1 AVX2, 2 AVX-512. torch's own variable ATEN_CPU_CAPABILITY lowers it, as it does for
+// torch's kernels.
 inline int simd_level() {
 #if SIMD_X86
   static const int level = [] {
     const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
-    const bool no_avx512 = wanted && (!std::strcmp(wanted, "avx2") || !std::strcmp(wanted, "default"));
+    const bool no_avx512 =
+        wanted && (!std::strcmp(wanted, "avx2") || !std::strcmp(wanted, "default"));
     const bool no_avx2 = wanted && !std::strcmp(wanted, "default");
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (no_avx2 || !avx2) return 0;
     return no_avx512 || !avx512 ? 1 : 2;
   }();
@@ -89,7 +96,8 @@ F* simd_select([[maybe_unused]] F* avx512, [[maybe_unused]] F* avx2, F* baseline
 #if SIMD_X86
 #define SIMD_BEST(...) simd_select(&avx512::__VA_ARGS__, &avx2::__VA_ARGS__, &baseline::__VA_ARGS__)
 #else
-#define SIMD_BEST(...) simd_select(&baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
+#define SIMD_BEST(...) \
+  simd_select(&baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
 #endif
 
 #define SIMD_PASS 0
@@ -213,7 +221,8 @@ SIMD_INLINE Floats widen(Shorts s, Half) {
   return (Floats)_mm512_maskz_cvtph_ps(-1, (__m256i)s);
 }
 SIMD_INLINE Shorts narrow(Floats v, Half) {
-  return (Shorts)_mm512_maskz_cvtps_ph(-1, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (Shorts)_mm512_maskz_cvtps_ph(
+      -1, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif SIMD_BYTES == 32
 SIMD_INLINE Floats widen(Shorts s, Half) {
@@ -233,7 +242,8 @@ SIMD_INLINE Shorts narrow(Floats v, Half) {
 SIMD_INLINE Floats widen(Shorts s, Half) {
   const Words half = __builtin_convertvector(s, Words);
   const Words magnitude = (half & 0x7fff) << 13;
-  const Words finite = to_bits(from_bits(magnitude) * 0x1p112f);  // moves the exponent, denormal numbers included
+  const Words finite =
+      to_bits(from_bits(magnitude) * 0x1p112f);  // moves the exponent, denormal numbers included
   const Words special = magnitude | 0x7f800000;
   return from_bits(((half & 0x8000) << 16) | (magnitude >= 0x0f800000 ? special : finite));
 }
@@ -241,10 +251,13 @@ SIMD_INLINE Shorts narrow(Floats v, Half) {
   const Words bits = to_bits(v);
   const Words magnitude = bits & 0x7fffffff;
   const Words normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  const Words denormal = to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000;  // the sum rounds at the last place of a denormal half
-  const Words special = magnitude > 0x7f800000 ? ((magnitude >> 13) & 0x3ff) | 0x7e00 : 0x7c00 + Words{};
+  const Words denormal = to_bits(from_bits(magnitude) + 0.5f) -
+                         0x3f000000;  // the sum rounds at the last place of a denormal half
+  const Words special =
+      magnitude > 0x7f800000 ? ((magnitude >> 13) & 0x3ff) | 0x7e00 : 0x7c00 + Words{};
   const Words small = magnitude < 0x38800000 ? denormal : normal;
-  return __builtin_convertvector(((bits >> 16) & 0x8000) | (magnitude >= 0x47800000 ? special : small), Shorts);
+  return __builtin_convertvector(
+      ((bits >> 16) & 0x8000) | (magnitude >= 0x47800000 ? special : small), Shorts);
 }
 #endif
 
@@ -286,7 +299,8 @@ SIMD_INLINE void store_part(T* to, Floats v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i, buffer + i, sizeof(T));
 }
 
-// 2 * kLanes elements, in an order of their own: of bfloat16 every other one, which is a shift or a mask away from float
+// 2 * kLanes elements, in an order of their own: of bfloat16 every other one, which is a shift or a
+// mask away from float
 struct Twin {
   Floats first, second;
 };
@@ -331,7 +345,8 @@ SIMD_INLINE Floats round_to(Floats v, T) {
   return widen(narrow(v, T()), T());
 }
 
-// A store past the caches, of what nothing reads soon. `to` is aligned to its size; stream_end() comes before another thread reads.
+// A store past the caches, of what nothing reads soon. `to` is aligned to its size; stream_end()
+// comes before another thread reads.
 template <typename T>
 SIMD_INLINE void stream(T* to, Floats v) {
 #if SIMD_BYTES == 64

@@ -170,6 +170,14 @@ def test_constant_plane_gives_its_bias(device, size, memory_format):
     torch.testing.assert_close(grad, torch.zeros_like(x), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
+def test_no_gradient_flows_where_the_result_is_zero(device, memory_format):
+    x = torch.full((1, 2, 8, 8), 7.0, device=device).contiguous(memory_format=memory_format)
+    ones, bias = torch.ones(1, 2, device=device), torch.tensor([[0.0, 1.0]], device=device)
+    *_, grad_bias = results(adain, x, ones, bias, "relu", torch.ones_like(x), None)
+    assert grad_bias.tolist() == [[0, 64]]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
