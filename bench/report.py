@@ -1,4 +1,4 @@
-"""Print the tables of README from results of the bench: `python -m bench.report bench/results/kernels_<device>.json`, from the root."""
+"""Print results of the bench as tables: `python -m bench.report bench/results/kernels_<device>.json [--summary]`, from the root."""
 
 import argparse
 import json
@@ -101,8 +101,24 @@ def table(rows: Iterable[Mapping[str, Any]], key: str) -> list[str]:
     return lines
 
 
-def report(found: Mapping[str, Any]) -> str:
-    """All tables, as Markdown."""
+def summary(rows: Iterable[Mapping[str, Any]], key: str = "seconds") -> list[str]:
+    """One table: of every op, direction, dtype and format the median and the worst ratio over its layers and batches."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in ("op", "direction", "dtype", "memory_format")), []).append(figures(row, key))
+    lines = ["| op | | cases | against stock: median, worst | against torch.compile | time of a copy |", "|---|---|---|---|---|---|"]
+    for (op, direction, dtype, memory_format), group in groups.items():
+        what = f"{direction}, {SHORT[dtype]}" + (", channels_last" if memory_format == "channels_last" else "")
+        cells = []
+        for name, worst in (("stock", min), ("compile", min), ("copy", max)):
+            ratios = [f[name] for f in group if f[name] is not None]
+            cells.append(f"{statistics.median(ratios):.2f}x, {worst(ratios):.2f}x" if ratios else "")
+        lines.append(f"| {op} | {what} | {len(group)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def heading(found: Mapping[str, Any]) -> list[str]:
+    """Where and of what the results are, and what was not measured."""
     versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items() if value)
     changed = " with changes" if found["changed"] else ""
     lines = [
@@ -112,6 +128,12 @@ def report(found: Mapping[str, Any]) -> str:
     for name, reason in found["backends"].items():
         if reason != "runs":
             lines.append(f"Not measured: {name}, {reason}.")
+    return lines
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """All tables, as Markdown."""
+    lines = heading(found)
     flushed = any("flushed_seconds" in row["times"][row["ours"]] for row in found["rows"])
     for op, direction in dict.fromkeys((row["op"], row["direction"]) for row in found["rows"]):
         rows = [row for row in found["rows"] if (row["op"], row["direction"]) == (op, direction)]
@@ -124,7 +146,10 @@ def report(found: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
-    print(report(json.loads(parser.parse_args().results.read_text())))
+    parser.add_argument("--summary", action="store_true", help="one table of medians and worst cases")
+    given = parser.parse_args()
+    found = json.loads(given.results.read_text())
+    print("\n".join([*heading(found), "", *summary(found["rows"])]) if given.summary else report(found))
 
 
 if __name__ == "__main__":

@@ -72,5 +72,7 @@ def test_adain(bench, direction, dtype, memory_format, layer, batch):
                 runs,
                 yardsticks,
                 memory_format,
+                # where y is next to 0 rounding decides whether a gradient passes ReLU: one of a million more or less
+                tolerance=5e-3 if backward else None,
             )
         )

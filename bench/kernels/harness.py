@@ -101,7 +101,7 @@ def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
             errors[name] = error(run(), case.expected)
         except NotImplementedError as reason:
             missing[name] = str(reason).splitlines()[0]
-    limit = case.tolerance or max(2 * errors["stock"], FLOORS[case.dtype])
+    limit = max(case.tolerance or 0.0, 2 * errors["stock"], FLOORS[case.dtype])
     wrong = {name: each for name, each in errors.items() if not each <= limit}
     assert not wrong, f"{case.op} {case.direction} {case.layer} {case.dtype}: relative errors {wrong}, {limit:.2g} is allowed; not timed"
     return errors, missing
