@@ -118,19 +118,23 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _format(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _outputs(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """`count` tensors like x, in the memory format of the result, then mean and rstd."""
-    like = [torch.empty_like(x, memory_format=_format(x)) for _ in range(count)]
-    return (*like, *(x.new_empty(x.shape[:2], dtype=_wide(x)) for _ in range(2)))
+    memory_format, dtype, (batch, channels, _, _) = _format(x), _wide(x), x.shape
+    like = [torch.empty_like(x, memory_format=memory_format) for _ in range(count)]
+    mean, rstd = x.new_empty(batch, channels, dtype=dtype), x.new_empty(batch, channels, dtype=dtype)
+    return *like, mean, rstd
 
 
 def _rows(values: Tensor, x: Tensor) -> Tensor:
     """[B, C] with second stride 1; what is shared by the batch has first stride 0."""
-    values = values.expand(x.shape[:2])
+    if values.dim() == 1:
+        values = values.expand(x.shape[:2])
     return values if values.stride(1) == 1 else values.contiguous()
 
 
