@@ -21,8 +21,8 @@ constexpr int64_t kPlanePiece = 4096;  // elements of a plane: two passes in the
 constexpr int64_t kPixelPiece =
     32768;  // elements of a channels_last sample: two passes in the second-level cache
 constexpr int64_t kStreamBytes =
-    16 << 20;  // an output of this size is not in the cache when it is read
-constexpr int64_t kHugeBytes = 4 << 20;
+    1 << 20;  // an output of this size is not in a core's cache when it is read
+constexpr int64_t kHugeBytes = 32 << 20;  // an allocation of this size is always fresh
 constexpr int64_t kGrain = 16384;  // elements that are worth a thread
 
 // scale or bias: rows of C, in float or in x's dtype
@@ -78,6 +78,8 @@ struct Kernels {
 #ifdef SIMD_PASS
 
 constexpr int64_t kUnroll = 4;
+constexpr int kMerged = 8;  // vectors whose moments are taken in registers
+constexpr int kRows = 4;    // pixels that share what belongs to a channel
 constexpr int64_t kGroup = 32;  // planes
 constexpr int64_t kBlock =
     64;  // terms that one accumulator takes before it is added to the next; long sums lose digits
@@ -86,7 +88,18 @@ template <typename T>
 SIMD_INLINE float value_at(const Values& values, int64_t sample, int64_t channel) {
   const int64_t index = sample * values.stride + channel;
   if (values.wide) return static_cast<const float*>(values.data)[index];
-  return load_part(static_cast<const T*>(values.data) + index, 1)[0];
+  return load_one(static_cast<const T*>(values.data) + index);
+}
+
+// where a plane's scale and bias are; planes follow each other, so that none needs a division
+struct Place {
+  int64_t sample, channel;
+};
+SIMD_INLINE Place place_of(const Problem& p, int64_t plane) {
+  return {plane / p.channels, plane % p.channels};
+}
+SIMD_INLINE void step(const Problem& p, Place& place) {
+  if (++place.channel == p.channels) place = {place.sample + 1, 0};
 }
 
 // all lanes, or the first count of them

@@ -57,17 +57,22 @@ gradient_sums(const T* grad, const T* h, int64_t count, Floats mean, Floats scal
 }
 
 template <typename T>
-void plane_gradient_sums(const Problem& p, int64_t plane, int64_t piece, Pair* sums) {
+SIMD_INLINE Pair
+piece_gradient_sums(const Problem& p, int64_t plane, Place place, int64_t piece) {
   const int64_t start = plane * p.area + piece * kPlanePiece,
                 count = piece_size(p.area, kPlanePiece, piece);
-  const int64_t sample = plane / p.channels, channel = plane % p.channels;
   const Floats mean = splat(p.mean[plane]),
-               scale = splat(value_at<T>(p.scale, sample, channel) * p.rstd[plane]);
-  const Floats bias = splat(value_at<T>(p.bias, sample, channel));
+               scale = splat(value_at<T>(p.scale, place.sample, place.channel) * p.rstd[plane]);
+  const Floats bias = splat(value_at<T>(p.bias, place.sample, place.channel));
   const T *grad = static_cast<const T*>(p.grad_y) + start,
           *h = static_cast<const T*>(p.source) + start;
-  sums[piece] = p.relu ? gradient_sums<true>(grad, h, count, mean, scale, bias)
-                       : gradient_sums<false>(grad, h, count, mean, scale, bias);
+  return p.relu ? gradient_sums<true>(grad, h, count, mean, scale, bias)
+                : gradient_sums<false>(grad, h, count, mean, scale, bias);
+}
+
+template <typename T>
+void plane_gradient_sums(const Problem& p, int64_t plane, int64_t piece, Pair* sums) {
+  sums[piece] = piece_gradient_sums<T>(p, plane, place_of(p, plane), piece);
 }
 
 inline void plane_gradients(const Problem& p, int64_t plane, const Pair* sums) {
@@ -81,17 +86,17 @@ inline void plane_gradients(const Problem& p, int64_t plane, const Pair* sums) {
 }
 
 template <bool kRelu, bool kGradH, bool kStream, typename T>
-SIMD_INLINE void differentiate(const Problem& p, int64_t plane, int64_t begin, int64_t count) {
-  const int64_t start = plane * p.area + begin, sample = plane / p.channels,
-                channel = plane % p.channels;
+SIMD_INLINE void differentiate(
+    const Problem& p, int64_t plane, Place place, int64_t begin, int64_t count) {
+  const int64_t start = plane * p.area + begin;
   const T *grad = static_cast<const T*>(p.grad_y) + start,
           *h = static_cast<const T*>(p.source) + start;
   const T* more = kGradH ? static_cast<const T*>(p.grad_h) + start : nullptr;
   T* result = static_cast<T*>(p.result) + start;
   const float share = 1.0f / static_cast<float>(p.area);
   const Floats mean = splat(p.mean[plane]),
-               scale = splat(value_at<T>(p.scale, sample, channel) * p.rstd[plane]);
-  const Floats bias = splat(value_at<T>(p.bias, sample, channel));
+               scale = splat(value_at<T>(p.scale, place.sample, place.channel) * p.rstd[plane]);
+  const Floats bias = splat(value_at<T>(p.bias, place.sample, place.channel));
   const Floats level = splat(p.grad_bias[plane] * share),
                slope = splat(p.grad_scale[plane] * share * p.rstd[plane]);
   int64_t i = 0;
@@ -118,31 +123,33 @@ SIMD_INLINE void differentiate(const Problem& p, int64_t plane, int64_t begin, i
 }
 
 template <bool kStream, typename T>
-SIMD_INLINE void differentiate_any(const Problem& p, int64_t plane, int64_t begin, int64_t count) {
+SIMD_INLINE void differentiate_any(
+    const Problem& p, int64_t plane, Place place, int64_t begin, int64_t count) {
   if (p.relu) {
-    p.grad_h ? differentiate<true, true, kStream, T>(p, plane, begin, count)
-             : differentiate<true, false, kStream, T>(p, plane, begin, count);
+    p.grad_h ? differentiate<true, true, kStream, T>(p, plane, place, begin, count)
+             : differentiate<true, false, kStream, T>(p, plane, place, begin, count);
   } else {
-    p.grad_h ? differentiate<false, true, kStream, T>(p, plane, begin, count)
-             : differentiate<false, false, kStream, T>(p, plane, begin, count);
+    p.grad_h ? differentiate<false, true, kStream, T>(p, plane, place, begin, count)
+             : differentiate<false, false, kStream, T>(p, plane, place, begin, count);
   }
 }
 
 template <typename T>
 void plane_differentiate(const Problem& p, int64_t plane, int64_t piece) {
   differentiate_any<false, T>(
-      p, plane, piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
+      p, plane, place_of(p, plane), piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
 }
 
 template <typename T>
 void backward_planes(const Problem& p, int64_t begin, int64_t end) {
   const std::unique_ptr<Pair[]> sums(new Pair[p.pieces()]);
-  for (int64_t plane = begin; plane < end; ++plane) {
+  Place place = place_of(p, begin);
+  for (int64_t plane = begin; plane < end; ++plane, step(p, place)) {
     for (int64_t piece = 0; piece < p.pieces(); ++piece)
-      plane_gradient_sums<T>(p, plane, piece, sums.get());
+      sums[piece] = piece_gradient_sums<T>(p, plane, place, piece);
     plane_gradients(p, plane, sums.get());
-    p.stream ? differentiate_any<true, T>(p, plane, 0, p.area)
-             : differentiate_any<false, T>(p, plane, 0, p.area);
+    p.stream ? differentiate_any<true, T>(p, plane, place, 0, p.area)
+             : differentiate_any<false, T>(p, plane, place, 0, p.area);
   }
   if (p.stream) stream_end();
 }
@@ -157,56 +164,41 @@ void pixel_affine(const Problem& p, int64_t sample, float* rows) {
   }
 }
 
-template <int kVectors, bool kWhole, bool kRelu, typename T>
-SIMD_INLINE void column_gradient_sums(
+// of some pixels, one vector of channels
+template <bool kWhole, bool kRelu, typename T>
+SIMD_INLINE void add_gradient_sums(
     const Problem& p, int64_t sample, int64_t first, int64_t c, int64_t pixels, int64_t count,
     const float* rows, float* sums) {
-  const int64_t start = first * p.channels + c;
+  const int64_t channels = p.channels, start = first * channels + c;
   const T *grad = static_cast<const T*>(p.grad_y) + start,
           *h = static_cast<const T*>(p.source) + start;
-  Floats totals[kVectors] = {}, products[kVectors] = {}, mean[kVectors], scale[kVectors],
-         bias[kVectors];
-  for (int k = 0; k < kVectors; ++k) {
-    mean[k] = get<kWhole>(p.mean + sample * p.channels + c + k * kLanes, count);
-    scale[k] = get<kWhole>(rows + c + k * kLanes, count);
-    bias[k] = get<kWhole>(rows + p.channels + c + k * kLanes, count);
+  const Floats mean = get<kWhole>(p.mean + sample * channels + c, count),
+               scale = get<kWhole>(rows + c, count),
+               bias = get<kWhole>(rows + channels + c, count);
+  Floats total = {}, product = {};
+  for (int64_t at = 0; at < pixels * channels; at += channels) {
+    const Floats distance = get<kWhole>(h + at, count) - mean;
+    const Floats g = masked<kRelu>(get<kWhole>(grad + at, count), distance, scale, bias);
+    total += g;
+    product += g * distance;
   }
-  for (int64_t begin = 0; begin < pixels; begin += kBlock) {
-    Floats total[kVectors] = {}, product[kVectors] = {};
-    for (int64_t pixel = begin; pixel < pixels && pixel < begin + kBlock; ++pixel) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kVectors; ++k) {
-        const int64_t at = pixel * p.channels + k * kLanes;
-        const Floats distance = get<kWhole>(h + at, count) - mean[k];
-        const Floats g = masked<kRelu>(get<kWhole>(grad + at, count), distance, scale[k], bias[k]);
-        total[k] += g;
-        product[k] += g * distance;
-      }
-    }
-    for (int k = 0; k < kVectors; ++k) {
-      totals[k] += total[k];
-      products[k] += product[k];
-    }
-  }
-  for (int k = 0; k < kVectors; ++k) {
-    put<kWhole>(sums + c + k * kLanes, totals[k], count);
-    put<kWhole>(sums + p.channels + c + k * kLanes, products[k], count);
-  }
+  put<kWhole>(sums + c, get<kWhole>(sums + c, count) + total, count);
+  put<kWhole>(sums + channels + c, get<kWhole>(sums + channels + c, count) + product, count);
 }
 
 template <bool kRelu, typename T>
 SIMD_INLINE void row_gradient_sums(
     const Problem& p, int64_t sample, int64_t first, int64_t pixels, const float* rows,
     float* sums) {
-  int64_t c = 0;
-  for (; c + kUnroll * kLanes <= p.channels; c += kUnroll * kLanes) {
-    column_gradient_sums<kUnroll, true, kRelu, T>(p, sample, first, c, pixels, kLanes, rows, sums);
+  for (int64_t c = 0; c < 2 * p.channels; ++c) sums[c] = 0;
+  for (const int64_t end = first + pixels; first < end; first += kBlock) {
+    const int64_t few = end - first < kBlock ? end - first : kBlock;
+    int64_t c = 0;
+    for (; c + kLanes <= p.channels; c += kLanes)
+      add_gradient_sums<true, kRelu, T>(p, sample, first, c, few, kLanes, rows, sums);
+    if (c < p.channels)
+      add_gradient_sums<false, kRelu, T>(p, sample, first, c, few, p.channels - c, rows, sums);
   }
-  for (; c + kLanes <= p.channels; c += kLanes)
-    column_gradient_sums<1, true, kRelu, T>(p, sample, first, c, pixels, kLanes, rows, sums);
-  if (c < p.channels)
-    column_gradient_sums<1, false, kRelu, T>(
-        p, sample, first, c, pixels, p.channels - c, rows, sums);
 }
 
 template <typename T>
@@ -239,36 +231,55 @@ inline void pixel_gradients(const Problem& p, int64_t sample, float* rows, const
   }
 }
 
-template <bool kWhole, bool kRelu, typename T>
-SIMD_INLINE Floats gradient(
+// kCount pixels, one vector of channels: what belongs to a channel is loaded once for them
+template <int kCount, bool kWhole, bool kRelu, bool kStream, typename T>
+SIMD_INLINE void differentiate_pixels(
     const Problem& p, int64_t sample, int64_t pixel, int64_t c, int64_t count, const float* rows) {
-  const int64_t channels = p.channels, at = pixel * channels + c;
-  const Floats distance = get<kWhole>(static_cast<const T*>(p.source) + at, count) -
-                          get<kWhole>(p.mean + sample * channels + c, count);
-  const Floats scale = get<kWhole>(rows + c, count);
-  const Floats grad = get<kWhole>(static_cast<const T*>(p.grad_y) + at, count);
-  const Floats g = masked<kRelu>(grad, distance, scale, get<kWhole>(rows + channels + c, count));
-  const Floats v = scale * (g - get<kWhole>(rows + 2 * channels + c, count) -
-                            distance * get<kWhole>(rows + 3 * channels + c, count));
-  return p.grad_h ? v + get<kWhole>(static_cast<const T*>(p.grad_h) + at, count) : v;
+  const int64_t channels = p.channels, start = pixel * channels + c;
+  const T *grad = static_cast<const T*>(p.grad_y) + start,
+          *h = static_cast<const T*>(p.source) + start;
+  const T* more = p.grad_h ? static_cast<const T*>(p.grad_h) + start : nullptr;
+  T* result = static_cast<T*>(p.result) + start;
+  const Floats mean = get<kWhole>(p.mean + sample * channels + c, count),
+               scale = get<kWhole>(rows + c, count),
+               bias = get<kWhole>(rows + channels + c, count),
+               level = get<kWhole>(rows + 2 * channels + c, count),
+               slope = get<kWhole>(rows + 3 * channels + c, count);
+#pragma GCC unroll 4
+  for (int64_t at = 0; at < kCount * channels; at += channels) {
+    const Floats distance = get<kWhole>(h + at, count) - mean;
+    const Floats g = masked<kRelu>(get<kWhole>(grad + at, count), distance, scale, bias);
+    Floats v = scale * (g - level - distance * slope);
+    if (more) v += get<kWhole>(more + at, count);
+    if constexpr (kWhole) {
+      put_result<kStream>(result + at, v);
+    } else {
+      store_part(result + at, v, count);
+    }
+  }
+}
+
+template <int kCount, bool kRelu, bool kStream, typename T>
+SIMD_INLINE void differentiate_rows(
+    const Problem& p, int64_t sample, int64_t pixel, const float* rows) {
+  int64_t c = 0;
+  for (; c + kLanes <= p.channels; c += kLanes)
+    differentiate_pixels<kCount, true, kRelu, kStream, T>(p, sample, pixel, c, kLanes, rows);
+  if (c < p.channels) {
+    differentiate_pixels<kCount, false, kRelu, kStream, T>(
+        p, sample, pixel, c, p.channels - c, rows);
+  }
 }
 
 template <bool kRelu, bool kStream, typename T>
 SIMD_INLINE void pixel_differentiate(
     const Problem& p, int64_t sample, int64_t piece, const float* rows) {
-  const int64_t channels = p.channels, first = sample * p.area + piece * p.pixels(),
-                pixels = piece_size(p.area, p.pixels(), piece);
-  for (int64_t pixel = first; pixel < first + pixels; ++pixel) {
-    T* result = static_cast<T*>(p.result) + pixel * channels;
-    int64_t c = 0;
-    for (; c + kLanes <= channels; c += kLanes) {
-      put_result<kStream>(result + c, gradient<true, kRelu, T>(p, sample, pixel, c, kLanes, rows));
-    }
-    if (c < channels)
-      store_part(
-          result + c, gradient<false, kRelu, T>(p, sample, pixel, c, channels - c, rows),
-          channels - c);
-  }
+  int64_t pixel = sample * p.area + piece * p.pixels();
+  const int64_t end = pixel + piece_size(p.area, p.pixels(), piece);
+  for (; pixel + kRows <= end; pixel += kRows)
+    differentiate_rows<kRows, kRelu, kStream, T>(p, sample, pixel, rows);
+  for (; pixel < end; ++pixel)
+    differentiate_rows<1, kRelu, kStream, T>(p, sample, pixel, rows);
   if (kStream) stream_end();
 }
 

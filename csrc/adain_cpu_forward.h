@@ -10,79 +10,111 @@ SIMD_INLINE Twin take2(const T* x, const T* residual, T* h) {
   return load2(h);
 }
 
+// Moments of what each lane has seen: its mean, and the sum of squared distances from it.
+struct LaneMoments {
+  Floats mean, squares;
+};
+
+// Adds kCount vectors to the `before` of before. They are taken about their own mean while they
+// are in registers, then merged (Chan et al. 1979): one read, and nothing cancels.
+template <int kCount>
+SIMD_INLINE void merge(LaneMoments& m, const Floats* v, float before) {
+  Floats total = v[0];
+#pragma GCC unroll 8
+  for (int k = 1; k < kCount; ++k) total += v[k];
+  const Floats mean = total * (1.0f / kCount);
+  Floats squares = {};
+#pragma GCC unroll 8
+  for (int k = 0; k < kCount; ++k) squares += (v[k] - mean) * (v[k] - mean);
+  const float share = kCount / (before + kCount);
+  const Floats distance = mean - m.mean;
+  m.mean += distance * share;
+  m.squares += squares + distance * distance * (share * before);
+}
+
+// of the whole vectors of a plane's piece
 template <bool kResidual, typename T>
-SIMD_INLINE float mean_of(const T* x, const T* residual, T* h, int64_t count) {
-  Floats sums[kUnroll] = {};
+SIMD_INLINE LaneMoments lane_moments(const T* x, const T* residual, T* h, int64_t count) {
+  LaneMoments m = {};
+  Floats v[kMerged];
   int64_t i = 0;
-  for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
+  float before = 0;
+  for (; i + kMerged * kLanes <= count; i += kMerged * kLanes) {
 #pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; k += 2) {
+    for (int k = 0; k < kMerged; k += 2) {
       const int64_t at = i + k * kLanes;
-      const Twin v = take2<kResidual>(x + at, residual + at, h + at);
-      sums[k] += v.first;
-      sums[k + 1] += v.second;
+      const Twin twin = take2<kResidual>(x + at, residual + at, h + at);
+      v[k] = twin.first;
+      v[k + 1] = twin.second;
     }
+    merge<kMerged>(m, v, before);
+    before += kMerged;
   }
-  for (; i + kLanes <= count; i += kLanes)
-    sums[0] += take<true, kResidual>(x + i, residual + i, h + i, kLanes);
-  if (i < count) sums[1] += take<false, kResidual>(x + i, residual + i, h + i, count - i);
-  return sum((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(count);
+  for (; i + kLanes <= count; i += kLanes) {
+    v[0] = take<true, kResidual>(x + i, residual + i, h + i, kLanes);
+    merge<1>(m, v, before);
+    before += 1;
+  }
+  return m;
 }
 
-// The sum of the distances from the mean corrects what rounding left in it.
-template <typename T>
-SIMD_INLINE Pair moments_about(float mean, const T* source, int64_t count) {
-  Floats distances[kUnroll] = {}, squares[kUnroll] = {};
-  int64_t i = 0;
-  for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; k += 2) {
-      const Twin v = load2(source + i + k * kLanes);
-      const Floats first = v.first - mean, second = v.second - mean;
-      distances[k] += first;
-      squares[k] += first * first;
-      distances[k + 1] += second;
-      squares[k + 1] += second * second;
-    }
+// The lanes merged, and what is left of the piece beyond whole vectors.
+template <bool kResidual, typename T>
+SIMD_INLINE Pair
+merge_lanes(const LaneMoments& m, const T* x, const T* residual, T* h, int64_t count) {
+  const int64_t left = count % kLanes, whole = count - left;
+  Pair all = {};
+  if (whole > 0) {
+    all.first = sum(m.mean) / kLanes;
+    const Floats distance = m.mean - all.first;
+    all.second = sum(m.squares + distance * distance * static_cast<float>(whole / kLanes));
   }
-  for (; i < count; i += kLanes) {
-    const int64_t left = count - i;
-    const Floats distance =
-        left >= kLanes ? load(source + i) - mean
-                       : where(first_lanes(left), load_part(source + i, left) - mean, Floats{});
-    distances[0] += distance;
-    squares[0] += distance * distance;
-  }
-  const float rest = sum((distances[0] + distances[1]) + (distances[2] + distances[3]));
-  const float correction = rest / static_cast<float>(count);
-  return {
-      mean + correction,
-      sum((squares[0] + squares[1]) + (squares[2] + squares[3])) - rest * correction};
+  if (left == 0) return all;
+  const Floats v = take<false, kResidual>(x + whole, residual + whole, h + whole, left);
+  const float added = static_cast<float>(left), before = static_cast<float>(whole);
+  const float mean = sum(v) / added, apart = mean - all.first, share = added / (before + added);
+  const Floats distance = where(first_lanes(left), v - mean, Floats{});
+  all.first += apart * share;
+  all.second += sum(distance * distance) + apart * apart * (share * before);
+  return all;
 }
 
-template <typename T>
-SIMD_INLINE float piece_mean(const Problem& p, int64_t plane, int64_t piece) {
-  const int64_t start = plane * p.area + piece * kPlanePiece,
-                count = piece_size(p.area, kPlanePiece, piece);
-  const T* x = static_cast<const T*>(p.source) + start;
-  if (!p.residual) return mean_of<false, T>(x, nullptr, nullptr, count);
-  return mean_of<true>(
-      x, static_cast<const T*>(p.residual) + start, static_cast<T*>(p.h) + start, count);
+struct PieceAt {
+  int64_t start, count;
+};
+SIMD_INLINE PieceAt piece_at(const Problem& p, int64_t plane, int64_t piece) {
+  return {plane * p.area + piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece)};
 }
 
 template <typename T>
-SIMD_INLINE Pair piece_moments_about(float mean, const Problem& p, int64_t plane, int64_t piece) {
-  const T* source =
-      static_cast<const T*>(p.residual ? p.h : p.source) + plane * p.area + piece * kPlanePiece;
-  return moments_about(mean, source, piece_size(p.area, kPlanePiece, piece));
+SIMD_INLINE LaneMoments piece_lanes(const Problem& p, PieceAt at) {
+  const T* x = static_cast<const T*>(p.source) + at.start;
+  if (!p.residual) return lane_moments<false, T>(x, nullptr, nullptr, at.count);
+  return lane_moments<true>(
+      x, static_cast<const T*>(p.residual) + at.start, static_cast<T*>(p.h) + at.start, at.count);
+}
+
+template <typename T>
+SIMD_INLINE Pair piece_moments(const Problem& p, PieceAt at, const LaneMoments& m) {
+  const T* x = static_cast<const T*>(p.source) + at.start;
+  if (!p.residual) return merge_lanes<false, T>(m, x, nullptr, nullptr, at.count);
+  return merge_lanes<true>(
+      m, x, static_cast<const T*>(p.residual) + at.start, static_cast<T*>(p.h) + at.start,
+      at.count);
 }
 
 template <typename T>
 void plane_moments(const Problem& p, int64_t plane, int64_t piece, Pair* sums) {
-  sums[piece] = piece_moments_about<T>(piece_mean<T>(p, plane, piece), p, plane, piece);
+  const PieceAt at = piece_at(p, plane, piece);
+  sums[piece] = piece_moments<T>(p, at, piece_lanes<T>(p, at));
 }
 
-// Merges the moments of a plane's pieces (Chan et al. 1979).
+inline void set_statistics(const Problem& p, int64_t plane, Pair moments) {
+  p.mean[plane] = moments.first;
+  p.rstd[plane] = rstd_of(p, moments.second);
+}
+
+// Merges the moments of a plane's pieces.
 inline void plane_statistics(const Problem& p, int64_t plane, const Pair* sums) {
   float mean = sums[0].first, squares = sums[0].second;
   for (int64_t piece = 1; piece < p.pieces(); ++piece) {
@@ -92,26 +124,28 @@ inline void plane_statistics(const Problem& p, int64_t plane, const Pair* sums) 
     mean += distance * share;
     squares += sums[piece].second + distance * distance * share * before;
   }
-  p.mean[plane] = mean;
-  p.rstd[plane] = rstd_of(p, squares);
+  set_statistics(p, plane, {mean, squares});
 }
 
 template <bool kStream, typename T>
-SIMD_INLINE void normalise(const Problem& p, int64_t plane, int64_t begin, int64_t count) {
-  const int64_t start = plane * p.area + begin, sample = plane / p.channels,
-                channel = plane % p.channels;
+SIMD_INLINE void normalise(
+    const Problem& p, int64_t plane, Place place, int64_t begin, int64_t count) {
+  const int64_t start = plane * p.area + begin;
   const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + start;
   T* y = static_cast<T*>(p.result) + start;
   const Floats mean = splat(p.mean[plane]),
-               scale = splat(value_at<T>(p.scale, sample, channel) * p.rstd[plane]);
-  const Floats bias = splat(value_at<T>(p.bias, sample, channel)),
+               scale = splat(value_at<T>(p.scale, place.sample, place.channel) * p.rstd[plane]);
+  const Floats bias = splat(value_at<T>(p.bias, place.sample, place.channel)),
                floor = splat(p.relu ? 0.0f : -__builtin_inff());
   int64_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    const Twin v = load2(h + i);
-    put_result2<kStream>(
-        y + i, {at_least(floor, (v.first - mean) * scale + bias),
-                at_least(floor, (v.second - mean) * scale + bias)});
+  for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kUnroll; k += 2) {
+      const Twin v = load2(h + i + k * kLanes);
+      put_result2<kStream>(
+          y + i + k * kLanes, {at_least(floor, (v.first - mean) * scale + bias),
+                               at_least(floor, (v.second - mean) * scale + bias)});
+    }
   }
   for (; i < count; i += kLanes) {
     const int64_t left = count - i;
@@ -127,21 +161,21 @@ SIMD_INLINE void normalise(const Problem& p, int64_t plane, int64_t begin, int64
 
 template <typename T>
 void plane_normalise(const Problem& p, int64_t plane, int64_t piece) {
-  normalise<false, T>(p, plane, piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
+  normalise<false, T>(
+      p, plane, place_of(p, plane), piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
 }
 
 // Small planes go in groups, a step for all before the next: steps of one plane wait for each
 // other, those of a group do not.
 template <typename T>
 SIMD_INLINE void small_plane_statistics(const Problem& p, int64_t begin, int64_t end) {
-  Pair sums[kGroup];
+  LaneMoments lanes[kGroup];
   for (int64_t plane = begin; plane < end; ++plane)
-    sums[plane - begin].first = piece_mean<T>(p, plane, 0);
+    lanes[plane - begin] = piece_lanes<T>(p, piece_at(p, plane, 0));
   for (int64_t plane = begin; plane < end; ++plane) {
-    sums[plane - begin] = piece_moments_about<T>(sums[plane - begin].first, p, plane, 0);
+    set_statistics(
+        p, plane, piece_moments<T>(p, piece_at(p, plane, 0), lanes[plane - begin]));
   }
-  for (int64_t plane = begin; plane < end; ++plane)
-    plane_statistics(p, plane, sums + (plane - begin));
 }
 
 template <typename T>
@@ -151,6 +185,7 @@ void forward_planes(const Problem& p, int64_t begin, int64_t end) {
                                                         : fitting < kGroup ? fitting
                                                                            : kGroup;
   const std::unique_ptr<Pair[]> sums(new Pair[pieces]);
+  Place place = place_of(p, begin);
   for (int64_t first = begin; first < end; first += group) {
     const int64_t last = first + group < end ? first + group : end;
     if (pieces == 1) {
@@ -160,8 +195,9 @@ void forward_planes(const Problem& p, int64_t begin, int64_t end) {
         plane_moments<T>(p, first, piece, sums.get());
       plane_statistics(p, first, sums.get());
     }
-    for (int64_t plane = first; plane < last; ++plane) {
-      p.stream ? normalise<true, T>(p, plane, 0, p.area) : normalise<false, T>(p, plane, 0, p.area);
+    for (int64_t plane = first; plane < last; ++plane, step(p, place)) {
+      p.stream ? normalise<true, T>(p, plane, place, 0, p.area)
+               : normalise<false, T>(p, plane, place, 0, p.area);
     }
   }
   if (p.stream) stream_end();
@@ -169,62 +205,51 @@ void forward_planes(const Problem& p, int64_t begin, int64_t end) {
 
 // ---- forward, channels_last; rows: scale * rstd, bias
 
-template <int kVectors, bool kWhole, bool kResidual, typename T>
-SIMD_INLINE void column_moments(
-    const Problem& p, int64_t start, int64_t pixels, int64_t count, float* means, float* squares) {
+// kCount pixels more, all channels; the moments stay in the first-level cache
+template <int kCount, bool kResidual, typename T>
+SIMD_INLINE void merge_pixels(
+    const Problem& p, int64_t start, float before, float* means, float* squares) {
   const T* x = static_cast<const T*>(p.source) + start;
   const T* residual = static_cast<const T*>(p.residual) + (kResidual ? start : 0);
   T* h = static_cast<T*>(p.h) + (kResidual ? start : 0);
-  const T* source = kResidual ? h : x;
-  const float share = 1.0f / static_cast<float>(pixels);
-  Floats mean[kVectors] = {}, rest[kVectors] = {}, square[kVectors] = {};
-  for (int64_t first = 0; first < pixels; first += kBlock) {
-    Floats total[kVectors] = {};
-    for (int64_t pixel = first; pixel < pixels && pixel < first + kBlock; ++pixel) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kVectors; ++k) {
-        const int64_t at = pixel * p.channels + k * kLanes;
-        total[k] += take<kWhole, kResidual>(x + at, residual + at, h + at, count);
-      }
+  const int64_t channels = p.channels;
+  Floats v[kCount];
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k) {
+      const int64_t at = k * channels + c;
+      v[k] = take<true, kResidual>(x + at, residual + at, h + at, kLanes);
     }
-    for (int k = 0; k < kVectors; ++k) mean[k] += total[k] * share;
+    LaneMoments m = {load(means + c), load(squares + c)};
+    merge<kCount>(m, v, before);
+    store(means + c, m.mean);
+    store(squares + c, m.squares);
   }
-  for (int64_t first = 0; first < pixels; first += kBlock) {
-    Floats total[kVectors] = {}, squares_of[kVectors] = {};
-    for (int64_t pixel = first; pixel < pixels && pixel < first + kBlock; ++pixel) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kVectors; ++k) {
-        const Floats distance =
-            get<kWhole>(source + pixel * p.channels + k * kLanes, count) - mean[k];
-        total[k] += distance;
-        squares_of[k] += distance * distance;
-      }
+  if (const int64_t left = channels - c; left > 0) {
+    for (int k = 0; k < kCount; ++k) {
+      const int64_t at = k * channels + c;
+      v[k] = take<false, kResidual>(x + at, residual + at, h + at, left);
     }
-    for (int k = 0; k < kVectors; ++k) {
-      rest[k] += total[k];
-      square[k] += squares_of[k];
-    }
-  }
-  for (int k = 0; k < kVectors; ++k) {
-    put<kWhole>(means + k * kLanes, mean[k] + rest[k] * share, count);
-    put<kWhole>(squares + k * kLanes, square[k] - rest[k] * rest[k] * share, count);
+    LaneMoments m = {load_part(means + c, left), load_part(squares + c, left)};
+    merge<kCount>(m, v, before);
+    store_part(means + c, m.mean, left);
+    store_part(squares + c, m.squares, left);
   }
 }
 
 template <bool kResidual, typename T>
 SIMD_INLINE void row_moments(const Problem& p, int64_t start, int64_t pixels, float* sums) {
-  int64_t c = 0;
-  for (; c + kUnroll * kLanes <= p.channels; c += kUnroll * kLanes) {
-    column_moments<kUnroll, true, kResidual, T>(
-        p, start + c, pixels, kLanes, sums + c, sums + p.channels + c);
+  float *means = sums, *squares = sums + p.channels;
+  for (int64_t c = 0; c < 2 * p.channels; ++c) sums[c] = 0;
+  int64_t pixel = 0;
+  for (; pixel + kMerged <= pixels; pixel += kMerged) {
+    merge_pixels<kMerged, kResidual, T>(
+        p, start + pixel * p.channels, static_cast<float>(pixel), means, squares);
   }
-  for (; c + kLanes <= p.channels; c += kLanes) {
-    column_moments<1, true, kResidual, T>(
-        p, start + c, pixels, kLanes, sums + c, sums + p.channels + c);
-  }
-  if (c < p.channels) {
-    column_moments<1, false, kResidual, T>(
-        p, start + c, pixels, p.channels - c, sums + c, sums + p.channels + c);
+  for (; pixel < pixels; ++pixel) {
+    merge_pixels<1, kResidual, T>(
+        p, start + pixel * p.channels, static_cast<float>(pixel), means, squares);
   }
 }
 
@@ -266,29 +291,38 @@ void pixel_statistics(const Problem& p, int64_t sample, float* rows, const float
   }
 }
 
+// kCount pixels, all channels: what belongs to a channel is loaded once for them
+template <int kCount, bool kStream, typename T>
+SIMD_INLINE void normalise_pixels(
+    const Problem& p, int64_t pixel, const float* mean, const float* scale, const float* bias) {
+  const int64_t channels = p.channels;
+  const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + pixel * channels;
+  T* y = static_cast<T*>(p.result) + pixel * channels;
+  const Floats floor = splat(p.relu ? 0.0f : -__builtin_inff());
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    const Floats m = load(mean + c), s = load(scale + c), b = load(bias + c);
+#pragma GCC unroll 4
+    for (int64_t at = c; at < c + kCount * channels; at += channels)
+      put_result<kStream>(y + at, at_least(floor, (load(h + at) - m) * s + b));
+  }
+  if (const int64_t left = channels - c; left > 0) {
+    const Floats m = load_part(mean + c, left), s = load_part(scale + c, left),
+                 b = load_part(bias + c, left);
+    for (int64_t at = c; at < c + kCount * channels; at += channels)
+      store_part(y + at, at_least(floor, (load_part(h + at, left) - m) * s + b), left);
+  }
+}
+
 template <bool kStream, typename T>
 SIMD_INLINE void pixel_normalise(
     const Problem& p, int64_t sample, int64_t piece, const float* rows) {
-  const int64_t channels = p.channels, first = sample * p.area + piece * p.pixels(),
-                pixels = piece_size(p.area, p.pixels(), piece);
-  const float *mean = p.mean + sample * channels, *scale = rows, *bias = rows + channels;
-  const Floats floor = splat(p.relu ? 0.0f : -__builtin_inff());
-  for (int64_t pixel = first; pixel < first + pixels; ++pixel) {
-    const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + pixel * channels;
-    T* y = static_cast<T*>(p.result) + pixel * channels;
-    int64_t c = 0;
-    for (; c + kLanes <= channels; c += kLanes) {
-      const Floats v = (load(h + c) - load(mean + c)) * load(scale + c) + load(bias + c);
-      put_result<kStream>(y + c, at_least(floor, v));
-    }
-    if (c < channels) {
-      const int64_t left = channels - c;
-      const Floats v =
-          (load_part(h + c, left) - load_part(mean + c, left)) * load_part(scale + c, left) +
-          load_part(bias + c, left);
-      store_part(y + c, at_least(floor, v), left);
-    }
-  }
+  const float *mean = p.mean + sample * p.channels, *scale = rows, *bias = rows + p.channels;
+  int64_t pixel = sample * p.area + piece * p.pixels();
+  const int64_t end = pixel + piece_size(p.area, p.pixels(), piece);
+  for (; pixel + kRows <= end; pixel += kRows)
+    normalise_pixels<kRows, kStream, T>(p, pixel, mean, scale, bias);
+  for (; pixel < end; ++pixel) normalise_pixels<1, kStream, T>(p, pixel, mean, scale, bias);
 }
 
 template <typename T>

@@ -58,7 +58,7 @@
 namespace talkinghead {
 namespace {
 
-// 0 baseline, 1 AVX2, 2 AVX-512. torch's own variable ATEN_CPU_CAPABILITY lowers it, as it does for
+// 0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 that converts to bfloat16 itself. torch's own variable ATEN_CPU_CAPABILITY lowers it, as it does for
 // torch's kernels.
 inline int simd_level() {
 #if SIMD_X86
@@ -73,7 +73,9 @@ inline int simd_level() {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (no_avx2 || !avx2) return 0;
-    return no_avx512 || !avx512 ? 1 : 2;
+    if (no_avx512 || !avx512) return 1;
+    const bool no_bf16 = wanted && !std::strcmp(wanted, "avx512");
+    return no_bf16 || !__builtin_cpu_supports("avx512bf16") ? 2 : 3;
   }();
   return level;
 #else
@@ -82,8 +84,11 @@ inline int simd_level() {
 }
 
 template <typename F>
-F* simd_select([[maybe_unused]] F* avx512, [[maybe_unused]] F* avx2, F* baseline) {
+F* simd_select(
+    [[maybe_unused]] F* avx512_bf16, [[maybe_unused]] F* avx512, [[maybe_unused]] F* avx2,
+    F* baseline) {
 #if SIMD_X86
+  if (simd_level() == 3) return avx512_bf16;
   if (simd_level() == 2) return avx512;
   if (simd_level() == 1) return avx2;
 #endif
@@ -94,10 +99,15 @@ F* simd_select([[maybe_unused]] F* avx512, [[maybe_unused]] F* avx2, F* baseline
 }  // namespace talkinghead
 
 #if SIMD_X86
-#define SIMD_BEST(...) simd_select(&avx512::__VA_ARGS__, &avx2::__VA_ARGS__, &baseline::__VA_ARGS__)
+#define SIMD_BEST(...)                                                              \
+  simd_select(                                                                      \
+      &avx512_bf16::__VA_ARGS__, &avx512::__VA_ARGS__, &avx2::__VA_ARGS__, \
+      &baseline::__VA_ARGS__)
 #else
-#define SIMD_BEST(...) \
-  simd_select(&baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
+#define SIMD_BEST(...)                                                                  \
+  simd_select(                                                                          \
+      &baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__, \
+      &baseline::__VA_ARGS__)
 #endif
 
 #define SIMD_PASS 0
@@ -135,6 +145,20 @@ namespace {
 namespace avx512 {
 #include SIMD_FILE
 }  // namespace avx512
+}  // namespace
+}  // namespace talkinghead
+SIMD_END
+#undef SIMD_PASS
+#undef SIMD_BYTES
+
+#define SIMD_PASS 3
+#define SIMD_BYTES 64
+SIMD_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+namespace talkinghead {
+namespace {
+namespace avx512_bf16 {
+#include SIMD_FILE
+}  // namespace avx512_bf16
 }  // namespace
 }  // namespace talkinghead
 SIMD_END
@@ -212,9 +236,16 @@ SIMD_INLINE Words round_to_high_half(Floats v) {
   const Words bits = to_bits(v);
   return v == v ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
 }
+#if SIMD_PASS == 3
+// the instruction takes denormal numbers for 0
+SIMD_INLINE Shorts narrow(Floats v, BFloat16) {
+  return (Shorts)_mm512_cvtneps_pbh((__m512)v);
+}
+#else
 SIMD_INLINE Shorts narrow(Floats v, BFloat16) {
   return __builtin_convertvector(round_to_high_half(v) >> 16, Shorts);
 }
+#endif
 
 #if SIMD_BYTES == 64
 SIMD_INLINE Floats widen(Shorts s, Half) {
@@ -292,6 +323,21 @@ SIMD_INLINE Floats load_part(const T* from, int64_t count) {
   return load(buffer);
 }
 
+SIMD_INLINE float load_one(const float* from) {
+  return *from;
+}
+SIMD_INLINE float load_one(const BFloat16* from) {
+  uint16_t half;
+  __builtin_memcpy(&half, from, sizeof half);
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+SIMD_INLINE float load_one(const Half* from) {
+  return load_part(from, 1)[0];
+}
+
 template <typename T>
 SIMD_INLINE void store_part(T* to, Floats v, int64_t count) {
   T buffer[kLanes];
@@ -316,7 +362,15 @@ SIMD_INLINE Twin load2(const BFloat16* from) {
 }
 
 SIMD_INLINE Words narrow2(Twin v) {
+#if SIMD_PASS == 3
+  // all of the first and then all of the second: to be taken in turn
+  const Words halves = (Words)_mm512_cvtne2ps_pbh((__m512)v.second, (__m512)v.first);
+  Words order;
+  for (uint32_t i = 0; i < kLanes; ++i) order[i] = i | (i + kLanes) << 16;
+  return (Words)_mm512_permutexvar_epi16((__m512i)order, (__m512i)halves);
+#else
   return (round_to_high_half(v.first) >> 16) | (round_to_high_half(v.second) & 0xffff0000);
+#endif
 }
 
 template <typename T>

@@ -59,7 +59,7 @@ def test_adain(bench, direction, dtype, memory_format, layer, batch):
     yardsticks = {"copy": plane.clone}
     if DEVICE == "cuda" and direction == "forward":
         yardsticks["instance_norm"] = lambda: F.instance_norm(plane, eps=1e-4)
-    with torch.set_grad_enabled(backward):
+    with torch.inference_mode(not backward):
         bench(
             Case(
                 "adain",

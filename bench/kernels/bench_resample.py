@@ -62,7 +62,7 @@ def measure(bench, op, direction, dtype, memory_format, layer, batch):
         beforehand = partial(folded_beforehand, x, folded, bias)
     positions = y[0, 0].numel() if name == "upsample_conv" else x[0, 0].numel()
     flops = 2 * 9 * inputs * outputs * positions * batch * (2 if backward else 1)  # of the two ops as they are written, without the fold
-    with torch.set_grad_enabled(backward):
+    with torch.inference_mode(not backward):
         bench(
             Case(
                 name,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.kernels.harness import DEVICE, ROOT, Case, machine, measure
+from bench.kernels.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure
 from bench.kernels.timing import Budget
 
 LAYERS = ((64, 256), (128, 128), (256, 64), (512, 32), (512, 16))
@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
     if DEVICE == "cpu":
         torch.set_num_threads(2)
+        keep_freed_memory()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:

@@ -1,5 +1,6 @@
 """What a case of the bench is, and how it is checked and measured."""
 
+import ctypes
 import datetime
 import math
 import platform
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from talkinghead_kernels import backends, resample, use_backend
-from talkinghead_kernels.backend import automatic
+from talkinghead_kernels.backend import NAMES, automatic
 from torch import Tensor
 
 from bench.kernels.timing import Budget, Times, peak_bytes, take_turns, take_turns_on_gpu
@@ -56,7 +57,7 @@ class Case:
 
 
 def measure(case: Case, budget: Budget) -> dict[str, Any]:
-    """Check every provider, then time all in turn.
+    """Check every provider, then time all in turn: of ours, the reference only where nothing else of ours can run.
 
     Returns:
         a row of the results.
@@ -66,6 +67,8 @@ def measure(case: Case, budget: Budget) -> dict[str, Any]:
     """
     errors, missing = check(case)
     functions = {name: run for name, run in (*case.providers.items(), *case.yardsticks.items()) if name not in missing}
+    if any(name in functions for name in NAMES if name != "reference"):
+        functions.pop("reference", None)
     flushed: Mapping[str, Times] = {}
     if DEVICE == "cuda":
         times, flushed = take_turns_on_gpu(functions, budget)
@@ -145,6 +148,15 @@ def gradients(outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], grad
 def size(*tensors: Tensor) -> int:
     """Bytes of tensors together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, so that no provider happens to meet fresh pages, which cost more than many an op."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h of glibc
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def machine() -> dict[str, Any]:

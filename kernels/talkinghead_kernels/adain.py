@@ -16,6 +16,8 @@ from torch import Tensor
 from . import backend
 from .registration import LIBRARY, no_second_derivative, register
 
+_DTYPES = (*backend.FAST_DTYPES, torch.float64)
+
 
 def adain_reference(x: Tensor, scale: Tensor, bias: Tensor, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The formula in plain torch: y, mean, rstd. Group norm with one group a plane finds the statistics in one two-pass op."""
@@ -85,26 +87,35 @@ def adain(
         ValueError: an argument is not as above; the message names it.
         RuntimeError: the gradient is differentiated again.
     """
+    direct = _untraced(x) and torch.is_inference_mode_enabled()
     if residual is None:
-        return _ADAIN(x, scale, bias, eps, activation)[0]
-    return _ADD_ADAIN(x, residual, scale, bias, eps, activation)[:2]
+        y: Tensor = (_forward if direct else _ADAIN)(x, scale, bias, eps, activation)[0]
+        return y
+    y, h, *_ = (_add_forward if direct else _ADD_ADAIN)(x, residual, scale, bias, eps, activation)
+    return y, h
+
+
+def _untraced(x: Tensor) -> bool:
+    """Whether an op's body may be called directly where autograd is off; its way through the dispatcher counts at small layers."""
+    return not torch.compiler.is_compiling() and type(x) is Tensor
 
 
 def _check(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> None:
-    if x.dim() != 4 or x.dtype not in (*backend.FAST_DTYPES, torch.float64):
-        raise ValueError(f"adain: x must be a floating-point [B, C, H, W], got {x.dtype} {list(x.shape)}")
+    shape, dtype, device = x.shape, x.dtype, x.device
+    if len(shape) != 4 or dtype not in _DTYPES:
+        raise ValueError(f"adain: x must be a floating-point [B, C, H, W], got {dtype} {list(shape)}")
     if x.numel() == 0:
-        raise ValueError(f"adain: x must not be empty, got {list(x.shape)}")
+        raise ValueError(f"adain: x must not be empty, got {list(shape)}")
     for name, value in (("scale", scale), ("bias", bias)):
-        if value.shape != (x.shape[:2] if value.dim() == 2 else x.shape[1:2]):
-            raise ValueError(f"adain: {name} must be [B, C] = {list(x.shape[:2])} or [C], got {list(value.shape)}")
-        if value.dtype not in (x.dtype, _wide(x)) or value.dtype != scale.dtype:
-            raise ValueError(f"adain: {name} must have x's dtype, or float32 as scale and bias both, got {value.dtype} for x {x.dtype}")
-        if value.device != x.device:
-            raise ValueError(f"adain: {name} must be on x's device {x.device}, got {value.device}")
-    if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):
+        if value.shape != (shape[:2] if value.dim() == 2 else shape[1:2]):
+            raise ValueError(f"adain: {name} must be [B, C] = {list(shape[:2])} or [C], got {list(value.shape)}")
+        if value.dtype != scale.dtype or value.dtype not in (dtype, _wide(x)):
+            raise ValueError(f"adain: {name} must have x's dtype, or float32 as scale and bias both, got {value.dtype} for x {dtype}")
+        if value.device != device:
+            raise ValueError(f"adain: {name} must be on x's device {device}, got {value.device}")
+    if residual is not None and (residual.shape, residual.dtype, residual.device) != (shape, dtype, device):
         raise ValueError(
-            f"adain: residual must be like x, {x.dtype} {list(x.shape)} on {x.device},"
+            f"adain: residual must be like x, {dtype} {list(shape)} on {device},"
             f" got {residual.dtype} {list(residual.shape)} on {residual.device}"
         )
     if not 0 <= eps < math.inf:
@@ -123,12 +134,16 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _outputs(x: Tensor, count: int) -> tuple[Tensor, ...]:
-    """`count` tensors like x, in the memory format of the result, then mean and rstd."""
-    memory_format, dtype, (batch, channels, _, _) = _format(x), _wide(x), x.shape
-    like = [torch.empty_like(x, memory_format=memory_format) for _ in range(count)]
-    mean, rstd = x.new_empty(batch, channels, dtype=dtype), x.new_empty(batch, channels, dtype=dtype)
-    return *like, mean, rstd
+def _dense(x: Tensor) -> Tensor:
+    """x, copied where it is neither NCHW-contiguous nor channels_last."""
+    return x if x.is_contiguous() else x.contiguous(memory_format=_format(x))
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Empty mean and rstd."""
+    batch, channels = x.shape[:2]
+    mean = x.new_empty(batch, channels, dtype=_wide(x))
+    return mean, torch.empty_like(mean)
 
 
 def _rows(values: Tensor, x: Tensor) -> Tensor:
@@ -143,8 +158,9 @@ def _forward(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str
     kernel = backend.kernel("adain_forward", x)
     if kernel is None:
         return adain_reference(x, scale, bias, eps, activation == "relu")
-    y, mean, rstd = _outputs(x, 1)
-    kernel(x.contiguous(memory_format=_format(x)), None, _rows(scale, x), _rows(bias, x), eps, activation == "relu", y, None, mean, rstd)
+    x = _dense(x)
+    y, (mean, rstd) = torch.empty_like(x), _statistics(x)
+    kernel(x, None, _rows(scale, x), _rows(bias, x), eps, activation == "relu", y, None, mean, rstd)
     return y, mean, rstd
 
 
@@ -155,8 +171,9 @@ def _add_forward(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: 
         h = torch.empty_like(x, memory_format=_format(x)).copy_(x + residual)
         y, mean, rstd = adain_reference(h, scale, bias, eps, activation == "relu")
         return y, h, mean, rstd
-    y, h, mean, rstd = _outputs(x, 2)
-    x, residual = (t.contiguous(memory_format=_format(y)) for t in (x, residual))
+    x = _dense(x)
+    y, h, (mean, rstd) = torch.empty_like(x), torch.empty_like(x), _statistics(x)
+    residual = residual.contiguous(memory_format=_format(x))
     kernel(x, residual, _rows(scale, x), _rows(bias, x), eps, activation == "relu", y, h, mean, rstd)
     return y, h, mean, rstd
 
@@ -175,10 +192,11 @@ def _backward(
     if kernel is None:
         grad_x, grad_scale, grad_bias = adain_backward_reference(grad_y, grad_h, h, scale, bias, mean, rstd, activation == "relu")
     else:
-        grad_x, grad_scale, grad_bias = _outputs(h, 1)
-        h, grad_y = (t.contiguous(memory_format=_format(grad_x)) for t in (h, grad_y))
+        h = _dense(h)
+        grad_x, (grad_scale, grad_bias) = torch.empty_like(h), _statistics(h)
+        grad_y = grad_y.contiguous(memory_format=_format(h))
         if grad_h is not None:
-            grad_h = grad_h.contiguous(memory_format=_format(grad_x))
+            grad_h = grad_h.contiguous(memory_format=_format(h))
         relu = activation == "relu"
         kernel(grad_y, grad_h, h, _rows(scale, h), _rows(bias, h), mean, rstd, relu, grad_x, grad_scale, grad_bias)
     return grad_x, _narrow(grad_scale, scale), _narrow(grad_bias, bias)
@@ -196,12 +214,13 @@ def _backward_fake(
 
 def _forward_fake(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
     _check(x, None, scale, bias, eps, activation)
-    return _outputs(x, 1)
+    return torch.empty_like(x, memory_format=_format(x)), *_statistics(x)
 
 
 def _add_forward_fake(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
     _check(x, residual, scale, bias, eps, activation)
-    return _outputs(x, 2)
+    y, h = (torch.empty_like(x, memory_format=_format(x)) for _ in range(2))
+    return y, h, *_statistics(x)
 
 
 _ADAIN = register(
@@ -244,9 +263,10 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None) -> tuple[
     if grad_y is None:
         return grad_h, None, None
     h, scale, bias, mean, rstd = ctx.saved_tensors
+    run = _ADAIN_BACKWARD if not _untraced(h) or torch.is_grad_enabled() else _backward
     # the engine runs CUDA gradients in a thread of its own, where no choice was made
     with backend.again(ctx.backend):
-        return _ADAIN_BACKWARD(grad_y, grad_h, h, scale, bias, mean, rstd, ctx.activation)
+        return run(grad_y, grad_h, h, scale, bias, mean, rstd, ctx.activation)
 
 
 def _autograd(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from talkinghead_kernels import adain, backends, decompositions, use_backend
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 GPU = torch.cuda.is_available()
 DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
@@ -335,7 +336,7 @@ def test_runs_and_threads_give_the_same_bits(device, threads, shape, memory_form
 
 
 @pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_older_instruction_sets(capability):
     """The extension holds kernels for several and takes the newest; torch's variable lowers that in a fresh process."""
     command = [
@@ -351,6 +352,20 @@ def test_older_instruction_sets(capability):
     ]
     done = subprocess.run(command, env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
+def test_inference_mode_gives_the_same(device, memory_format):
+    """There the op's body is called without the dispatcher, but not by what traces."""
+    x, residual, scale, bias, *_ = inputs((2, 16, 32, 32), torch.float32, memory_format, device)
+    y, (z, h) = adain(x, scale, bias), adain(x, scale, bias, activation="relu", residual=residual)
+    with torch.inference_mode():
+        assert torch.equal(adain(x, scale, bias), y)
+        assert all(torch.equal(a, b) for a, b in zip(adain(x, scale, bias, activation="relu", residual=residual), (z, h), strict=True))
+        strided = adain(x[:, :, ::2, 1:], scale, bias)
+        assert torch.equal(strided, adain(x[:, :, ::2, 1:].contiguous(), scale, bias)) and strided.is_contiguous()
+        traced = make_fx(lambda *tensors: adain(*tensors), tracing_mode="fake")(x, scale, bias)
+    assert torch.ops.talkinghead.adain.default in [node.target for node in traced.graph.nodes]
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
