@@ -6,12 +6,16 @@ from typing import NoReturn
 
 from . import __version__
 from .animate import LAYOUTS, RETARGET
+from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
 from .demo import SHOTS
 from .errors import TalkingheadError
 from .landmarks.detect import DETECTORS
 from .training.meta import VARIANTS
+
+
+MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +92,9 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         "scaled and shifted (default: %(default)s)",
     )
     _add_face(it)
-    it.add_argument("--model", metavar="FILE", help="the model of a person made with --steps 0 (default: the shipped one of its preset)")
+    it.add_argument(
+        "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
+    )
     _add_landmarks(it)
 
     it = verb("landmarks", "draw the landmarks that are found in a video or picture, to see why something fails")
@@ -162,8 +168,9 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
 def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
-        default="tiny",
-        help="where learning starts: tiny (it comes with the package), a file, or none, random weights (default: %(default)s)",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"where learning starts: {MODELS}, or none, random weights (default: %(default)s)",
     )
 
 

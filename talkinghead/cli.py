@@ -11,7 +11,7 @@ from talkinghead_kernels import backend
 
 from .animate import animate_video
 from .arguments import build_parser
-from .checkpoint import Model, load_model, load_person, random_model, save_person
+from .checkpoint import load_person, open_model, save_person
 from .console import Console
 from .corpus.filters import Filters
 from .corpus.prepare import prepare
@@ -132,11 +132,6 @@ def _info(given: argparse.Namespace, console: Console) -> None:
 def _describe(preset: dict[str, Any]) -> str:
     side = preset["image_size"]
     return f"{side}x{side}, " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in preset["parameters"].items()) + " parameters"
-
-
-def open_model(name: str, seed: int) -> Model:
-    """A model by name or file; "none" is one of preset tiny with random weights."""
-    return random_model("tiny", seed) if name == "none" else load_model(name)
 
 
 def read_people(table: str) -> dict[str, str]:
