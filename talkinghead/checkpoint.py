@@ -129,7 +129,9 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     if str(source) not in shipped and (str(source) in PRESETS or not os.path.isfile(path)):
         what = "no model of this name comes with the package" if str(source) in PRESETS else "no such file"
         here = ", ".join(shipped) or "none"
-        raise TalkingheadError(f"model {str(source)!r}: {what}; name one of those that do ({here}), or a file that `talkinghead train` wrote")
+        raise TalkingheadError(
+            f"model {str(source)!r}: {what}; name one of those that do ({here}), or a file that `talkinghead train` wrote"
+        )
     header, tensors = _load(path, "model")
     config = _config(path, header)
     model = _blank(config)

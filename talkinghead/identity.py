@@ -4,6 +4,7 @@ dlib's network works offline. Its descriptors all lie in one half of the sphere:
 CSIM by dlib compares with nothing but another by dlib. The paper's CSIM is of the ArcFace kind, whose weights the user names.
 """
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,6 +19,8 @@ from .errors import TalkingheadError, require
 from .files import sha256
 from .landmarks.dlib_face import face_descriptor
 from .landmarks.face import Detector, largest_face
+
+log = logging.getLogger(__name__)
 
 SAME_PERSON = 0.6
 """Distance of dlib's face descriptors from which two pictures show two people."""
@@ -134,18 +137,17 @@ def align_face(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return taken[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def strangers(clip: Clip) -> tuple[list[int], list[int], float] | None:
-    """Whether the pictures look like two people, by dlib's descriptors: pictures nearer than `SAME_PERSON` belong together, in chains.
+def strangers(frames: np.ndarray) -> tuple[list[int], list[int], float] | None:
+    """Whether pictures uint8 [N, H, W, 3] look like two people, by dlib: those nearer than `SAME_PERSON` belong together, in chains.
 
     Returns:
-        The numbers of the pictures of the larger group, from 1 on, those of the others, and the least distance between the two. None when
+        The numbers of the pictures of the largest group, from 1 on, those of all others, and the least distance between the two. None when
         they look like one person, or dlib is not installed.
     """
     try:
-        network = DlibIdentity()
+        found = [(number, each) for number, each in enumerate(describe(DlibIdentity(), frames), 1) if each is not None]
     except TalkingheadError:
         return None
-    found = [(number, each) for number, each in enumerate(describe(network, clip.frames), 1) if each is not None]
     if len(found) < 2:
         return None
     vectors = np.stack([each for _, each in found])
@@ -161,9 +163,25 @@ def strangers(clip: Clip) -> tuple[list[int], list[int], float] | None:
     return numbers[inside].tolist(), numbers[~inside].tolist(), float(distances[inside][:, ~inside].min())
 
 
+def warn_of_strangers(clip: Clip) -> None:
+    """Say so when the pictures that one person is to be learned from look like two people; what is learned is then a mixture."""
+    apart = strangers(clip.frames)
+    if apart is not None:
+        ours, others = (", ".join(map(str, numbers)) for numbers in apart[:2])
+        log.warning(
+            "%s: picture %s and picture %s look like different people (identity distance %.2f, %.1f or more is another): "
+            "all are learned as one person; leave some out if they are not",
+            clip.name,
+            ours,
+            others,
+            apart[2],
+            SAME_PERSON,
+        )
+
+
 def _open_session(path: Path) -> tuple[Any, bool]:
     """The network, and whether it takes channels before rows."""
-    runtime = require("onnxruntime", "onnx")
+    runtime = require("onnxruntime", "evaluate")
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4  # what is wrong is told below, in one line
     wanted = "an ArcFace network was expected: one input [N, 3, 112, 112] or [N, 112, 112, 3], first output [N, D]"

@@ -1,4 +1,4 @@
-"""The Inception-v3 of FID: what TensorFlow published on 2015-12-05, whose weights circulate for PyTorch as pt_inception-2015-12-05-6726825d.
+"""The Inception-v3 of FID: TensorFlow's of 2015-12-05, whose weights circulate for PyTorch as pt_inception-2015-12-05-6726825d.pth.
 
 It differs from today's Inception-v3: average pools do not count the padding, and the last block's pool takes maxima. The names are those of
 the file. Pictures are enlarged to 299x299 (bilinear, pixel centres) and go in as [-1, 1].
@@ -70,12 +70,12 @@ class _Convolution(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Branches side by side: each a chain of convolutions; a name with two followers forks at its end.
+    """Branches side by side, their channels joined.
 
     Args:
         branches: name -> convolution.
-        chains: the names of each branch in turn; a tuple at the end of one forks.
-        pool: "average" or "max" before the branch that begins with branch_pool; "stride" for a branch that is a pool of stride 2 alone.
+        chains: of each branch its convolutions in turn; two in a tuple see the same and are joined.
+        pool: "average" or "max" before branch_pool; "stride" where a pool of stride 2 is a branch of its own.
     """
 
     def __init__(self, branches: dict[str, _Convolution], chains: Sequence[Sequence[str | tuple[str, str]]], pool: str) -> None:
