@@ -95,7 +95,7 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
     identity, frechet = settings["identity"]["name"], settings["frechet"]["name"]
     lines = [
         f"CSIM by {identity}"
-        + ("'s face network, which gives two people 0.8 to 0.9: compare with its own only" if identity == "dlib" else "")
+        + ("'s network, which gives two people 0.8 to 0.9: compare with its own only" if identity == "dlib" else "")
         + "; identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two people); landmark error as a share of the "
         "distance between the eyes; perceptual distance by EfficientNet-Lite0 (10: two different frames of one clip).",
         "CSIM, identity distance and landmark error are of the frames in which a face was found.",
@@ -109,8 +109,6 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
         f"{what}. It is of all {frames} held-out frames together, and too high with few frames: compare only at equal N. "
         "It has no interval, for frames drawn twice would raise it."
     )
-    lines.append(
-        f'"{NEARER}": the share of the other people here whose frames the made ones resemble less than the person\'s own, by CSIM.'
-    )
+    lines.append(f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than the person\'s own, by CSIM.')
     lines.append('"no face": in no frame of anybody, which counts as worse than any figure where rows are compared.')
     return ["- " + line for line in lines]
