@@ -61,8 +61,8 @@ def evaluate(
         raise TalkingheadError(f"{out}: is a file, a folder was expected; name another place")
     people = sorted({subject.person for subject in subjects})
     measure.shown = max(1, COLUMNS // len(people))
-    with replacing(out / "results.json") as results_file:  # opened first: a place that cannot be written to is told at once
-        measure.prepare()
+    measure.prepare()
+    with replacing(out / "results.json") as results_file:  # before the work of hours: a place that cannot be written to is told at once
         _warn(measure, people)
         started = time.perf_counter()
         found = list(progress(_clips(measure, subjects, out / "clips", workers), len(subjects), "clips"))
