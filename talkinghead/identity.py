@@ -1,7 +1,8 @@
 """Who a picture shows, as a vector: face-recognition networks, the cosine between their descriptors, and a look for two people in one.
 
-dlib's network works offline. Its descriptors all lie in one half of the sphere: two people are still 0.8 to 0.9 apart in cosine, so a
-CSIM by dlib compares with nothing but another by dlib. The paper's CSIM is of the ArcFace kind, whose weights the user names.
+dlib's network works offline. Its descriptors lie in one corner of the sphere: the cosine is 0.80 to 0.92 between frames of two people and
+0.95 to 1.00 between frames of one (18 people, crops of 64 pixels, 5% to 95%). So a CSIM by dlib compares with nothing but another by dlib.
+The paper's CSIM is of the ArcFace kind, whose weights the user names.
 """
 
 import logging

@@ -95,7 +95,7 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
     identity, frechet = settings["identity"]["name"], settings["frechet"]["name"]
     lines = [
         f"CSIM by {identity}"
-        + ("'s network, which gives two people 0.8 to 0.9: compare with its own only" if identity == "dlib" else "")
+        + ("'s network, which gives two people 0.80 to 0.92: compare with its own only" if identity == "dlib" else "")
         + "; identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two people); landmark error as a share of the "
         "distance between the eyes; perceptual distance by EfficientNet-Lite0 (10: two different frames of one clip).",
         "CSIM, identity distance and landmark error are of the frames in which a face was found.",
