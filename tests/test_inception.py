@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from talkinghead.errors import TalkingheadError
-from talkinghead.inception import _SIDE, Inception, _blocks, _mixed_a, _mixed_e
+from talkinghead.inception import _SIDE, Inception, _blocks
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,15 @@ def test_it_is_an_inception_v3(state: dict[str, torch.Tensor], tmp_path: Path) -
 
 
 def test_average_pools_do_not_count_the_padding_and_the_last_block_takes_maxima() -> None:
-    for block, pooled in ((_mixed_a(192, 32), 32), (_mixed_e(1280, "average"), 192), (_mixed_e(2048, "max"), 192)):
-        seen: list[torch.Tensor] = []
-        block.eval().get_submodule("branch_pool").register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        ramp = torch.arange(9.0).view(1, 1, 3, 3).expand(1, 192 if pooled == 32 else 1280 if block.pool == "average" else 2048, 3, 3)
+    blocks = _blocks()
+    for name, channels in (("Mixed_5b", 192), ("Mixed_6b", 768), ("Mixed_7b", 1280), ("Mixed_7c", 2048)):
+        block, seen = blocks[name].eval(), []
+        block.get_submodule("branch_pool").register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        ramp = torch.arange(9.0).view(1, 1, 3, 3).expand(1, channels, 3, 3)
         with torch.inference_mode():
             block(ramp.contiguous())
         corner, middle = seen[0][0, 0, 0, 0], seen[0][0, 0, 1, 1]
-        assert (corner, middle) == ((4, 8) if block.pool == "max" else ((0 + 1 + 3 + 4) / 4, 4))
+        assert (corner, middle) == ((4, 8) if name == "Mixed_7c" else ((0 + 1 + 3 + 4) / 4, 4))
 
 
 def test_weights_that_are_missing_or_of_another_network_are_one_line(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def test_other_frames_have_worse_ones(judge: Judge, carphone_clip: Clip) -> None
     assert figures["faces"] == 0.5 and figures["ssim"] < 0.7 and figures["perceptual"] > 5
     assert figures["identity"] == pytest.approx(identity_distance(frames, clip.frames))  # of the frame with a face alone
     assert 0.9 < figures["csim"] < 1 and figures["landmark_error"] > 0.02
+    twenty = [np.repeat(each, 20, axis=0) for each in (frames[:1], clip.frames[:1])]  # more than a batch: the mean stays
+    assert judge.likeness(*twenty) == pytest.approx(judge.likeness(frames[:1], clip.frames[:1]), rel=1e-4)
     nothing = judge.verdict(np.zeros_like(frames), truth)
     assert all(np.isnan(nothing.figures[name]) for name in ("csim", "identity", "landmark_error")) and nothing.descriptor is None
 
