@@ -126,7 +126,7 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     """
     shipped = shipped_models()
     path = shipped.get(str(source), Path(source))
-    if str(source) not in shipped and (str(source) in PRESETS or not os.path.isfile(path)):
+    if str(source) not in shipped and not os.path.isfile(path):
         what = "no model of this name comes with the package" if str(source) in PRESETS else "no such file"
         here = ", ".join(shipped) or "none"
         raise TalkingheadError(

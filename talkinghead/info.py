@@ -25,6 +25,8 @@ _OPTIONAL = {
     "face_alignment": ("landmarks", "landmarks"),
     "efficientnet_lite_pytorch": ("train", "content loss offline"),
     "tensorboard": ("train", "figures of a training run"),
+    "matplotlib": ("evaluate", "plots of an evaluation"),
+    "onnxruntime": ("evaluate", "ArcFace networks"),
     "webdataset": ("test", "opens prepared data elsewhere"),
     "torchmetrics": ("app", "SSIM, PSNR"),
     "skimage": ("app", "warps the nearest frame"),

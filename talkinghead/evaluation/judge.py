@@ -46,6 +46,9 @@ METRICS = {
 }
 """What is averaged over people. Identity distance is dlib's Euclidean one; perceptual is the content loss of EfficientNet-Lite0."""
 
+OF_FACES = ("csim", "identity", "landmark_error")
+"""Those that only frames have in which a face is found."""
+
 
 @dataclass(frozen=True)
 class Truth:

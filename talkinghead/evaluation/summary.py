@@ -11,7 +11,7 @@ import torch
 
 from ..identity import cosine
 from ..metrics import frechet_distance
-from .judge import METRICS
+from .judge import METRICS, OF_FACES
 
 MOVES = 0.8
 """A person moves when the nearest frame's SSIM is below this: where copying is easy, it wins everything."""
@@ -128,18 +128,22 @@ def _nearer_than_others(
 
 
 def _better(people: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Against each other row, the share of people on whom the fine-tuned one is better; to show no face is worse than any figure."""
+    """Against each other row, the share of people on whom the fine-tuned one is better.
+
+    A row that shows a face in less than half of a person's frames has lost what is measured on faces: the few it has are its best.
+    """
     shares: dict[str, dict[str, float]] = {}
     for row in people[0] if "fine-tuned" in people[0] else ():
         for metric in METRICS:
             if row != "fine-tuned" and all(metric in rows[row] for rows in people):
-                wins = [_worth(metric, rows["fine-tuned"][metric]) > _worth(metric, rows[row][metric]) for rows in people]
+                wins = [_worth(metric, rows["fine-tuned"]) > _worth(metric, rows[row]) for rows in people]
                 shares.setdefault(row, {})[metric] = float(np.mean(wins))
     return shares
 
 
-def _worth(metric: str, value: float) -> float:
-    return float("-inf") if np.isnan(value) else METRICS[metric].better * value
+def _worth(metric: str, figures: Mapping[str, float]) -> float:
+    lost = metric in OF_FACES and figures.get("faces", 1.0) < 0.5
+    return float("-inf") if lost or np.isnan(figures[metric]) else METRICS[metric].better * figures[metric]
 
 
 def _curve(of: Mapping[str, Sequence[Mapping[str, Any]]], shot: int, seed: int) -> dict[str, dict[int, Any]]:

@@ -98,7 +98,8 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
         + ("'s network, which gives two people 0.80 to 0.92: compare with its own only" if identity == "dlib" else "")
         + "; identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two people); landmark error as a share of the "
         "distance between the eyes; perceptual distance by EfficientNet-Lite0 (10: two different frames of one clip).",
-        "CSIM, identity distance and landmark error are of the frames in which a face was found.",
+        "CSIM, identity distance and landmark error are of the frames in which a face was found; where rows are compared, one that shows a "
+        "face in less than half of a person's frames has lost these.",
     ]
     what = (
         "FED is the Frechet distance between features of EfficientNet-Lite0, not FID: compare it with FED only"
@@ -110,5 +111,4 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
         "It has no interval, for frames drawn twice would raise it."
     )
     lines.append(f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than the person\'s own, by CSIM.')
-    lines.append('"no face": in no frame of anybody, which counts as worse than any figure where rows are compared.')
     return ["- " + line for line in lines]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkinghead.evaluation.summary import RESAMPLES, bootstrap, summarise
+from talkinghead.evaluation.summary import RESAMPLES, _better, bootstrap, summarise
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -77,6 +77,12 @@ def test_who_is_beaten_how_often(summary: dict[str, Any]) -> None:
     assert better["random-weights"] == {"ssim": 0.5, "csim": 1.0}  # no face is worse than any figure
     assert better["nearest"] == {"ssim": 0.5, "csim": 0.0}
     assert "fine-tuned" not in better
+
+
+def test_a_row_with_few_faces_has_lost_what_is_measured_on_faces() -> None:
+    figures = {row: {"csim": 0.8, "faces": 1.0, "ssim": 0.5} for row in ROWS}
+    figures["random-weights"] = {"csim": 0.9, "faces": 0.4, "ssim": 0.6}
+    assert _better([figures])["random-weights"] == {"ssim": 0.0, "csim": 1.0, "faces": 1.0}
 
 
 def test_who_is_resembled(summary: dict[str, Any]) -> None:
