@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .clip import POINTS
-from .config import PRESETS, Config, preset
+from .config import Config, preset
 from .errors import TalkingheadError
 from .files import replacing
 from .networks import Discriminator, Embedder, Generator
@@ -127,10 +127,9 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     shipped = shipped_models()
     path = shipped.get(str(source), Path(source))
     if str(source) not in shipped and not os.path.isfile(path):
-        what = "no model of this name comes with the package" if str(source) in PRESETS else "no such file"
-        here = ", ".join(shipped) or "none"
         raise TalkingheadError(
-            f"model {str(source)!r}: {what}; name one of those that do ({here}), or a file that `talkinghead train` wrote"
+            f"{source}: no such file, and no model that comes with the package (there is: {', '.join(shipped) or 'none'}); "
+            "name one of those, or a file that `talkinghead train` wrote"
         )
     header, tensors = _load(path, "model")
     config = _config(path, header)

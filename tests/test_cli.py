@@ -360,8 +360,8 @@ def test_bad_persons_and_models(
 def test_models_are_named_or_files(tmp_path: Path, person: Path, drive: Path, red: RedSquare, capsys: pytest.CaptureFixture[str]) -> None:
     """One rule for every verb: a model that ships, or a file; what does not ship says what does."""
     out = tmp_path / "o"
-    for name, said in {"paper": "no model of this name comes with the package", "tinny": "no such file"}.items():
-        wanted = f"model '{name}': {said}; name one of those that do (tiny"
+    for name in ("paper", "tinny"):
+        wanted = f"{name}: no such file, and no model that comes with the package (there is: tiny"
         assert wanted in told(capsys, "finetune", drive, "--model", name, "--out", out)
         assert wanted in told(capsys, "demo", drive, "--model", name, "--out", out)
         assert wanted in told(capsys, "evaluate", name, drive, "--out", out)

@@ -149,7 +149,7 @@ def test_what_is_wrong_is_one_line(
     assert "gone.onnx: no such file; an ArcFace network" in told(capsys, *base, *out, "--identity-network", tmp_path / "gone.onnx")
     assert "file: cannot be run as a face-recognition network" in told(capsys, *base, *out, "--identity-network", tmp_path / "file")
     assert "gone.pth: no such file; the weights of FID's Inception" in told(capsys, *base, *out, "--fid-network", tmp_path / "gone.pth")
-    assert "model 'small'" in told(capsys, "small", face_shards, *out)
+    assert "paper: no such file, and no model that comes with the package" in told(capsys, "paper", face_shards, *out)
     assert "gone: no such file" in told(capsys, little, tmp_path / "gone", *out)
     assert "--only bob" in told(capsys, *base, *out, "--only", "bob")
     feed_forward = load_model(little)
