@@ -100,6 +100,8 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
     if given.rank_drivers:
         _rank(given, console)
         return
+    if given.pictures or given.identity_network:
+        raise TalkingheadError("--pictures and --identity-network go with --rank-drivers; see `talkinghead animate --help`")
     if not given.out:
         raise TalkingheadError("--out OUT.mp4 is needed with --drive; see `talkinghead animate --help`")
     person = load_person(given.person, given.model)

@@ -78,6 +78,7 @@ def test_the_command_asks_for_one_of_the_two(capsys: pytest.CaptureFixture[str])
     for arguments, said in {
         ("person",): "one of the arguments --drive --rank-drivers is required",
         ("person", "--drive", "a.mp4"): "--out OUT.mp4 is needed with --drive",
+        ("person", "--drive", "a.mp4", "--out", "o.mp4", "--pictures", "p.png"): "go with --rank-drivers",
         ("person", "--drive", "a.mp4", "--rank-drivers", "b.mp4"): "not allowed with argument --drive",
         ("gone.safetensors", "--rank-drivers", "b.mp4"): "gone.safetensors: no such file",
     }.items():

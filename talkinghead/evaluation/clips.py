@@ -114,9 +114,8 @@ class Measure:
                 f"{self.model}: is of variant FF, which cannot be fine-tuned; leave {', '.join(learned)} out with --rows, "
                 "or name a model of variant ft"
             )
-        assert self.judge.detector
-        if learned:
-            assert self.networks is not None
+        for part in ("judge", "networks")[: 2 if learned else 1]:
+            getattr(self, part)
         return self
 
     def __call__(self, subject: Subject, alive: Callable[[], None]) -> dict[str, Any]:
