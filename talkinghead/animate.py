@@ -22,6 +22,7 @@ from .data.read import Progress, read_track, select, silent
 from .data.shots import spread
 from .engines.eager import EagerEngine
 from .errors import TalkingheadError
+from .identity import SAME_PERSON
 from .landmarks.detect import open_detector
 from .landmarks.draw import landmark_image
 from .landmarks.face import DOUBTFUL, Detector
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 BATCH = 8
 LAYOUTS = ("result", "side-by-side")
 RETARGET = ("auto", "off")
-SAME_PERSON = 0.6
-"""Distance of dlib's face descriptors from which two pictures show two people."""
 _COMPARED, _EARLY = 5, 250  # frames compared to tell that, out of the first so many
 SYNTHESISED = "This video was synthesised by talkinghead: it is not a recording of the person it shows."
 
@@ -182,7 +181,7 @@ def animate_video(
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:
         track = smooth(read_track(reader, detector or open_detector(), face, progress=progress))
-        retargeted = retarget == "auto" and not _shows(person, reader, track)
+        retargeted = retarget == "auto" and not shows(person, reader, track)
         points = driving_points(person, track, retarget=retargeted)
         # the driver's own crop is only shown, never rendered from
         crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
@@ -192,14 +191,20 @@ def animate_video(
     return Animation(Path(out), len(track), unseen, gaps, retargeted, float(reader.fps), size, perf_counter() - start)
 
 
-def _shows(person: Person, reader: VideoReader, track: Track) -> bool:
-    """Whether the video shows the person: some of its clearest early frames are compared with the person rendered in their place."""
+def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1) -> bool:
+    """Whether the video shows the person: some of its clearest early frames are compared with the person rendered in their place.
+
+    Args:
+        person: who is to be driven.
+        reader: of the driving video.
+        track: its landmarks, of every `stride`-th frame.
+    """
     early = track[:_EARLY].confidence
     clear = np.flatnonzero(early >= (DOUBTFUL if (early >= DOUBTFUL).any() else early.max()))
     chosen = clear[spread(len(clear), _COMPARED)]
     side = person.config.networks.image_size
     crop = crop_around(track.landmarks[chosen])
-    real = np.stack([crop.pixels(frame, side) for frame in select(reader, chosen)])
+    real = np.stack([crop.pixels(frame, side) for frame in select(reader, chosen * stride)])
     try:
         distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen])))), real)
     except TalkingheadError as error:

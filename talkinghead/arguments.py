@@ -6,12 +6,17 @@ from typing import NoReturn
 
 from . import __version__
 from .animate import LAYOUTS, RETARGET
+from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
 from .demo import SHOTS
 from .errors import TalkingheadError
+from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
 from .landmarks.detect import DETECTORS
+from .training.finetune import MOST_PICTURES
 from .training.meta import VARIANTS
+
+MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,7 +72,11 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         help="(default: the preset's; 0 keeps only the person's styles, 52 KB, for use with its model)",
     )
     it.add_argument(
-        "--shots", type=_whole(1), default=SHOTS, metavar="T", help="of a video, learn from T evenly spaced frames (default: %(default)s)"
+        "--shots",
+        type=_whole(1, MOST_PICTURES),
+        default=SHOTS,
+        metavar="T",
+        help="of a video, learn from T evenly spaced frames (default: %(default)s)",
     )
     _add_face(it)
     it.add_argument("--no-adversarial", dest="adversarial", action="store_false", help="leave the discriminator out: faster, less sharp")
@@ -77,8 +86,19 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
 
     it = verb("animate", "make a person do what the face in a video does")
     it.add_argument("person", metavar="PERSON", help="from `talkinghead finetune`")
-    it.add_argument("--drive", required=True, metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
-    it.add_argument("--out", required=True, metavar="OUT.mp4", help="the video to write; its metadata say that it is synthesised")
+    which = it.add_mutually_exclusive_group(required=True)
+    which.add_argument("--drive", metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
+    which.add_argument(
+        "--rank-drivers", nargs="+", metavar="CLIPS", help="make no video, but say which of these keeps most of the person's identity"
+    )
+    it.add_argument("--out", metavar="OUT.mp4", help="with --drive: the video to write; its metadata say that it is synthesised")
+    it.add_argument(
+        "--pictures",
+        nargs="+",
+        metavar="PICTURES_OR_VIDEO",
+        help="with --rank-drivers: the person as they are (default: the person at rest, as the model shows them)",
+    )
+    _add_identity(it, "with --rank-drivers: an ArcFace network that tells faces apart (default: dlib's network)")
     it.add_argument("--layout", choices=LAYOUTS, default="result", help="side-by-side: driver, landmarks, result (default: %(default)s)")
     it.add_argument(
         "--retarget",
@@ -88,7 +108,9 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         "scaled and shifted (default: %(default)s)",
     )
     _add_face(it)
-    it.add_argument("--model", metavar="FILE", help="the model of a person made with --steps 0 (default: the shipped one of its preset)")
+    it.add_argument(
+        "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
+    )
     _add_landmarks(it)
 
     it = verb("landmarks", "draw the landmarks that are found in a video or picture, to see why something fails")
@@ -155,6 +177,59 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_perceptual(it)
     _add_seed(it)
 
+    it = verb("evaluate", "measure a model on people it has not seen, as the paper does, beside the trivial answers")
+    it.add_argument("model", metavar="MODEL", help=f"{MODELS}, or none, random weights")
+    it.add_argument(
+        "clips",
+        nargs="+",
+        metavar="CLIPS",
+        help="videos, folders of videos (with --people, or as their layout tells), or data from `prepare`",
+    )
+    it.add_argument("--out", required=True, metavar="FOLDER", help="where results.json, table.md, the plots and sheet.png go")
+    it.add_argument(
+        "--shots",
+        type=_numbers(1, MOST_PICTURES),
+        default=Protocol.shots,
+        metavar="T,T",
+        help="how many frames to learn from, each number in turn (default: 1,8,32)",
+    )
+    it.add_argument(
+        "--held-out", type=_whole(2), default=Protocol.held_out, metavar="N", help="frames of each clip held out (default: %(default)s)"
+    )
+    it.add_argument(
+        "--people",
+        metavar="TABLE.tsv",
+        help="who is in which video, as for `prepare`: clips of one person count as one person (prepared data knows its own people)",
+    )
+    it.add_argument("--only", nargs="+", default=(), metavar="PERSON", help="measure on these people, such as those left out of training")
+    it.add_argument("--clips-each", type=_whole(1), metavar="N", help="of each person the N longest clips (default: all)")
+    it.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        default=DEFAULT_ROWS,
+        metavar="ROW",
+        help=f"what to measure: {', '.join(ROWS)} (default: all but no-adversarial)",
+    )
+    it.add_argument("--steps", type=_whole(1), metavar="N", help="of fine-tuning (default: the model's own for each T)")
+    it.add_argument(
+        "--curve",
+        type=_numbers(1),
+        default=(),
+        metavar="N,N",
+        help="measure after these numbers of steps as well, such as 10,20,40,80,160,320",
+    )
+    _add_identity(it, "an ArcFace network for CSIM (default: dlib's network)")
+    it.add_argument(
+        "--fid-network",
+        metavar="FILE",
+        help="weights of FID's Inception, pt_inception-2015-12-05-6726825d.pth (default: EfficientNet-Lite0's features, called FED)",
+    )
+    it.add_argument("--workers", type=_whole(1), metavar="N", help="clips measured at a time (default: one for each core)")
+    _add_perceptual(it)
+    _add_landmarks(it)
+    _add_seed(it)
+
     verb("info", "say what is installed and what would run", quiet=False)
     return parser
 
@@ -162,8 +237,9 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
 def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
-        default="tiny",
-        help="where learning starts: tiny (it comes with the package), a file, or none, random weights (default: %(default)s)",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"where learning starts: {MODELS}, or none, random weights (default: %(default)s)",
     )
 
 
@@ -186,6 +262,10 @@ def _add_face(it: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_identity(it: argparse.ArgumentParser, what: str) -> None:
+    it.add_argument("--identity-network", metavar="FILE.onnx", help=what)
+
+
 def _add_seed(it: argparse.ArgumentParser) -> None:
     it.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
 
@@ -196,11 +276,25 @@ def _add_perceptual(it: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        if not text.isdecimal() or not least <= int(text) <= (most or int(text)):
+            limits = f"from {least} to {most}" if most else f"of {least} or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
         return int(text)
+
+    return parse
+
+
+def _numbers(least: int, most: int | None = None) -> Callable[[str], tuple[int, ...]]:
+    """Comma-separated whole numbers, each once and rising."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isdecimal() and least <= int(part) <= (most or int(part)) for part in parts):
+            limits = f"from {least} to {most}" if most else f"of {least} or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers {limits}, with commas between them")
+        return tuple(sorted({int(part) for part in parts}))
 
     return parse
 
@@ -240,6 +334,7 @@ then:
 example:
   talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4
   talkinghead animate anna.safetensors --drive bob.mp4 --out both.mp4 --layout side-by-side
+  talkinghead animate anna.safetensors --rank-drivers bob.mp4 carl.mp4 --pictures anna.mp4   # who suits her best
 
 Only the movement of the head and the expression are taken from the driving video, wherever its face is in the
 frame and whatever its shape. Where no face is seen the movement goes on to where it is seen again; when that
@@ -273,6 +368,15 @@ example:
   talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
 
 Interrupt it at any time; the same command goes on where it stopped.""",
+    "evaluate": """\
+example:
+  talkinghead evaluate tiny clips/ --people people.tsv --out out/evaluation
+  talkinghead evaluate run/model.safetensors data --only bob carl --shots 8 --curve 10,20,40,80,160,320 --out out/curve
+
+Of each clip, frames of the first two thirds are learned from and frames of the last third are held out; all T share the
+held-out frames. Clips of one person count as one person: as --people says, the data set, or the names of folders. A clip
+shorter than T + 1 frames is left out, and said. Read table.md, look at sheet.png. Interrupt it at any time; the same
+command goes on where it stopped.""",
     "info": """\
 example:
   talkinghead info

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .clip import POINTS
-from .config import PRESETS, Config, preset
+from .config import Config, preset
 from .errors import TalkingheadError
 from .files import replacing
 from .networks import Discriminator, Embedder, Generator
@@ -29,6 +29,7 @@ _HEADER = {"config": dict, "provenance": dict}
 _HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
 """Models that come with the package, `<preset>.safetensors`."""
+DEFAULT_MODEL = "tiny"
 
 
 @dataclass
@@ -77,13 +78,13 @@ class Person:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def random_model(name: str, seed: int = 0) -> Model:
-    """A model of a preset with freshly initialised weights, which has learned nothing.
+def random_model(name: str | Config, seed: int = 0) -> Model:
+    """A model of a preset, or of a configuration, with freshly initialised weights, which has learned nothing.
 
     Raises:
         TalkingheadError: no such preset.
     """
-    config = preset(name)
+    config = name if isinstance(name, Config) else preset(name)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
         torch.manual_seed(seed)
         networks = Embedder(config.networks), Generator(config.networks), Discriminator(config.networks)
@@ -103,18 +104,33 @@ def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -
     model.digest = _save(path, header, tensors)
 
 
-def load_model(source: str | os.PathLike[str] = "tiny") -> Model:
-    """Read a model from a file, or one that comes with the package by its preset's name. Weights become float32.
+def shipped_models() -> dict[str, Path]:
+    """The models that come with the package: name -> file."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+
+
+def open_model(name: str, seed: int = 0) -> Model:
+    """A model as the command line names it: one that ships, a file, or "none", random weights of the default's preset.
+
+    Raises:
+        TalkingheadError: as for `load_model`.
+    """
+    return random_model(DEFAULT_MODEL, seed) if name == "none" else load_model(name)
+
+
+def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
+    """Read a model from a file, or one that comes with the package by its name. Weights become float32.
 
     Raises:
         TalkingheadError: missing, cut, edited, foreign, or of another version.
     """
-    path = Path(source)
-    if str(source) in PRESETS:
-        path = SHIPPED / f"{source}.safetensors"
-        if not path.exists():
-            here = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
-            raise TalkingheadError(f"model {source!r}: none of this preset comes with the package (there is: {here}); name a file")
+    shipped = shipped_models()
+    path = shipped.get(str(source), Path(source))
+    if str(source) not in shipped and not os.path.isfile(path):
+        raise TalkingheadError(
+            f"{source}: no such file, and no model that comes with the package (there is: {', '.join(shipped) or 'none'}); "
+            "name one of those, or a file that `talkinghead train` wrote"
+        )
     header, tensors = _load(path, "model")
     config = _config(path, header)
     model = _blank(config)
@@ -159,7 +175,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
     config = _config(path, header)
     styles, reference = tensors.pop("styles", None), tensors.pop("reference", None)
     if header["feed_forward"]:
-        if model is None and not (SHIPPED / f"{config.preset}.safetensors").exists():
+        if model is None and config.preset not in shipped_models():
             raise TalkingheadError(f"{path}: a feed-forward person needs the model it was made with; name it with --model")
         model = model if isinstance(model, Model) else load_model(config.preset if model is None else model)
         if model.digest != header["model"]:

@@ -11,19 +11,25 @@ from talkinghead_kernels import backend
 
 from .animate import animate_video
 from .arguments import build_parser
-from .checkpoint import Model, load_model, load_person, random_model, save_person
+from .checkpoint import load_person, open_model, save_person
 from .console import Console
 from .corpus.filters import Filters
 from .corpus.prepare import prepare
 from .data.shots import read_shots
-from .demo import compare, demo_clip
+from .demo import SHOTS, compare, demo_clip
 from .demo import run as run_demo
 from .errors import TalkingheadError
+from .evaluation.clips import ROWS, Measure, Protocol
+from .evaluation.evaluate import evaluate
+from .evaluation.material import find_subjects
 from .files import replacing
+from .identity import open_identity, warn_of_strangers
 from .info import info
 from .landmarks.detect import open_detector
 from .landmarks.face import Detector
 from .overlay import draw_found
+from .ranking import PICTURE_SIDE, rank_drivers
+from .ranking import lines as ranking_lines
 from .training.finetune import finetune
 from .training.meta import train
 
@@ -80,6 +86,7 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
     perceptual = _named_files(given.perceptual)
     detector = _detector(given, console)
     clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, given.face, console.progress)
+    warn_of_strangers(clip)
     # opened before the work of minutes, so that a place that cannot be written to is told at once
     with replacing(given.out) as beside:
         advance = console.counter("fine-tuning")
@@ -90,6 +97,13 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
 
 
 def _animate(given: argparse.Namespace, console: Console) -> None:
+    if given.rank_drivers:
+        _rank(given, console)
+        return
+    if given.pictures or given.identity_network:
+        raise TalkingheadError("--pictures and --identity-network go with --rank-drivers; see `talkinghead animate --help`")
+    if not given.out:
+        raise TalkingheadError("--out OUT.mp4 is needed with --drive; see `talkinghead animate --help`")
     person = load_person(given.person, given.model)
     detector = _detector(given, console)
     made = animate_video(person, given.drive, given.out, given.layout, detector, given.face, given.retarget, console.progress)
@@ -101,6 +115,17 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
     console.result(made.as_dict(), lines)
 
 
+def _rank(given: argparse.Namespace, console: Console) -> None:
+    person = load_person(given.person, given.model)
+    detector = _detector(given, console)
+    network = open_identity(given.identity_network, detector)
+    pictures = None
+    if given.pictures:
+        pictures = read_shots(given.pictures, PICTURE_SIDE, SHOTS, detector, progress=console.progress).frames
+    ranked = rank_drivers(person, given.rank_drivers, network, detector, pictures, given.retarget, given.face, console.progress)
+    console.result({"identity_network": network.name, "drivers": [each.as_dict() for each in ranked]}, ranking_lines(ranked))
+
+
 def _demo(given: argparse.Namespace, console: Console) -> None:
     video = given.video or demo_clip()
     model = open_model(given.model, given.seed)
@@ -109,6 +134,26 @@ def _demo(given: argparse.Namespace, console: Console) -> None:
     lines = ["result (nearest of the 8 pictures): " + ", ".join(compare(made.figures))]
     lines += [f"{name:8}{path}" for name, path in files.items()]
     console.result({"files": files, **made.figures}, lines)
+
+
+def _evaluate(given: argparse.Namespace, console: Console) -> None:
+    people = None if given.people is None else read_people(given.people)
+    subjects = find_subjects(given.clips, people, given.only, given.clips_each)
+    _detector(given, console)  # that there is none, or which one it is, is told first
+    protocol = Protocol(given.shots, given.held_out, tuple(row for row in ROWS if row in given.rows), given.steps, given.curve, given.seed)
+    measure = Measure(
+        given.model,
+        protocol,
+        given.landmarks,
+        given.detector_device,
+        given.identity_network,
+        given.fid_network,
+        _named_files(given.perceptual),
+    )
+    made = evaluate(measure, subjects, given.out, given.workers, console.progress)
+    files = {name: str(path) for name, path in made.files.items()}
+    lines = [made.files["table"].read_text(encoding="utf-8"), *(f"{name:8}{path}" for name, path in files.items())]
+    console.result({"files": files, **made.results}, lines)
 
 
 def _info(given: argparse.Namespace, console: Console) -> None:
@@ -132,11 +177,6 @@ def _info(given: argparse.Namespace, console: Console) -> None:
 def _describe(preset: dict[str, Any]) -> str:
     side = preset["image_size"]
     return f"{side}x{side}, " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in preset["parameters"].items()) + " parameters"
-
-
-def open_model(name: str, seed: int) -> Model:
-    """A model by name or file; "none" is one of preset tiny with random weights."""
-    return random_model("tiny", seed) if name == "none" else load_model(name)
 
 
 def read_people(table: str) -> dict[str, str]:
@@ -179,5 +219,6 @@ _VERBS = {
     "landmarks": _landmarks,
     "prepare": _prepare,
     "train": _train,
+    "evaluate": _evaluate,
     "info": _info,
 }

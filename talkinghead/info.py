@@ -11,7 +11,7 @@ from talkinghead_kernels import backend
 from torch import nn
 
 from . import __version__
-from .checkpoint import SHIPPED
+from .checkpoint import shipped_models
 from .config import PRESETS, preset
 from .errors import TalkingheadError
 from .landmarks.detect import open_detector
@@ -25,6 +25,8 @@ _OPTIONAL = {
     "face_alignment": ("landmarks", "landmarks"),
     "efficientnet_lite_pytorch": ("train", "content loss offline"),
     "tensorboard": ("train", "figures of a training run"),
+    "matplotlib": ("evaluate", "plots of an evaluation"),
+    "onnxruntime": ("evaluate", "ArcFace networks"),
     "webdataset": ("test", "opens prepared data elsewhere"),
     "torchmetrics": ("app", "SSIM, PSNR"),
     "skimage": ("app", "warps the nearest frame"),
@@ -49,7 +51,7 @@ def info() -> dict[str, Any]:
         "runs": kernels["runs"],
         "optional": {name: _part(name, extra, what) for name, (extra, what) in _OPTIONAL.items()},
         "landmarks": _landmarks(),
-        "models": {path.stem: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(SHIPPED.glob("*.safetensors"))},
+        "models": {name: f"{path.stat().st_size / 1e6:.1f} MB" for name, path in shipped_models().items()},
     }
 
 

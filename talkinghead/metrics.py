@@ -81,6 +81,30 @@ def landmark_error(frames: np.ndarray, track: Track, detector: Detector) -> floa
     return float(np.mean(errors)) if errors else float("nan")
 
 
+def frechet_distance(features: Tensor, truth: Tensor) -> float:
+    """Frechet distance between the Gaussians of two sets of features: FID where these are Inception's, 0 for equal sets.
+
+    Few samples make it too large (their covariances have little more than noise in most directions): compare only at equal numbers.
+
+    Args:
+        features, truth: [N, D] and [M, D]; N and M at least 2.
+
+    Raises:
+        TalkingheadError: other shapes, or torchmetrics is not installed.
+    """
+    if features.dim() != 2 or truth.dim() != 2 or features.shape[1] != truth.shape[1] or min(len(features), len(truth)) < 2:
+        raise TalkingheadError(
+            f"frechet_distance: features {list(features.shape)} and {list(truth.shape)}, expected [N, D] and [M, D] with 2 or more rows"
+        )
+    network = torch.nn.Identity()
+    network.num_features = features.shape[1]  # type: ignore[assignment]  # torchmetrics asks the feature network for it
+    measure = require("torchmetrics.image.fid", "app").FrechetInceptionDistance(feature=network)
+    measure.set_dtype(torch.float64)
+    measure.update(truth.double(), real=True)
+    measure.update(features.double(), real=False)
+    return max(0.0, float(measure.compute()))
+
+
 def nearest_frames(clip: Clip, track: Track) -> np.ndarray:
     """For every driving frame the frame of a person's clip with the nearest landmarks: what a copier would show.
 

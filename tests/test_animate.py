@@ -11,13 +11,14 @@ import torch
 
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead import Person, Track, animate, animate_video
-from talkinghead.animate import BATCH, SAME_PERSON, _shows, driving_points, landmark_frame, map_track
+from talkinghead.animate import BATCH, driving_points, landmark_frame, map_track, shows
 from talkinghead.checkpoint import random_model
 from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.data.read import read_clip, read_track
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
+from talkinghead.identity import SAME_PERSON
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.face import Face
 from talkinghead.landmarks.smooth import smooth
@@ -258,7 +259,7 @@ def test_faces_tell_who_drives_himself(
     shown = iter(carphone_clip.frames if same else np.repeat(other, 200, axis=0))
     monkeypatch.setattr(EagerEngine, "run", lambda self, points: np.stack([next(shown) for _ in points]))
     track = read_track(carphone, open_detector("dlib"))
-    assert _shows(person, VideoReader(carphone), track) is same
+    assert shows(person, VideoReader(carphone), track) is same
 
 
 def test_the_crop_that_is_shown_is_around_the_frames_with_a_face(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import save_file
+from skimage import data
 
 import talkinghead
 import talkinghead.cli as cli
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead import Clip, Model, Person, load_person
-from talkinghead.checkpoint import random_model, save_model
+from talkinghead.checkpoint import load_model, random_model, save_model
 from talkinghead.console import Console
 from talkinghead.data.shards import read_index
 from talkinghead.data.shots import read_shots, spread
@@ -25,7 +26,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import DOUBTFUL, Face
 from talkinghead.media.video import VideoReader
 
-VERBS = ("demo", "finetune", "animate", "landmarks", "prepare", "train", "info")
+VERBS = ("demo", "finetune", "animate", "landmarks", "prepare", "train", "evaluate", "info")
 FACES = [(40 + 2 * i, 30, 40) for i in range(20)]
 
 
@@ -104,13 +105,14 @@ def test_seed_quiet_json_where_they_mean_something() -> None:
         "landmarks": ["v", "--out", "o.png"],
         "prepare": ["v", "--out", "o"],
         "train": ["d", "--out", "o"],
+        "evaluate": ["tiny", "d", "--out", "o"],
         "info": [],
     }
     for verb, rest in least.items():
         given = parse([verb, *rest])
         assert given.json is False
         assert hasattr(given, "quiet") == (verb != "info")
-        assert hasattr(given, "seed") == (verb in ("demo", "finetune", "train"))
+        assert hasattr(given, "seed") == (verb in ("demo", "finetune", "train", "evaluate"))
     assert parse(["demo", "--seed", "7"]).seed == 7
 
 
@@ -118,7 +120,8 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "talkinghead animate --help" in told(capsys, "animate", "person")
     assert "wide" in told(capsys, "animate", "p", "--drive", "d", "--out", "o", "--layout", "wide")
     assert "'-3' is not a whole number" in told(capsys, "demo", "--steps=-3")
-    assert "'0' is not a whole number of 1" in told(capsys, "finetune", "p.png", "--out", "o", "--shots", "0")
+    assert "'0' is not a whole number from 1 to 32" in told(capsys, "finetune", "p.png", "--out", "o", "--shots", "0")
+    assert "'33' is not a whole number from 1 to 32" in told(capsys, "finetune", "p.mp4", "--out", "o", "--shots", "33")
     assert "dance" in told(capsys, "dance")
     told(capsys)
 
@@ -352,6 +355,50 @@ def test_bad_persons_and_models(
     assert str(edited) in told(capsys, "animate", edited, *rest)
     assert str(tmp_path / "gone") in told(capsys, "animate", tmp_path / "gone", *rest)
     assert not out.exists()
+
+
+def test_models_are_named_or_files(tmp_path: Path, person: Path, drive: Path, red: RedSquare, capsys: pytest.CaptureFixture[str]) -> None:
+    """One rule for every verb: a model that ships, or a file; what does not ship says what does."""
+    out = tmp_path / "o"
+    for name in ("paper", "tinny"):
+        wanted = f"{name}: no such file, and no model that comes with the package (there is: tiny"
+        assert wanted in told(capsys, "finetune", drive, "--model", name, "--out", out)
+        assert wanted in told(capsys, "demo", drive, "--model", name, "--out", out)
+        assert wanted in told(capsys, "evaluate", name, drive, "--out", out)
+        assert wanted in told(capsys, "animate", person, "--model", name, "--drive", drive, "--out", f"{out}.mp4")
+    assert cli.main(["finetune", str(drive), "--model", "tiny", "--steps", "0", "--out", str(out), "--quiet"]) == 0
+    assert load_person(out).model_digest == load_model().digest == load_model("tiny").digest
+    assert "was made with model" in told(capsys, "animate", person, "--model", "tiny", "--drive", drive, "--out", f"{out}.mp4")
+
+
+def test_painted_faces_are_learned_from_and_drawn_ones_told(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One picture is enough (T = 1), and a painting is a picture."""
+    painting = Image.fromarray(data.astronaut()[:300, 80:380]).filter(ImageFilter.ModeFilter(9)).quantize(24).convert("RGB")
+    painting.save(tmp_path / "painted.png")
+    common = ("--model", str(model), "--landmarks", "dlib", "--quiet")
+    assert cli.main(["finetune", str(tmp_path / "painted.png"), *common, "--steps", "1", "--out", str(tmp_path / "o")]) == 0
+    assert load_person(tmp_path / "o").provenance["pictures"] == 1
+    drawing = Image.new("RGB", (200, 200), "white")
+    pen = ImageDraw.Draw(drawing)
+    for box in ((40, 30, 160, 170), (70, 70, 85, 85), (115, 70, 130, 85)):
+        pen.ellipse(box, outline="black", width=3)
+    pen.arc((75, 100, 125, 140), 0, 180, "black", 3)
+    drawing.save(tmp_path / "drawn.png")
+    assert "drawn.png: no face was found in it, expected one seen from the front; name another" in told(
+        capsys, "finetune", tmp_path / "drawn.png", *common, "--out", tmp_path / "p"
+    )
+
+
+def test_pictures_of_two_people_are_warned_of(tmp_path: Path, model: Path, carphone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(data.astronaut()[:300, 80:380]).save(tmp_path / "other.png")
+    out = tmp_path / "o"
+    pictures = [str(carphone), str(tmp_path / "other.png")]
+    assert (
+        cli.main(["finetune", *pictures, "--model", str(model), "--landmarks", "dlib", "--shots", "2", "--steps", "0", "--out", str(out)])
+        == 0
+    )
+    said = capsys.readouterr().err
+    assert "picture 1, 2 and picture 3 look like different people (identity distance 0." in said and out.exists()
 
 
 def test_an_output_that_cannot_be_written(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import torch
 from skimage import data
 from skimage.metrics import structural_similarity
 
@@ -113,6 +114,24 @@ def test_identity_is_nearer_within_a_person_than_between_people(carphone_clip: C
     half[1] = 0  # no face: left out, not counted as near or far
     assert metrics.identity_distance(first, half) == pytest.approx(same)
     assert np.isnan(metrics.identity_distance(first, np.zeros_like(first)))
+
+
+def test_the_frechet_distance_of_two_gaussians_is_the_formula() -> None:
+    """Features whose mean and covariance are exactly known: |m1 - m2|^2 + sum of (s1 - s2)^2 where the axes are the same."""
+    drawn = np.random.default_rng(0).normal(size=(200, 3))
+    drawn -= drawn.mean(axis=0)
+    white = drawn @ np.linalg.inv(np.linalg.cholesky(np.cov(drawn.T))).T  # mean 0, covariance the identity
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    first, second = (torch.from_numpy((white * sigma) @ turn.T + mean) for sigma, mean in (((1, 2, 3), 0), ((2, 2, 0.5), (1, 0, 2))))
+    assert metrics.frechet_distance(first, second) == pytest.approx(1 + 4 + 1 + 0 + 2.5**2, rel=1e-6)
+    assert metrics.frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+    # axes that differ: trace of S1 + S2 - 2 (S1 S2)^(1/2), by the eigenvalues of the product
+    other = torch.from_numpy(white * (1, 2, 3))
+    product = np.linalg.eigvals(np.cov(first.numpy().T) @ np.cov(other.numpy().T))
+    assert metrics.frechet_distance(first, other) == pytest.approx(28 - 2 * np.sqrt(product.real).sum(), rel=1e-6)
+    for wrong in (first[:1], first[:, :2], first[0]):
+        with pytest.raises(TalkingheadError, match=r"frechet_distance: features .*, expected \[N, D\] and \[M, D\] with 2 or more rows"):
+            metrics.frechet_distance(wrong, second)
 
 
 def test_nearest_frames_are_those_with_the_nearest_landmarks() -> None:

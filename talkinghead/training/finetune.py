@@ -1,7 +1,7 @@
 """Few-shot fine-tuning: a model and a few pictures to one person (paper, section 3.3)."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,37 +65,67 @@ def finetune(
         TalkingheadError: no or too many frames, frames that are not square, negative steps, or a model of variant FF, which has no
             discriminator columns that match its embeddings.
     """
+    steps = model.config.finetune.steps(len(clip)) if steps is None else steps
+    (person,) = finetune_stages(model, clip, [steps], adversarial, seed, perceptual, perceptual_files, progress)
+    return person
+
+
+def finetune_stages(
+    model: Model,
+    clip: Clip,
+    stages: Sequence[int],
+    adversarial: bool = True,
+    seed: int = 0,
+    perceptual: Sequence[PerceptualNetwork] | None = None,
+    perceptual_files: dict[str, str] | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Iterator[Person]:
+    """The person after each of several numbers of steps, as `finetune` with that number would make it, in one run.
+
+    Args:
+        stages: rising numbers of steps.
+        model, clip, adversarial, seed, perceptual, perceptual_files, progress: as for `finetune`.
+
+    Yields:
+        the person so far; the next stage goes on with its weights, so use it before.
+
+    Raises:
+        TalkingheadError: as for `finetune`, or the stages do not rise.
+    """
     if len(clip) > MOST_PICTURES:
         raise TalkingheadError(f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most {MOST_PICTURES}; leave some out")
     config = model.config.finetune
-    steps = config.steps(len(clip)) if steps is None else steps
-    if steps < 0:
-        raise TalkingheadError(f"steps {steps}: must be 0 or more")
-    if steps and model.provenance.get("variant") == "ff":
+    if any(steps < 0 for steps in stages):
+        raise TalkingheadError(f"steps {min(stages)}: must be 0 or more")
+    if list(stages) != sorted(set(stages)):
+        raise TalkingheadError(f"steps {list(stages)}: rising numbers were expected")
+    if any(stages) and model.provenance.get("variant") == "ff":
         raise TalkingheadError(
             "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
             "is; use it feed-forward with steps 0, or a model trained with --variant ft"
         )
     images, drawn, points = _inputs(model, clip)
     learner = PersonLearner(model, embed(model, clip), config, adversarial)
-    if steps:
-        if perceptual is None:
-            perceptual = open_perceptual(model.config.perceptual, perceptual_files)
-        random = np.random.default_rng(seed)
-        order: list[int] = []
-        for step in range(steps):
+    reference = neutral_face(points.numpy(), clip.track.confidence).points.astype(np.float32)
+    if any(stages) and perceptual is None:
+        perceptual = open_perceptual(model.config.perceptual, perceptual_files)
+    random = np.random.default_rng(seed)
+    order: list[int] = []
+    done = 0
+    for steps in stages:
+        for step in range(done, steps):
             if not order:
                 order = random.permutation(len(clip)).tolist()
             chosen, order = order[: config.batch], order[config.batch :]
             shown = images[chosen], drawn[chosen]
             if config.jitter:
                 shown = _jittered(images[chosen], points[chosen], config.jitter, random)
-            figures = learner.step(perceptual, *shown)
+            figures = learner.step(perceptual or (), *shown)
             if progress:
-                progress(step + 1, steps, {name: float(value) for name, value in figures.items()})
-    provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
-    reference = neutral_face(points.numpy(), clip.track.confidence).points.astype(np.float32)
-    return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
+                progress(step + 1, stages[-1], {name: float(value) for name, value in figures.items()})
+        done = steps
+        provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
+        yield learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
 
 
 class PersonLearner(nn.Module):

@@ -11,7 +11,7 @@ from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import landmark_image
-from talkinghead.training.finetune import PersonLearner, embed, finetune
+from talkinghead.training.finetune import PersonLearner, embed, finetune, finetune_stages
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "spectral"])
@@ -136,3 +136,19 @@ def test_variant_ff_is_refused_with_the_reason_but_serves_feed_forward(carphone_
     with pytest.raises(TalkingheadError, match="variant FF: it was trained without the matching loss"):
         finetune(model, carphone_clip[:1], steps=1)
     assert finetune(model, carphone_clip[:1], steps=0).feed_forward
+
+
+def test_stages_are_what_each_number_of_steps_alone_gives(model, inputs):
+    clip, _, drawn = inputs
+    stages = [0, 1, 3]
+    made = []
+    for person in finetune_stages(model, clip, stages, seed=4):
+        with torch.no_grad():
+            made.append((person.provenance["steps"], person.feed_forward, person.generator(drawn, person.styles.expand(3, -1))))
+    for steps, (said, feed_forward, picture) in zip(stages, made, strict=True):
+        alone = finetune(model, clip, steps=steps, seed=4)
+        assert said == steps and feed_forward is (steps == 0)
+        with torch.no_grad():
+            assert torch.equal(alone.generator(drawn, alone.styles.expand(3, -1)), picture)
+    with pytest.raises(TalkingheadError, match="rising numbers"):
+        next(finetune_stages(model, clip, [3, 1]))
