@@ -139,14 +139,6 @@ SIMD_INLINE int64_t piece_size(int64_t total, int64_t size, int64_t piece) {
   return left < size ? left : size;
 }
 
-// one vector of h: x, or x + residual, rounded and kept
-template <bool kWhole, bool kResidual, typename T>
-SIMD_INLINE Floats take(const T* x, const T* residual, T* h, int64_t count) {
-  if constexpr (!kResidual) return get<kWhole>(x, count);
-  put<kWhole>(h, get<kWhole>(x, count) + get<kWhole>(residual, count), count);
-  return get<kWhole>(h, count);
-}
-
 SIMD_INLINE float rstd_of(const Problem& p, float squares) {
   return 1.0f / __builtin_sqrtf(squares / static_cast<float>(p.area) + p.eps);
 }
@@ -263,8 +255,9 @@ void run(Problem& p, const Kernels& kernels, const Tensor& like) {
   const bool planes = like.is_contiguous();
   const int64_t row = (planes ? p.area : p.channels) * kernels.element_size,
                 bytes = p.batch * p.channels * p.area * kernels.element_size;
-  p.stream =
-      bytes >= kStreamBytes && row % 64 == 0 && reinterpret_cast<uintptr_t>(p.result) % 64 == 0;
+  p.stream = bytes >= kStreamBytes && row % 64 == 0 &&
+             reinterpret_cast<uintptr_t>(p.result) % 64 == 0 &&
+             reinterpret_cast<uintptr_t>(p.h) % 64 == 0;
   const int64_t threads = torch::stable::get_num_threads();
   planes ? run_planes(p, kernels, threads) : run_pixels(p, kernels, threads);
 }

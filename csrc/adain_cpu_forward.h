@@ -2,12 +2,29 @@
 
 // ---- forward, planes
 
+// x and residual from an element on; h is formed of them twice, which costs less than fetching it
+template <typename T>
+struct Terms {
+  const T *x, *residual;
+};
 template <bool kResidual, typename T>
-SIMD_INLINE Twin take2(const T* x, const T* residual, T* h) {
-  if constexpr (!kResidual) return load2(x);
-  const Twin a = load2(x), b = load2(residual);
-  store2(h, {a.first + b.first, a.second + b.second});
-  return load2(h);
+SIMD_INLINE Terms<T> terms_at(const Problem& p, int64_t start) {
+  return {
+      static_cast<const T*>(p.source) + start,
+      kResidual ? static_cast<const T*>(p.residual) + start : nullptr};
+}
+
+template <bool kWhole, bool kResidual, typename T>
+SIMD_INLINE Floats take(Terms<T> from, int64_t at, int64_t count) {
+  const Floats x = get<kWhole>(from.x + at, count);
+  if constexpr (!kResidual) return x;
+  return round_to(x + get<kWhole>(from.residual + at, count), T());
+}
+template <bool kResidual, typename T>
+SIMD_INLINE Twin take2(Terms<T> from, int64_t at) {
+  if constexpr (!kResidual) return load2(from.x + at);
+  const Twin a = load2(from.x + at), b = load2(from.residual + at);
+  return round_to2({a.first + b.first, a.second + b.second}, T());
 }
 
 // Moments of what each lane has seen: its mean, and the sum of squared distances from it.
@@ -34,7 +51,7 @@ SIMD_INLINE void merge(LaneMoments& m, const Floats* v, float before) {
 
 // of the whole vectors of a plane's piece
 template <bool kResidual, typename T>
-SIMD_INLINE LaneMoments lane_moments(const T* x, const T* residual, T* h, int64_t count) {
+SIMD_INLINE LaneMoments lane_moments(Terms<T> from, int64_t count) {
   LaneMoments m = {};
   Floats v[kMerged];
   int64_t i = 0;
@@ -42,8 +59,7 @@ SIMD_INLINE LaneMoments lane_moments(const T* x, const T* residual, T* h, int64_
   for (; i + kMerged * kLanes <= count; i += kMerged * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kMerged; k += 2) {
-      const int64_t at = i + k * kLanes;
-      const Twin twin = take2<kResidual>(x + at, residual + at, h + at);
+      const Twin twin = take2<kResidual>(from, i + k * kLanes);
       v[k] = twin.first;
       v[k + 1] = twin.second;
     }
@@ -51,7 +67,7 @@ SIMD_INLINE LaneMoments lane_moments(const T* x, const T* residual, T* h, int64_
     before += kMerged;
   }
   for (; i + kLanes <= count; i += kLanes) {
-    v[0] = take<true, kResidual>(x + i, residual + i, h + i, kLanes);
+    v[0] = take<true, kResidual>(from, i, kLanes);
     merge<1>(m, v, before);
     before += 1;
   }
@@ -60,8 +76,7 @@ SIMD_INLINE LaneMoments lane_moments(const T* x, const T* residual, T* h, int64_
 
 // The lanes merged, and what is left of the piece beyond whole vectors.
 template <bool kResidual, typename T>
-SIMD_INLINE Pair
-merge_lanes(const LaneMoments& m, const T* x, const T* residual, T* h, int64_t count) {
+SIMD_INLINE Pair merge_lanes(const LaneMoments& m, Terms<T> from, int64_t count) {
   const int64_t left = count % kLanes, whole = count - left;
   Pair all = {};
   if (whole > 0) {
@@ -70,7 +85,7 @@ merge_lanes(const LaneMoments& m, const T* x, const T* residual, T* h, int64_t c
     all.second = sum(m.squares + distance * distance * static_cast<float>(whole / kLanes));
   }
   if (left == 0) return all;
-  const Floats v = take<false, kResidual>(x + whole, residual + whole, h + whole, left);
+  const Floats v = take<false, kResidual>(from, whole, left);
   const float added = static_cast<float>(left), before = static_cast<float>(whole);
   const float mean = sum(v) / added, apart = mean - all.first, share = added / (before + added);
   const Floats distance = where(first_lanes(left), v - mean, Floats{});
@@ -88,19 +103,14 @@ SIMD_INLINE PieceAt piece_at(const Problem& p, int64_t plane, int64_t piece) {
 
 template <typename T>
 SIMD_INLINE LaneMoments piece_lanes(const Problem& p, PieceAt at) {
-  const T* x = static_cast<const T*>(p.source) + at.start;
-  if (!p.residual) return lane_moments<false, T>(x, nullptr, nullptr, at.count);
-  return lane_moments<true>(
-      x, static_cast<const T*>(p.residual) + at.start, static_cast<T*>(p.h) + at.start, at.count);
+  return p.residual ? lane_moments<true>(terms_at<true, T>(p, at.start), at.count)
+                    : lane_moments<false>(terms_at<false, T>(p, at.start), at.count);
 }
 
 template <typename T>
 SIMD_INLINE Pair piece_moments(const Problem& p, PieceAt at, const LaneMoments& m) {
-  const T* x = static_cast<const T*>(p.source) + at.start;
-  if (!p.residual) return merge_lanes<false, T>(m, x, nullptr, nullptr, at.count);
-  return merge_lanes<true>(
-      m, x, static_cast<const T*>(p.residual) + at.start, static_cast<T*>(p.h) + at.start,
-      at.count);
+  return p.residual ? merge_lanes<true>(m, terms_at<true, T>(p, at.start), at.count)
+                    : merge_lanes<false>(m, terms_at<false, T>(p, at.start), at.count);
 }
 
 template <typename T>
@@ -127,12 +137,12 @@ inline void plane_statistics(const Problem& p, int64_t plane, const Pair* sums) 
   set_statistics(p, plane, {mean, squares});
 }
 
-template <bool kStream, typename T>
+template <bool kStream, bool kResidual, typename T>
 SIMD_INLINE void normalise(
     const Problem& p, int64_t plane, Place place, int64_t begin, int64_t count) {
   const int64_t start = plane * p.area + begin;
-  const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + start;
-  T* y = static_cast<T*>(p.result) + start;
+  const Terms<T> from = terms_at<kResidual, T>(p, start);
+  T *y = static_cast<T*>(p.result) + start, *h = kResidual ? static_cast<T*>(p.h) + start : nullptr;
   const Floats mean = splat(p.mean[plane]),
                scale = splat(value_at<T>(p.scale, place.sample, place.channel) * p.rstd[plane]);
   const Floats bias = splat(value_at<T>(p.bias, place.sample, place.channel)),
@@ -141,27 +151,36 @@ SIMD_INLINE void normalise(
   for (; i + kUnroll * kLanes <= count; i += kUnroll * kLanes) {
 #pragma GCC unroll 2
     for (int k = 0; k < kUnroll; k += 2) {
-      const Twin v = load2(h + i + k * kLanes);
+      const int64_t at = i + k * kLanes;
+      const Twin v = take2<kResidual>(from, at);
+      if constexpr (kResidual) put_result2<kStream>(h + at, v);
       put_result2<kStream>(
-          y + i + k * kLanes, {at_least(floor, (v.first - mean) * scale + bias),
-                               at_least(floor, (v.second - mean) * scale + bias)});
+          y + at, {at_least(floor, (v.first - mean) * scale + bias),
+                   at_least(floor, (v.second - mean) * scale + bias)});
     }
   }
-  for (; i < count; i += kLanes) {
-    const int64_t left = count - i;
-    const Floats v =
-        ((left >= kLanes ? load(h + i) : load_part(h + i, left)) - mean) * scale + bias;
-    if (left >= kLanes) {
-      put_result<kStream>(y + i, at_least(floor, v));
-    } else {
-      store_part(y + i, at_least(floor, v), left);
-    }
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats v = take<true, kResidual>(from, i, kLanes);
+    if constexpr (kResidual) put_result<kStream>(h + i, v);
+    put_result<kStream>(y + i, at_least(floor, (v - mean) * scale + bias));
   }
+  if (const int64_t left = count - i; left > 0) {
+    const Floats v = take<false, kResidual>(from, i, left);
+    if constexpr (kResidual) store_part(h + i, v, left);
+    store_part(y + i, at_least(floor, (v - mean) * scale + bias), left);
+  }
+}
+
+template <bool kStream, typename T>
+SIMD_INLINE void normalise_any(
+    const Problem& p, int64_t plane, Place place, int64_t begin, int64_t count) {
+  p.residual ? normalise<kStream, true, T>(p, plane, place, begin, count)
+             : normalise<kStream, false, T>(p, plane, place, begin, count);
 }
 
 template <typename T>
 void plane_normalise(const Problem& p, int64_t plane, int64_t piece) {
-  normalise<false, T>(
+  normalise_any<false, T>(
       p, plane, place_of(p, plane), piece * kPlanePiece, piece_size(p.area, kPlanePiece, piece));
 }
 
@@ -196,8 +215,8 @@ void forward_planes(const Problem& p, int64_t begin, int64_t end) {
       plane_statistics(p, first, sums.get());
     }
     for (int64_t plane = first; plane < last; ++plane, step(p, place)) {
-      p.stream ? normalise<true, T>(p, plane, place, 0, p.area)
-               : normalise<false, T>(p, plane, place, 0, p.area);
+      p.stream ? normalise_any<true, T>(p, plane, place, 0, p.area)
+               : normalise_any<false, T>(p, plane, place, 0, p.area);
     }
   }
   if (p.stream) stream_end();
@@ -209,28 +228,20 @@ void forward_planes(const Problem& p, int64_t begin, int64_t end) {
 template <int kCount, bool kResidual, typename T>
 SIMD_INLINE void merge_pixels(
     const Problem& p, int64_t start, float before, float* means, float* squares) {
-  const T* x = static_cast<const T*>(p.source) + start;
-  const T* residual = static_cast<const T*>(p.residual) + (kResidual ? start : 0);
-  T* h = static_cast<T*>(p.h) + (kResidual ? start : 0);
+  const Terms<T> from = terms_at<kResidual, T>(p, start);
   const int64_t channels = p.channels;
   Floats v[kCount];
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
 #pragma GCC unroll 8
-    for (int k = 0; k < kCount; ++k) {
-      const int64_t at = k * channels + c;
-      v[k] = take<true, kResidual>(x + at, residual + at, h + at, kLanes);
-    }
+    for (int k = 0; k < kCount; ++k) v[k] = take<true, kResidual>(from, k * channels + c, kLanes);
     LaneMoments m = {load(means + c), load(squares + c)};
     merge<kCount>(m, v, before);
     store(means + c, m.mean);
     store(squares + c, m.squares);
   }
   if (const int64_t left = channels - c; left > 0) {
-    for (int k = 0; k < kCount; ++k) {
-      const int64_t at = k * channels + c;
-      v[k] = take<false, kResidual>(x + at, residual + at, h + at, left);
-    }
+    for (int k = 0; k < kCount; ++k) v[k] = take<false, kResidual>(from, k * channels + c, left);
     LaneMoments m = {load_part(means + c, left), load_part(squares + c, left)};
     merge<kCount>(m, v, before);
     store_part(means + c, m.mean, left);
@@ -292,47 +303,55 @@ void pixel_statistics(const Problem& p, int64_t sample, float* rows, const float
 }
 
 // kCount pixels, all channels: what belongs to a channel is loaded once for them
-template <int kCount, bool kStream, typename T>
+template <int kCount, bool kStream, bool kResidual, typename T>
 SIMD_INLINE void normalise_pixels(
     const Problem& p, int64_t pixel, const float* mean, const float* scale, const float* bias) {
-  const int64_t channels = p.channels;
-  const T* h = static_cast<const T*>(p.residual ? p.h : p.source) + pixel * channels;
-  T* y = static_cast<T*>(p.result) + pixel * channels;
+  const int64_t channels = p.channels, start = pixel * channels;
+  const Terms<T> from = terms_at<kResidual, T>(p, start);
+  T *y = static_cast<T*>(p.result) + start, *h = kResidual ? static_cast<T*>(p.h) + start : nullptr;
   const Floats floor = splat(p.relu ? 0.0f : -__builtin_inff());
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
     const Floats m = load(mean + c), s = load(scale + c), b = load(bias + c);
 #pragma GCC unroll 4
-    for (int64_t at = c; at < c + kCount * channels; at += channels)
-      put_result<kStream>(y + at, at_least(floor, (load(h + at) - m) * s + b));
+    for (int64_t at = c; at < c + kCount * channels; at += channels) {
+      const Floats v = take<true, kResidual>(from, at, kLanes);
+      if constexpr (kResidual) put_result<kStream>(h + at, v);
+      put_result<kStream>(y + at, at_least(floor, (v - m) * s + b));
+    }
   }
   if (const int64_t left = channels - c; left > 0) {
     const Floats m = load_part(mean + c, left), s = load_part(scale + c, left),
                  b = load_part(bias + c, left);
-    for (int64_t at = c; at < c + kCount * channels; at += channels)
-      store_part(y + at, at_least(floor, (load_part(h + at, left) - m) * s + b), left);
+    for (int64_t at = c; at < c + kCount * channels; at += channels) {
+      const Floats v = take<false, kResidual>(from, at, left);
+      if constexpr (kResidual) store_part(h + at, v, left);
+      store_part(y + at, at_least(floor, (v - m) * s + b), left);
+    }
   }
 }
 
-template <bool kStream, typename T>
+template <bool kStream, bool kResidual, typename T>
 SIMD_INLINE void pixel_normalise(
     const Problem& p, int64_t sample, int64_t piece, const float* rows) {
   const float *mean = p.mean + sample * p.channels, *scale = rows, *bias = rows + p.channels;
   int64_t pixel = sample * p.area + piece * p.pixels();
   const int64_t end = pixel + piece_size(p.area, p.pixels(), piece);
   for (; pixel + kRows <= end; pixel += kRows)
-    normalise_pixels<kRows, kStream, T>(p, pixel, mean, scale, bias);
-  for (; pixel < end; ++pixel) normalise_pixels<1, kStream, T>(p, pixel, mean, scale, bias);
+    normalise_pixels<kRows, kStream, kResidual, T>(p, pixel, mean, scale, bias);
+  for (; pixel < end; ++pixel) normalise_pixels<1, kStream, kResidual, T>(p, pixel, mean, scale, bias);
 }
 
 template <typename T>
 void pixel_forward(const Problem& p, int64_t sample, int64_t piece, const float* rows) {
-  if (p.stream) {
-    pixel_normalise<true, T>(p, sample, piece, rows);
-    stream_end();
+  if (p.residual) {
+    p.stream ? pixel_normalise<true, true, T>(p, sample, piece, rows)
+             : pixel_normalise<false, true, T>(p, sample, piece, rows);
   } else {
-    pixel_normalise<false, T>(p, sample, piece, rows);
+    p.stream ? pixel_normalise<true, false, T>(p, sample, piece, rows)
+             : pixel_normalise<false, false, T>(p, sample, piece, rows);
   }
+  if (p.stream) stream_end();
 }
 
 inline void pixel_nothing(const Problem&, int64_t, float*) {}

@@ -383,13 +383,6 @@ SIMD_INLINE void store2(BFloat16* to, Twin v) {
   __builtin_memcpy(to, &words, sizeof words);
 }
 
-// 0xffffffff in the first count lanes
-SIMD_INLINE Ints first_lanes(int64_t count) {
-  Ints mask;
-  for (int32_t i = 0; i < kLanes; ++i) mask[i] = i < count ? -1 : 0;
-  return mask;
-}
-
 // as T would hold it
 SIMD_INLINE Floats round_to(Floats v, float) {
   return v;
@@ -397,6 +390,21 @@ SIMD_INLINE Floats round_to(Floats v, float) {
 template <typename T>
 SIMD_INLINE Floats round_to(Floats v, T) {
   return widen(narrow(v, T()), T());
+}
+template <typename T>
+SIMD_INLINE Twin round_to2(Twin v, T) {
+  return {round_to(v.first, T()), round_to(v.second, T())};
+}
+SIMD_INLINE Twin round_to2(Twin v, BFloat16) {
+  const Words words = narrow2(v);
+  return {from_bits(words << 16), from_bits(words & 0xffff0000)};
+}
+
+// 0xffffffff in the first count lanes
+SIMD_INLINE Ints first_lanes(int64_t count) {
+  Ints mask;
+  for (int32_t i = 0; i < kLanes; ++i) mask[i] = i < count ? -1 : 0;
+  return mask;
 }
 
 // A store past the caches, of what nothing reads soon. `to` is aligned to its size; stream_end()
