@@ -29,7 +29,7 @@ def track(actor: Actor, motion: Motion, scene: Scene, landmarks: Landmarks) -> n
     found = []
     for frame in range(len(motion)):
         skin = actor.pose(motion, frame, scene.distance, scene.height).skin
-        found.append(landmarks.of(skin, actor.head.triangles, focal, centre))
+        found.append(landmarks.of(skin, focal, centre))
     return np.stack(found).astype(np.float32)
 
 

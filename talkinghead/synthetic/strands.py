@@ -100,8 +100,8 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     phase, twist = random.uniform(0, 2 * np.pi, (2, count))
     lines = [start + out * 0.0005]
     step = length / (_POINTS - 1)
-    heading = out * (0.8 if style == "afro" else 0.55) + comb
-    wild = random.normal(0, 0.16 if style != "afro" else 0.35, (count, 3))
+    heading = out * (0.8 if style == "afro" else 0.12 if style in ("bun", "back", "bob", "long") else 0.3) + comb
+    wild = random.normal(0, 0.35 if style == "afro" else 0.09, (count, 3))
     for number in range(1, _POINTS):
         share = number / (_POINTS - 1)
         heading = heading * 0.6 + comb * 0.8 + np.array([0, 0, -1.0]) * hang * share * 1.2 + wild * 0.5
@@ -234,7 +234,7 @@ def grow_brows(head: Head, template: np.ndarray, person: Person) -> Strands:
     """Both brows."""
     random = np.random.default_rng((*person.seed, 3))
     thick, arch, high, density = person.brows
-    count = int(150 * density * thick)
+    count = int(420 * density * thick)
     share = random.random(count)
     x = np.interp(share, np.linspace(0, 1, 5), _BROW[:, 0])
     z = np.interp(share, np.linspace(0, 1, 5), _BROW[:, 1]) + high + arch * np.sin(np.pi * share)
@@ -244,7 +244,7 @@ def grow_brows(head: Head, template: np.ndarray, person: Person) -> Strands:
     roots, met = cast(template, head.triangles, origins, np.broadcast_to([0.0, 1.0, 0.0], origins.shape))
     roots, share, side = roots[met], share[met], side[met]
     rise = np.interp(share, (0, 0.35, 0.7, 1), (1.2, 0.35, -0.1, -0.5)) + random.normal(0, 0.15, len(share))
-    way = np.stack([side * np.cos(rise), 0.25 * share, np.sin(rise)], axis=1)
+    way = np.stack([side * np.cos(rise), 0.35 * share, np.sin(rise)], axis=1)
     length = random.uniform(0.005, 0.0085, len(share)) * (0.75 + 0.25 * thick)
     along = np.linspace(0, 1, _BEARD_POINTS)
     offsets = way[:, None] * (length[:, None] * along)[..., None] + np.array([0, -0.0008, 0])
