@@ -178,17 +178,20 @@ class Actor:
         directions = np.stack([np.sin(polar) * np.cos(turn), np.cos(polar), np.sin(polar) * np.sin(turn)], axis=1)
         strand = np.zeros(len(position), bool)
         strand[len(pose.skin) + len(pose.props) :] = True
-        seen, total = np.zeros(len(position)), np.zeros(len(position))
+        seen, total = np.zeros((2, len(position))), np.zeros((2, len(position)))
         for towards in directions:
             frame = light_frame(towards, pose.skin.mean(axis=0), 0.34, _OPEN_SIDE)
             at = self._seen_from(pose, frame)
             depth = raster.depths(at, self.triangles, _OPEN_SIDE)
             cells = np.clip(at[:, :2].astype(int), 0, _OPEN_SIDE - 1)
             free = depth[cells[:, 1], cells[:, 0]] > at[:, 2] - 0.0035
-            weight = np.where(strand, 0.6 - 0.4 * towards[1], np.maximum(mesh.normal @ towards, 0) * (0.75 - 0.25 * towards[1]))
-            seen += weight * free
-            total += weight
+            above = 0.75 - 0.25 * towards[1]
+            for side, sign in enumerate((1, -1)):  # a prop's triangles may be turned either way
+                weight = above * np.where(strand, 1.0, np.maximum(sign * (mesh.normal @ towards), 0))
+                seen[side] += weight * free
+                total[side] += weight
         opened = (seen / np.maximum(total, 1e-6)).clip(0, 1)
+        opened = np.concatenate([opened[0, : len(pose.skin)], opened[:, len(pose.skin) :].max(axis=0)])
         return np.where(strand, 0.25 + 0.85 * opened, opened).clip(0, 1).astype(np.float32)
 
 

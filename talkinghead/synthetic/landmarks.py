@@ -19,12 +19,12 @@ _INNER = np.array(
         *(437, 472, 474, 2598, 2567, 2649, 540, 534),  # and inside
     ]
 )
-# landmarks 0 to 8 seen from the front on the template: x and z in metres; 9 to 16 mirror them
-_OUTLINE = np.array(
-    [(-0.0705, -0.003), (-0.0665, -0.021), (-0.0645, -0.038), (-0.0610, -0.055), (-0.0535, -0.0715), (-0.0435, -0.0845), (-0.0305, -0.0955)]
-    + [(-0.0150, -0.1045), (0.0, -0.1070)]
-)
-_STEPS = np.linspace(0, 0.5, 11)  # of the way towards the middle of the face
+# landmarks 0 to 8: where each lies when its side of the head is turned to the camera, as angle around the head from the front in degrees
+# and height in metres; and where it has slid to when the head looks past. 9 to 16 mirror them.
+_NEAR = np.array([(104, -0.002), (106, -0.021), (106, -0.038), (92, -0.054), (85, -0.072), (64, -0.085), (44, -0.0975), (20, -0.105), (0, -0.107)])
+_FAR = np.array([(38, -0.004), (35, -0.019), (36, -0.036), (29, -0.050), (26, -0.057), (23, -0.066), (9, -0.080), (8, -0.081), (0, -0.0925)])
+_AXIS = 0.04  # metres behind the eyes, about which these angles are
+_STEPS = np.linspace(0, 1, 15)
 _GRAZING = 0.04  # cosine between the surface and the line of sight at which the contour is taken
 
 
@@ -37,12 +37,12 @@ class Landmarks:
     """
 
     def __init__(self, head: Head, template: np.ndarray) -> None:
-        outline = np.concatenate([_OUTLINE, (_OUTLINE[:8] * [-1, 1])[::-1]])
-        middle = np.stack([0 * outline[:, 0], 0.55 * outline[:, 1] - 0.012], axis=1)
-        # so that a ray from the front meets the face
-        path = outline[:, None] + (middle - outline)[:, None] * _STEPS[None, :, None]
-        origins = np.stack([path[..., 0], np.full(path.shape[:2], -0.3), path[..., 1]], axis=2).reshape(-1, 3)
-        places, met = cast(template, head.triangles, origins, np.broadcast_to([0.0, 1.0, 0.0], origins.shape))
+        near, far = (np.concatenate([each, (each[:8] * [-1, 1])[::-1]]) for each in (_NEAR, _FAR))
+        path = near[:, None] + (far - near)[:, None] * _STEPS[None, :, None]
+        turn, height = np.radians(path[..., 0]).ravel(), path[..., 1].ravel()
+        inwards = np.stack([np.sin(turn), np.cos(turn), 0 * turn], axis=1)
+        origins = np.array([0, _AXIS, 0]) + height[:, None] * [0, 0, 1] - 0.3 * inwards
+        places, met = cast(template, head.triangles, origins, inwards)
         assert met.all()
         self._paths = Places(places.corners.reshape(17, -1, 3), places.weights.reshape(17, -1, 3))
         self._near = head.triangles[np.isin(head.triangles, self._paths.corners).any(axis=1)]

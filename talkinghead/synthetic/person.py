@@ -106,7 +106,7 @@ def draw_person(head: Head, seed: int, number: int) -> Person:
     tone = float(np.clip(origin @ (0.82, 0.34, 0.2) + random.normal(0, 0.14), 0, 1))
     skin = linear(_blend(_SKIN, tone) * random.normal(1, (0.03, 0.03, 0.04)))
     hair_name = _hair_colour(random, tone, age)
-    hair = linear(np.array(_HAIR[hair_name]) * random.normal(1, 0.08, 3).clip(0.8, 1.2))
+    hair = linear(np.array(_HAIR[hair_name]) * random.normal(1, 0.1) * random.normal(1, 0.02, 3))
     style = _style(random, female, age, tone)
     facial_hair = "none"
     if not female and age > 0.2 and random.random() < 0.6:

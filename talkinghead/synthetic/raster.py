@@ -87,6 +87,11 @@ def open_warp() -> Any:
     return warp
 
 
+def compile_kernels() -> None:
+    """Compile now (seconds, the first time on a machine) what is otherwise compiled when it is first used."""
+    smooth_normals(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))
+
+
 def smooth_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """float32 [V, 3]: unit normals, the mean of the triangles around weighted by their areas."""
     wp = open_warp()
@@ -105,7 +110,9 @@ def depths(screen: np.ndarray, triangles: np.ndarray, side: int) -> np.ndarray:
     return np.where(front == _NOTHING, np.inf, (front >> 32) * 1e-6).astype(np.float32)
 
 
-def draw(mesh: Mesh, position: np.ndarray, light: Light, shadow: Shadow, skin: np.ndarray, cloth: np.ndarray, eye: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    mesh: Mesh, position: np.ndarray, light: Light, shadow: Shadow, skin: np.ndarray, cloth: np.ndarray, eye: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The picture, one colour a sample.
 
     Args:

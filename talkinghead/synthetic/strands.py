@@ -101,10 +101,13 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     lines = [start + out * 0.0005]
     step = length / (_POINTS - 1)
     heading = out * (0.8 if style == "afro" else 0.12 if style in ("bun", "back", "bob", "long") else 0.3) + comb
+    aside = np.where(where[:, 0] > person.parting, 1.0, -1.0)
     wild = random.normal(0, 0.35 if style == "afro" else 0.09, (count, 3))
     for number in range(1, _POINTS):
         share = number / (_POINTS - 1)
-        heading = heading * 0.6 + comb * 0.8 + np.array([0, 0, -1.0]) * hang * share * 1.2 + wild * 0.5
+        # above the ears hair lies as it is combed, below it hangs
+        hanging = hang * np.clip((0.045 - lines[-1][:, 2:]) / 0.06, 0.15 * share, 1)
+        heading = heading * 0.45 + comb * (1 - hanging) * 0.8 + np.array([0, 0, -1.4]) * hanging + wild * 0.5
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         point = lines[-1] + heading * step[:, None]
         if curl:
@@ -112,6 +115,8 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
             wave = number * (2.0 if style in ("curly", "afro") else 1.1) + phase
             point += (side * np.sin(wave)[:, None] + out * np.cos(wave + twist)[:, None]) * (curl * min(1.0, 2 * share))
         point = reach.outside(point, layer * min(1.0, 2.2 * share) + 0.001)
+        if hang and style != "fringe":
+            point = _off_the_face(point, aside, layer)
         lines.append(point)
     points = np.stack(lines, axis=1)
     widths = width * np.interp(np.arange(_POINTS) / (_POINTS - 1), (0, 0.6, 1), (1, 0.9, 0.25)) / 2
@@ -119,11 +124,24 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     if style in ("long", "wavy", "bob") and person.tone < 0.6:  # tips bleach in the sun
         shade = shade * (1 + 0.35 * (person.curl - 0.3) * np.linspace(0, 1, _POINTS))
     colour = person.hair * shade[..., None]
-    grey = random.random(count) < max(0, person.age - 0.5) * 0.5
-    colour[grey] = np.maximum(colour[grey], 0.32)
+    grey = random.random(count) < max(0, person.age - 0.6) * 0.35
+    colour[grey] = 0.5 * colour[grey] + 0.12
     if style == "bun":
         return _with_bun(Strands(roots, points - start[:, None], _spread(widths, count), colour, random.random(count)), person, random, reach)
     return _strands(roots, points - start[:, None], _spread(widths, count), colour, random.random(count))
+
+
+def _off_the_face(points: np.ndarray, side: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """The points [N, 3], those before the face moved to the side [N] of it on which they grow, and those below close to the neck."""
+    x, y, z = points.T
+    before = np.clip((0.05 - y) / 0.03, 0, 1) * np.clip((0.052 - z) / 0.02, 0, 1)
+    edge = np.interp(z, (-0.12, -0.05, 0.0, 0.05), (0.056, 0.066, 0.068, 0.05)) + 0.4 * layer
+    x = np.where(side * x < edge, x + before * (side * edge - x), x)
+    below = np.clip((0.0 - z) / 0.08, 0, 1)
+    far = 0.086 + 1.2 * layer
+    x = np.where(np.abs(x) > far, x + 0.7 * below * (np.sign(x) * far - x), x)
+    y = np.where(y > 0.12, y + 0.5 * below * (0.12 - y), y)
+    return np.stack([x, y, z], axis=1)
 
 
 def _strands(roots: Places, offsets: np.ndarray, width: np.ndarray, colour: np.ndarray, random: np.ndarray) -> Strands:
@@ -248,7 +266,7 @@ def grow_brows(head: Head, template: np.ndarray, person: Person) -> Strands:
     length = random.uniform(0.005, 0.0085, len(share)) * (0.75 + 0.25 * thick)
     along = np.linspace(0, 1, _BEARD_POINTS)
     offsets = way[:, None] * (length[:, None] * along)[..., None] + np.array([0, -0.0008, 0])
-    width = np.broadcast_to(0.0006 * np.array([1.0, 1.0, 0.3]), (len(share), 3)) * (0.7 + 0.5 * thick)
+    width = np.broadcast_to(0.00048 * np.array([1.0, 1.0, 0.3]), (len(share), 3)) * (0.7 + 0.5 * thick)
     colour = np.minimum(person.hair, 0.25) * random.normal(0.75, 0.12, (len(share), 1, 1)).clip(0.4, 1.1)
     return _strands(roots, offsets, width, np.broadcast_to(colour, (*offsets.shape[:2], 3)), random.random(len(share)))
 
