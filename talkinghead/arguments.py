@@ -113,7 +113,10 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         "folders tells)",
     )
     it.add_argument(
-        "--synthetic", type=_whole(1), metavar="PEOPLE", help="draw so many people instead of reading videos: pip install 'talkinghead[synthetic]'"
+        "--synthetic",
+        type=_whole(1),
+        metavar="PEOPLE",
+        help="draw so many people instead of reading videos: pip install 'talkinghead[synthetic]'",
     )
     it.add_argument("--clips-each", type=_whole(1), default=4, metavar="N", help="clips of each drawn person (default: %(default)s)")
     _add_seed(it)

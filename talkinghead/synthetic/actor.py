@@ -8,9 +8,9 @@ from . import raster
 from .head import LEFT_EYE, RIGHT_EYE, SKIN, Head
 from .motion import Motion
 from .person import Person
-from .props import Prop, eye, eyeballs, fabric, glasses, grid, seam_height, teeth, torso
+from .props import eye, eyeballs, fabric, glasses, grid, seam_height, teeth, torso
 from .skin import texture, vertex_colours
-from .strands import Strands, grow_beard, grow_brows, grow_hair
+from .strands import grow_beard, grow_brows, grow_hair
 
 PIVOT = np.array([0.0, 0.075, -0.06], dtype=np.float32)
 """What a head turns about, in metres from the middle of the eyes."""
@@ -48,10 +48,19 @@ class Actor:
         self.balls = eyeballs(head, person.vertices)
         self._props = [eye(self.balls[0], "left"), eye(self.balls[1], "right"), *teeth(head, person.vertices, person)]
         self._props += [*torso(head, person.vertices, person), *glasses(head, person.vertices, person, self.balls)]
-        self._strands = [each for each in (grow_hair(head, template, person), grow_brows(head, template, person), grow_beard(head, template, person)) if each]
+        self._strands = [
+            each
+            for each in (grow_hair(head, template, person), grow_brows(head, template, person), grow_beard(head, template, person))
+            if each
+        ]
         self._free = [_weights(each.roots.of(self._rest)[:, None] + each.offsets) for each in self._strands]
         self._turns = _weights(self._rest)
-        chin = (head.part == SKIN) & (np.abs(template[:, 0]) < 0.02) & (template[:, 2] < seam_height(head, template) - 0.02) & (template[:, 1] < 0.0)
+        chin = (
+            (head.part == SKIN)
+            & (np.abs(template[:, 0]) < 0.02)
+            & (template[:, 2] < seam_height(head, template) - 0.02)
+            & (template[:, 1] < 0.0)
+        )
         jaw = head.actions[:, chin].mean(axis=1) * 0.92
         keep = np.array([name.startswith("jaw") for name in head.action_names])
         self._jaw = (jaw * keep[:, None]).astype(np.float32)
@@ -81,7 +90,7 @@ class Actor:
         self._solid = sum(map(len, triangles))
         for strand in self._strands:
             count, points = strand.offsets.shape[:2]
-            ribbon = np.concatenate([grid(points, 2) + number * 2 * points for number in range(1)])
+            ribbon = grid(points, 2)
             first = (np.arange(count) * 2 * points)[:, None, None]
             triangles.append((ribbon[None] + first).reshape(-1, 3) + at)
             material.append(np.full(len(triangles[-1]), raster.STRAND))

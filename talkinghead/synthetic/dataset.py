@@ -135,14 +135,15 @@ def synthesise(
                         book.add(result, place / f"{number}.tar", clips_each)
                         made, drawn = made + 1, drawn + clips_each * FRAMES
             book.finish()
-            summary = {**settings, "clips": book.clips, "frames": book.frames, "people": len(book.people)}
+            clips, frames = book.clips, book.frames
+            summary = {**settings, "clips": clips, "frames": frames, "people": len(book.people)}
             with replacing(out / "dataset.json") as beside:
                 beside.write_text(json.dumps(summary, indent=1) + "\n")
     except OSError as error:
         raise unwritable(out, error) from error
     seconds = perf_counter() - started
     write_sheet(out, out / "sheet.png")
-    return Made(out, made, present, summary["clips"], summary["frames"], drawn / seconds, out / "sheet.png")
+    return Made(out, made, present, clips, frames, drawn / seconds, out / "sheet.png")
 
 
 def _digest(settings: dict[str, Any], number: int) -> str:
@@ -204,5 +205,3 @@ class _Studio:
 def _living(frame: np.ndarray, alive: Callable[[], None]) -> np.ndarray:
     alive()
     return frame
-
-

@@ -21,8 +21,12 @@ _INNER = np.array(
 )
 # landmarks 0 to 8: where each lies when its side of the head is turned to the camera, as angle around the head from the front in degrees
 # and height in metres; and where it has slid to when the head looks past. 9 to 16 mirror them.
-_NEAR = np.array([(104, -0.002), (106, -0.021), (106, -0.038), (92, -0.054), (85, -0.072), (64, -0.085), (44, -0.0975), (20, -0.105), (0, -0.107)])
-_FAR = np.array([(38, -0.004), (35, -0.019), (36, -0.036), (29, -0.050), (26, -0.057), (23, -0.066), (9, -0.080), (8, -0.081), (0, -0.0925)])
+_NEAR = np.array(
+    [(104, -0.002), (106, -0.021), (106, -0.038), (92, -0.054), (85, -0.072), (64, -0.085), (44, -0.0975), (20, -0.105), (0, -0.107)]
+)
+_FAR = np.array(
+    [(38, -0.004), (35, -0.019), (36, -0.036), (29, -0.050), (26, -0.057), (23, -0.066), (9, -0.080), (8, -0.081), (0, -0.0925)]
+)
 _AXIS = 0.04  # metres behind the eyes, about which these angles are
 _STEPS = np.linspace(0, 1, 15)
 _GRAZING = 0.04  # cosine between the surface and the line of sight at which the contour is taken

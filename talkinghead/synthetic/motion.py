@@ -57,6 +57,9 @@ class Motion:
     def __len__(self) -> int:
         return len(self.turn)
 
+    def __getitem__(self, index: slice | np.ndarray) -> "Motion":
+        return Motion(self.turn[index], self.shift[index], self.actions[index], self.gaze[index])
+
 
 def draw_motion(names: list[str], frames: int, random: np.random.Generator) -> Motion:
     """A motion of so many frames.
@@ -74,7 +77,7 @@ def draw_motion(names: list[str], frames: int, random: np.random.Generator) -> M
     for name, value in mood.items():
         add.level(name, value * swell)
     _move_brows(add, steps, random)
-    actions = _smooth(actions, 0.042)
+    actions = smoothed(actions, 0.042)
     gaze = _look(steps, random)
     turn, shift = _turn(steps, random)
     actions = np.clip(actions, 0, 1)
@@ -169,7 +172,7 @@ def _look(steps: int, random: np.random.Generator) -> np.ndarray:
         gaze[at : at + length] = where
         at += length
         where = random.normal(0, (9, 5)) if random.random() < 0.5 else random.normal(0, (2, 1.5))
-    return np.clip(_smooth(gaze, 0.025), (-26, -16), (26, 18))
+    return np.clip(smoothed(gaze, 0.025), (-26, -16), (26, 18))
 
 
 def _turn(steps: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -193,16 +196,16 @@ def _wander(steps: int, seconds: float, random: np.random.Generator) -> np.ndarr
     return smooth / np.sqrt((_bell(seconds) ** 2).sum())
 
 
-def _bell(seconds: float) -> np.ndarray:
-    spread = seconds * FPS * _FINE
+def _bell(seconds: float, rate: float = FPS * _FINE) -> np.ndarray:
+    spread = seconds * rate
     reach = max(1, int(3.5 * spread))
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / spread) ** 2)
-    return bell / bell.sum()
+    return np.asarray(bell / bell.sum())
 
 
-def _smooth(values: np.ndarray, seconds: float) -> np.ndarray:
-    """Each column [steps, C] smoothed, its ends kept."""
-    bell = _bell(seconds)
+def smoothed(values: np.ndarray, seconds: float, rate: float = FPS * _FINE) -> np.ndarray:
+    """Each column [steps, C], so many steps a second, averaged over so many seconds to either side; its ends are kept."""
+    bell = _bell(seconds, rate)
     reach = len(bell) // 2
     padded = np.pad(values, ((reach, reach), (0, 0)), mode="edge")
     return np.stack([np.convolve(column, bell, mode="valid") for column in padded.T], axis=1)

@@ -93,7 +93,11 @@ def seam_height(head: Head, vertices: np.ndarray) -> float:
     middle = (head.masks[0] > 0.5) & (np.abs(vertices[:, 0]) < 0.003)
     inside = vertices[middle]
     upper = head.actions[head.action["jawOpen"]][middle][:, 2] > -0.004
-    return float((inside[upper][:, 2].min() + inside[~upper][:, 2].max()) / 2) if upper.any() and (~upper).any() else float(inside[:, 2].mean())
+    return (
+        float((inside[upper][:, 2].min() + inside[~upper][:, 2].max()) / 2)
+        if upper.any() and (~upper).any()
+        else float(inside[:, 2].mean())
+    )
 
 
 def _sheet(place: np.ndarray, colour: np.ndarray, material: int, follows: str, lookup: np.ndarray | None = None) -> Prop:
@@ -134,9 +138,8 @@ def torso(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
     place = np.zeros((len(profile), len(turn), 3))
     place[..., 0] = middle[0] + profile[:, 1:2] * np.sign(ring[:, 0]) * np.abs(ring[:, 0]) ** 0.92
     place[..., 1] = middle[1] + profile[:, 2:3] * ring[:, 1] + 0.008 * (profile[:, :1] < -0.03)
-    place[..., 2] = top + profile[:, :1] - 0.02 * np.abs(ring[:, 0]) * (profile[:, :1] < -0.03) * 0
+    place[..., 2] = top + profile[:, :1]
     front = np.clip(ring[:, 1] * -1, 0, 1)[None]  # 1 in front
-    below = profile[:, :1]
     skin = np.broadcast_to(person.skin * 0.95, place.shape).copy()
     made = [_sheet(place, skin, raster.MATTE, "body")]
     made[0].material = raster.SKIN
@@ -171,9 +174,7 @@ def torso(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
     return made
 
 
-def _collar(
-    person: Person, top: float, middle: np.ndarray, wide: float, deep: float, turn: np.ndarray, ring: np.ndarray
-) -> Prop:
+def _collar(person: Person, top: float, middle: np.ndarray, wide: float, deep: float, turn: np.ndarray, ring: np.ndarray) -> Prop:
     """What stands or folds around the neck."""
     out = {"shirt": (0.004, 0.007, 0.016), "turtleneck": (0.004, 0.008, 0.007), "hood": (0.012, 0.03, 0.045)}[person.garment]
     high = {"shirt": (-0.022, 0.004, -0.028), "turtleneck": (-0.03, 0.008, -0.022), "hood": (-0.04, -0.008, -0.05)}[person.garment]
@@ -187,7 +188,9 @@ def _collar(
     place[..., 0] = middle[0] + (wide + off) * ring[:, 0]
     place[..., 1] = middle[1] + (deep + off) * ring[:, 1]
     place[..., 2] = top + level - 0.016 * dip * (1 if person.garment != "turtleneck" else 0.3)
-    lookup = np.stack([np.broadcast_to(ring[:, 0] * 0.1, place.shape[:2]), np.broadcast_to(level, place.shape[:2]), 0 * place[..., 0]], axis=2)
+    lookup = np.stack(
+        [np.broadcast_to(ring[:, 0] * 0.1, place.shape[:2]), np.broadcast_to(level, place.shape[:2]), 0 * place[..., 0]], axis=2
+    )
     colour = np.broadcast_to(person.cloth if person.garment != "shirt" or person.seed[-1] % 2 else person.accent, place.shape)
     return _sheet(place, colour, raster.CLOTH, "body", lookup)
 

@@ -1,4 +1,5 @@
-# mypy: disable-error-code="valid-type,name-defined,misc"
+# mypy: disable-error-code="valid-type,name-defined,no-untyped-def"
+# ruff: noqa: UP018 - Warp tells a number that changes in a loop by its float()
 """Draws triangles on the CPU: which is in front at each point, then its colour. The only module that imports warp.
 
 A picture is drawn in two passes, so that only what is seen is shaded: `_cover` keeps for each sample the nearest triangle, as one integer
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import require
+from ..media.pictures import no_stderr
 
 SKIN, MATTE, STRAND, EYE, CLOTH, GLOSS = range(6)
 """Materials."""
@@ -81,9 +83,9 @@ def open_warp() -> Any:
         TalkingheadError: it is not installed.
     """
     warp = require("warp", "synthetic")
-    warp.config.quiet = True
-    warp.config.log_level = getattr(warp, "LOG_ERROR", 0)
-    warp.init()
+    warp.config.log_level = warp.LOG_ERROR
+    with no_stderr():  # where there is no GPU, its C code says so
+        warp.init()
     return warp
 
 
@@ -181,6 +183,7 @@ def _run(kernel: Any, dim: Any, inputs: list[Any]) -> None:
 def _kernels() -> SimpleNamespace:
     """The kernels, compiled at first use (seconds) and kept by Warp in its own cache."""
     wp = open_warp()
+    wp.set_module_options({"enable_backward": False, "fast_math": False})
 
     @wp.func
     def edge(a: wp.vec3, b: wp.vec3, x: float, y: float) -> float:
@@ -212,17 +215,32 @@ def _kernels() -> SimpleNamespace:
         right = wp.min(int(wp.floor(wp.max(a[0], wp.max(b[0], c[0])) - 0.5)), columns - 1)
         top = wp.max(int(wp.ceil(wp.min(a[1], wp.min(b[1], c[1])) - 0.5)), 0)
         bottom = wp.min(int(wp.floor(wp.max(a[1], wp.max(b[1], c[1])) - 0.5)), rows - 1)
+        # thin ribbons across a picture fill little of their box, so each row's share of it is worked out
+        ux = -(c[1] - b[1]) / area
+        vx = -(a[1] - c[1]) / area
+        wx = -(b[1] - a[1]) / area
         for row in range(top, bottom + 1):
             y = float(row) + 0.5
-            for column in range(left, right + 1):
+            u0 = edge(b, c, 0.0, y) / area
+            v0 = edge(c, a, 0.0, y) / area
+            low = float(left) + 0.5
+            high = float(right) + 0.5
+            low = wp.max(low, wp.where(ux > 0.0, -u0 / ux, low))
+            high = wp.min(high, wp.where(ux < 0.0, -u0 / ux, high))
+            low = wp.max(low, wp.where(vx > 0.0, -v0 / vx, low))
+            high = wp.min(high, wp.where(vx < 0.0, -v0 / vx, high))
+            w0 = 1.0 - u0 - v0
+            low = wp.max(low, wp.where(wx > 0.0, -w0 / wx, low))
+            high = wp.min(high, wp.where(wx < 0.0, -w0 / wx, high))
+            if (ux == 0.0 and u0 < 0.0) or (vx == 0.0 and v0 < 0.0) or (wx == 0.0 and w0 < 0.0):
+                high = low - 1.0
+            for column in range(int(wp.ceil(low - 0.5)), int(wp.floor(high - 0.5)) + 1):
                 x = float(column) + 0.5
-                u = edge(b, c, x, y) / area
-                v = edge(c, a, x, y) / area
-                w = 1.0 - u - v
-                if u >= 0.0 and v >= 0.0 and w >= 0.0:
-                    depth = u * a[2] + v * b[2] + w * c[2]
-                    key = wp.lshift(wp.int64(depth * 1.0e6), wp.int64(32)) + wp.int64(t)
-                    wp.atomic_min(front, row, column, key)
+                u = u0 + ux * x
+                v = v0 + vx * x
+                depth = u * a[2] + v * b[2] + (1.0 - u - v) * c[2]
+                key = wp.lshift(wp.int64(depth * 1.0e6), wp.int64(32)) + wp.int64(t)
+                wp.atomic_min(front, row, column, key)
 
     @wp.func
     def bilinear(texture: wp.array2d(dtype=wp.vec4), x: float, y: float) -> wp.vec4:
@@ -254,9 +272,8 @@ def _kernels() -> SimpleNamespace:
                 r = int(wp.floor(y)) + i
                 c = int(wp.floor(x)) + j
                 total += 1.0
-                if r < 0 or c < 0 or r >= rows or c >= columns:
-                    seen += 1.0
-                elif depth[r, c] > z - bias:
+                inside = r >= 0 and c >= 0 and r < rows and c < columns
+                if not inside or depth[wp.clamp(r, 0, rows - 1), wp.clamp(c, 0, columns - 1)] > z - bias:
                     seen += 1.0
         return seen / total
 
@@ -355,35 +372,36 @@ def _kernels() -> SimpleNamespace:
         shaded = wp.vec3(0.0, 0.0, 0.0)
         sight = lit(shadow, shadow_frame, p, 0.006)
         for each in range(3):
-            l = towards[each]
+            ray = towards[each]
             strength = float(1.0)
             if each == 0:
                 strength = sight
             if kind == 2:
-                cosine = wp.dot(n, l)
+                cosine = wp.dot(n, ray)
                 sine = wp.sqrt(wp.max(1.0 - cosine * cosine, 0.0))
-                # the side of the head that the strand lies on, which is kept where normals are for others
-                h = wp.normalize(l + view)
+                h = wp.normalize(ray + view)
                 along = wp.dot(n, h) + 0.08 * (at[1] - 0.5)
                 shine = wp.pow(wp.sqrt(wp.max(1.0 - along * along, 0.0)), 60.0)
-                shaded += wp.cw_mul(lamp[each], base * (sine * 0.55 * air) + (base + wp.vec3(0.03, 0.03, 0.03)) * (0.35 * shine * air)) * strength
+                shaded += (
+                    wp.cw_mul(lamp[each], base * (sine * 0.55 * air) + (base + wp.vec3(0.03, 0.03, 0.03)) * (0.35 * shine * air)) * strength
+                )
             else:
-                cosine = wp.dot(n, l)
+                cosine = wp.dot(n, ray)
                 diffuse = wp.max((cosine + soft) / (1.0 + soft), 0.0)
                 term = wp.vec3(diffuse, diffuse, diffuse)
                 if kind == 0:
                     # light that went through skin is red, and reaches round the edge of a shadow
                     term = wp.vec3(
-                        wp.max((cosine + soft + 0.2) / (1.2 + soft), 0.0) * (0.25 + 0.75 * strength) ,
+                        wp.max((cosine + soft + 0.2) / (1.2 + soft), 0.0) * (0.25 + 0.75 * strength),
                         diffuse * (0.08 + 0.92 * strength),
                         diffuse * (0.04 + 0.96 * strength),
                     )
                     term = wp.cw_mul(term, wp.vec3(0.5 + 0.5 * air, 0.4 + 0.6 * air, 0.38 + 0.62 * air))
-                    h = wp.normalize(l + view)
+                    h = wp.normalize(ray + view)
                     extra += lamp[each] * (gloss * wp.pow(wp.max(wp.dot(n, h), 0.0), sharp) * strength * air)
                 else:
                     term = term * (strength * (0.35 + 0.65 * air))
-                    h = wp.normalize(l + view)
+                    h = wp.normalize(ray + view)
                     extra += lamp[each] * (gloss * wp.pow(wp.max(wp.dot(n, h), 0.0), sharp) * (0.3 + 0.7 * strength) * air)
                 shaded += wp.cw_mul(wp.cw_mul(base, term), lamp[each])
         up = 0.5 - 0.5 * n[1]

@@ -52,7 +52,9 @@ def pictures(actor: Actor, motion: Motion, scene: Scene, crop: Crop, size: int, 
         shadow = actor.shadow(pose, scene.light.towards[0])
         colour, drawn = raster.draw(mesh, position, scene.light, shadow, actor.skin, actor.cloth, actor.eye, side)
         cells = (size, times, size, times)
-        whole = colour.reshape(*cells, 3).mean(axis=(1, 3)) + behind * (1 - drawn.reshape(cells).mean(axis=(1, 3), dtype=np.float32))[..., None]
+        whole = (
+            colour.reshape(*cells, 3).mean(axis=(1, 3)) + behind * (1 - drawn.reshape(cells).mean(axis=(1, 3), dtype=np.float32))[..., None]
+        )
         yield _developed(whole, scene, size, random)
 
 
@@ -88,7 +90,7 @@ def _blurred(picture: np.ndarray, spread: float) -> np.ndarray:
         pad[axis] = (1, 1)
         padded = np.pad(picture, pad, mode="edge")
         length = picture.shape[axis]
-        picture = sum(weights[step] * np.take(padded, np.arange(step, step + length), axis=axis) for step in range(3))  # type: ignore[assignment]
+        picture = sum(weights[step] * np.take(padded, np.arange(step, step + length), axis=axis) for step in range(3))
     return picture.astype(np.float32)
 
 

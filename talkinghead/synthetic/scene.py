@@ -134,7 +134,5 @@ def _blurred(picture: np.ndarray, spread: float) -> np.ndarray:
         pad = [(0, 0)] * 3
         pad[axis] = (reach, reach)
         padded = np.pad(picture, pad, mode="edge")
-        picture = sum(
-            weight * np.take(padded, np.arange(picture.shape[axis]) + offset, axis=axis) for offset, weight in enumerate(bell)
-        )  # type: ignore[assignment]
+        picture = sum(weight * np.take(padded, np.arange(picture.shape[axis]) + offset, axis=axis) for offset, weight in enumerate(bell))
     return picture

@@ -13,7 +13,7 @@ from ..media.panels import Row, sheet
 from ..media.pictures import write_picture
 
 _PEOPLE, _ACROSS = 24, 3
-_SIDE = 112
+_SIDE = 128
 
 
 def write_sheet(folder: Path, path: Path) -> None:

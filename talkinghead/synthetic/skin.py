@@ -1,5 +1,7 @@
 """Colour of skin: for each vertex what the region gives it, in a texture around the head what is finer than the mesh."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .head import RIGHT_EYE, SKIN, TONGUE, Head
@@ -39,7 +41,7 @@ def vertex_colours(head: Head, template: np.ndarray, person: Person, eyes: np.nd
     strength = {"none": 0.0, "stubble": 0.42}.get(person.facial_hair, 0.72)
     mix(strength * beard, 0.35 * colour + 0.65 * np.minimum(person.beard, 0.3))
     if not person.female and person.facial_hair == "none" and person.age > 0.25:  # shaved, still seen on light skin
-        hint = beard_density(head, template, _with_beard(person))
+        hint = beard_density(head, template, replace(person, facial_hair="short"))
         mix(0.16 * hint * (1 - person.tone), colour * (0.72, 0.76, 0.82))
     covered = {"bald": 0.35, "shaved": 0.72}.get(person.style, 0.9)
     mix(covered * scalp(head, template, person), 0.8 * person.hair + 0.05 * person.skin)
@@ -58,12 +60,6 @@ def vertex_colours(head: Head, template: np.ndarray, person: Person, eyes: np.nd
     mix((head.part == TONGUE).astype(float), np.array([0.34, 0.10, 0.10]))
     mix(((head.part > TONGUE) & (head.part <= RIGHT_EYE)).astype(float), np.array([0.7, 0.7, 0.7]))
     return np.clip(colour, 0.001, 1).astype(np.float32)
-
-
-def _with_beard(person: Person) -> Person:
-    from dataclasses import replace
-
-    return replace(person, facial_hair="short")
 
 
 def texture(person: Person) -> np.ndarray:

@@ -14,7 +14,19 @@ _POINTS = 8  # of a hair
 _BEARD_POINTS = 3
 # the hairline: angle from the front in degrees -> height in metres
 _LINE = np.array(
-    [(0, 0.068), (22, 0.068), (42, 0.058), (58, 0.038), (72, 0.012), (84, -0.012), (92, 0.0), (104, 0.012), (124, -0.02), (150, -0.06), (180, -0.07)]
+    [
+        (0, 0.068),
+        (22, 0.068),
+        (42, 0.058),
+        (58, 0.038),
+        (72, 0.012),
+        (84, -0.012),
+        (92, 0.0),
+        (104, 0.012),
+        (124, -0.02),
+        (150, -0.06),
+        (180, -0.07),
+    ]
 )
 # how each style lies: longest hair (m), lift off the skull (m), how much it hangs, curl (m), hairs, width (m)
 _STYLES: dict[str, tuple[float, float, float, float, int, float]] = {
@@ -27,8 +39,8 @@ _STYLES: dict[str, tuple[float, float, float, float, int, float]] = {
     "bob": (0.20, 0.016, 1.0, 0.003, 2300, 0.0036),
     "long": (0.33, 0.014, 1.0, 0.003, 2300, 0.0038),
     "wavy": (0.30, 0.020, 0.9, 0.010, 2300, 0.0040),
-    "curly": (0.13, 0.032, 0.5, 0.016, 2500, 0.0042),
-    "afro": (0.075, 0.070, 0.0, 0.012, 3000, 0.0046),
+    "curly": (0.14, 0.030, 0.5, 0.011, 2500, 0.0040),
+    "afro": (0.075, 0.055, 0.0, 0.004, 3600, 0.0044),
     "bun": (0.12, 0.006, 0.0, 0.001, 2200, 0.0032),
 }
 
@@ -99,6 +111,10 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     layer = lift * (0.25 + 0.75 * random.random(count) ** 0.7)
     phase, twist = random.uniform(0, 2 * np.pi, (2, count))
     lines = [start + out * 0.0005]
+    if style == "afro":  # a cloud of curls, not a brush
+        lines, length = [start + out * (layer * random.random(count) ** 0.5)[:, None]], 0.035 * random.uniform(0.7, 1.2, count)
+        comb = random.normal(size=(count, 3))
+        comb /= np.linalg.norm(comb, axis=1, keepdims=True)
     step = length / (_POINTS - 1)
     heading = out * (0.8 if style == "afro" else 0.12 if style in ("bun", "back", "bob", "long") else 0.3) + comb
     aside = np.where(where[:, 0] > person.parting, 1.0, -1.0)
@@ -112,9 +128,11 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
         point = lines[-1] + heading * step[:, None]
         if curl:
             side = np.cross(heading, out)
-            wave = number * (2.0 if style in ("curly", "afro") else 1.1) + phase
+            wave = number * (1.5 if style in ("curly", "afro") else 1.1) + phase
             point += (side * np.sin(wave)[:, None] + out * np.cos(wave + twist)[:, None]) * (curl * min(1.0, 2 * share))
-        point = reach.outside(point, layer * min(1.0, 2.2 * share) + 0.001)
+        point = reach.outside(
+            point, layer * (style != "afro") * min(1.0, 2.2 * share) + 0.001, lies=style not in ("afro", "crop", "shaved", "curly")
+        )
         if hang and style != "fringe":
             point = _off_the_face(point, aside, layer)
         lines.append(point)
@@ -127,7 +145,9 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     grey = random.random(count) < max(0, person.age - 0.6) * 0.35
     colour[grey] = 0.5 * colour[grey] + 0.12
     if style == "bun":
-        return _with_bun(Strands(roots, points - start[:, None], _spread(widths, count), colour, random.random(count)), person, random, reach)
+        return _with_bun(
+            Strands(roots, points - start[:, None], _spread(widths, count), colour, random.random(count)), person, random, reach
+        )
     return _strands(roots, points - start[:, None], _spread(widths, count), colour, random.random(count))
 
 
@@ -169,7 +189,9 @@ def _comb(style: str, start: np.ndarray, where: np.ndarray, out: np.ndarray, per
     elif style == "side":
         one = np.sign(person.parting) or 1.0
         top = where[:, 2:] > 0.06
-        way = np.where(top & (part[:, None] * one < 0), -one * sideways + 0.35 * back, part[:, None] * sideways * 0.5 + down * 0.6 + 0.5 * back)
+        way = np.where(
+            top & (part[:, None] * one < 0), -one * sideways + 0.35 * back, part[:, None] * sideways * 0.5 + down * 0.6 + 0.5 * back
+        )
     elif style in ("bob", "long", "wavy", "curly"):
         way = part[:, None] * sideways * 0.9 + down * 0.9 + back * (0.2 + 0.35 * np.clip(1 - around(where)[:, None] / 80, 0, 1))
         way = np.where(around(where)[:, None] > 120, down + 0.3 * back, way)
@@ -205,8 +227,8 @@ class _Reach:
         turn = (np.arctan2(way[..., 0], way[..., 1]) / (2 * np.pi) + 0.5) * self._round
         return height, turn, radius
 
-    def outside(self, points: np.ndarray, lift: np.ndarray) -> np.ndarray:
-        """The points [N, 3], those that lie less than `lift` [N] above the head moved out to there."""
+    def outside(self, points: np.ndarray, lift: np.ndarray, lies: bool = False) -> np.ndarray:
+        """The points [N, 3], those that lie less than `lift` [N] above the head moved out to there; hair that `lies` stays near it."""
         height, turn, radius = self._cells(points)
         row, column = height - 0.5, turn - 0.5
         r0, c0 = np.floor(row).astype(int), np.floor(column).astype(int)
@@ -218,6 +240,9 @@ class _Reach:
         # below the jaw hair hangs free
         far = np.where(points[..., 2] < -0.06, np.minimum(far, 0.085), far)
         wanted = np.maximum(radius, far + lift)
+        if lies:
+            hugging = np.clip((points[..., 2] + 0.02) / 0.05, 0, 1)
+            wanted -= hugging * np.maximum(wanted - (far + 1.5 * lift + 0.003), 0)
         return CENTRE + (points - CENTRE) * (wanted / np.maximum(radius, 1e-9))[..., None]
 
 
@@ -234,7 +259,9 @@ def _with_bun(hair: Strands, person: Person, random: np.random.Generator, reach:
     points = middle + one * radius * random.uniform(0.8, 1, (count, 1, 1))
     pick = random.integers(0, len(hair.offsets), count)
     start = hair.roots[pick].of(person.vertices)
-    roots = Places(np.concatenate([hair.roots.corners, hair.roots.corners[pick]]), np.concatenate([hair.roots.weights, hair.roots.weights[pick]]))
+    roots = Places(
+        np.concatenate([hair.roots.corners, hair.roots.corners[pick]]), np.concatenate([hair.roots.weights, hair.roots.weights[pick]])
+    )
     return _strands(
         roots,
         np.concatenate([hair.offsets, points - start[:, None]]),
@@ -309,7 +336,9 @@ def grow_beard(head: Head, template: np.ndarray, person: Person) -> Strands | No
     aside = np.sign(start[:, :1]) * np.array([0.9, 0, 0]) * np.clip(np.abs(start[:, :1]) / 0.012, 0, 1)
     way = out * 0.55 + np.array([0, 0, -0.9]) + np.where(upper, aside, 0) + random.normal(0, 0.22, out.shape)
     way /= np.linalg.norm(way, axis=1, keepdims=True)
-    length = lengths[person.facial_hair] * random.uniform(0.5, 1.1, len(start)) * np.where(upper[:, 0], 0.45, 1) * (0.7 + 0.6 * person.length)
+    length = (
+        lengths[person.facial_hair] * random.uniform(0.5, 1.1, len(start)) * np.where(upper[:, 0], 0.45, 1) * (0.7 + 0.6 * person.length)
+    )
     along = np.linspace(0, 1, _BEARD_POINTS)
     offsets = way[:, None] * (length[:, None] * along)[..., None] + out[:, None] * 0.001
     width = np.broadcast_to(0.0011 * np.array([1.0, 0.9, 0.3]), (len(start), 3))

@@ -21,8 +21,8 @@ class Places:
         """Values of vertices [V, C] -> float32 [..., C] at the places."""
         return np.einsum("...k,...kc->...c", self.weights, values[self.corners])
 
-    def __getitem__(self, index: object) -> "Places":
-        return Places(self.corners[index], self.weights[index])  # type: ignore[index]
+    def __getitem__(self, index: np.ndarray) -> "Places":
+        return Places(self.corners[index], self.weights[index])
 
 
 def cast(vertices: np.ndarray, triangles: np.ndarray, origins: np.ndarray, directions: np.ndarray) -> tuple[Places, np.ndarray]:
