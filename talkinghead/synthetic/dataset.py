@@ -163,7 +163,7 @@ class _Studio:
     """Draws all clips of a person, in a worker process."""
 
     def __init__(self, head: Head, seed: int, clips_each: int, size: int) -> None:
-        self._head, self._seed, self._clips_each, self._size = head, seed, clips_each, size
+        self._head, self._seed, self._clips_each, self._size, self._frames = head, seed, clips_each, size, FRAMES
 
     def __call__(self, job: _Job, alive: Callable[[], None]) -> dict[str, Any]:
         """Writes the clips, and returns the line of the report."""
@@ -176,15 +176,15 @@ class _Studio:
             for clip in range(self._clips_each):
                 random = np.random.default_rng((self._seed, job.number, 10, clip))
                 scene = draw_scene(random)
-                motion = draw_motion(list(self._head.action), FRAMES, random)
+                motion = draw_motion(list(self._head.action), self._frames, random)
                 points = track(actor, motion, scene, landmarks)
                 crop = frame_of(points)
                 part = clip + 1 if self._clips_each > 1 else 0
-                size, numbers = self._size, tuple(range(FRAMES))
+                size, numbers = self._size, tuple(range(self._frames))
                 info = ClipInfo(job.name, job.digest, job.name, FPS, (FRAME, FRAME), crop, numbers, size, DETECTOR, part)
                 frames = pictures(actor, motion, scene, crop, size, random)
                 write_clip(file, info, crop.points(points, size), (_living(frame, alive) for frame in frames))
-                shots.append({"first": 0, "last": FRAMES - 1, "seen": FRAMES, "kept": FRAMES, "clip": info.key})
+                shots.append({"first": 0, "last": self._frames - 1, "seen": self._frames, "kept": self._frames, "clip": info.key})
         looks = {"hair": person.style, "beard": person.facial_hair, "glasses": person.glasses > 0, "age": round(person.age, 2)}
         return {
             "file": job.name,
@@ -193,7 +193,7 @@ class _Studio:
             "verdict": "taken",
             "person": job.name,
             "layout": "synthetic",
-            "frames": FRAMES * self._clips_each,
+            "frames": self._frames * self._clips_each,
             "fps": FPS,
             "size": [FRAME, FRAME],
             "faces": 1,

@@ -8,7 +8,7 @@ from .head import Head
 from .landmarks import Landmarks
 from .motion import FPS, PITCH, ROLL, YAW, Motion, smoothed
 
-_RIGID = np.array([*range(27, 36), 36, 39, 42, 45, 0, 1, 15, 16])  # points that hardly move but with the head
+_RIGID = np.array([*range(27, 36), 36, 39, 42, 45])  # points that hardly move but with the head
 _ACTIONS = (
     *("jawOpen", "mouthFunnel", "mouthPucker", "mouthSmileLeft", "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight"),
     *("mouthLeft", "mouthRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "browDownLeft", "browDownRight"),

@@ -7,6 +7,7 @@ pytest.importorskip("anny", reason="anny, whose heads are drawn here, is not ins
 
 from talkinghead.clip import Track
 from talkinghead.errors import TalkingheadError
+from talkinghead.synthetic.actor import rotation
 from talkinghead.synthetic.driven import motion_from_track
 from talkinghead.synthetic.head import Head, load_head
 from talkinghead.synthetic.landmarks import Landmarks
@@ -62,11 +63,10 @@ def test_mouths_speak_and_eyes_blink(head: Head, motions: list[Motion]) -> None:
 
 
 def test_a_track_drives(head: Head, motions: list[Motion]) -> None:
-    drawn = max(motions, key=lambda motion: float(level(head, motion, "jawOpen").std()))
+    talking = [motion for motion in motions if level(head, motion, "jawOpen").std() > 0.1]
+    drawn = max(talking, key=lambda motion: float(np.ptp(motion.turn[:, 1])))
     person, landmarks = draw_person(head, 3, 1), Landmarks(head, head.template)
     points = []
-    from talkinghead.synthetic.actor import rotation
-
     for turn, actions in zip(drawn.turn, drawn.actions, strict=True):
         face = person.vertices + (actions @ head.actions.reshape(len(actions), -1)).reshape(-1, 3)
         space = np.stack([face[:, 0], -face[:, 2], face[:, 1]], axis=1) @ rotation(turn).T + [0, 0, 1.2]
@@ -75,9 +75,10 @@ def test_a_track_drives(head: Head, motions: list[Motion]) -> None:
     assert len(found) == len(drawn)
     for axis, off in ((0, 6), (1, 8), (2, 3)):
         assert np.corrcoef(found.turn[:, axis], drawn.turn[:, axis])[0, 1] > 0.9
-        assert np.abs(found.turn[:, axis] - drawn.turn[:, axis] - np.median(found.turn[:, axis] - drawn.turn[:, axis])).max() < off
+        difference = found.turn[:, axis] - drawn.turn[:, axis]
+        assert np.abs(difference - np.median(difference)).max() < off
     for name in ("jawOpen", "eyeBlinkLeft"):
-        assert np.corrcoef(level(head, found, name), level(head, drawn, name))[0, 1] > 0.7
+        assert np.corrcoef(level(head, found, name), level(head, drawn, name))[0, 1] > 0.6  # lids also follow the gaze
 
 
 def test_a_track_of_another_rate_keeps_its_length(head: Head) -> None:
