@@ -67,8 +67,8 @@ class Actor:
         self._actions = head.actions.reshape(len(head.actions), -1)
         self._lay_out(template)
         self.skin, self.cloth = texture(person), fabric(person)
-        white = np.array([0.62, 0.58, 0.54]) * (1 - 0.12 * person.age)
-        self.eye = np.stack([white, person.iris, person.iris * 0.25, [0.44, person.pupil, 0.0]]).astype(np.float32)
+        white = np.array([0.50, 0.47, 0.44]) * (1 - 0.12 * person.age)
+        self.eye = np.stack([white, person.iris * 0.6, person.iris * 0.15, [0.44, person.pupil, 0.0]]).astype(np.float32)
         self.open = np.ones(len(self.colour), np.float32)
         self.open = self._openness()
 
@@ -201,7 +201,14 @@ class Actor:
                 total[side] += weight
         opened = (seen / np.maximum(total, 1e-6)).clip(0, 1)
         opened = np.concatenate([opened[0, : len(pose.skin)], opened[:, len(pose.skin) :].max(axis=0)])
-        return np.where(strand, 0.25 + 0.85 * opened, opened).clip(0, 1).astype(np.float32)
+        opened = np.where(strand, 0.25 + 0.85 * opened, opened)
+        # the end of the neck is inside the body's, glasses are thin, and teeth are seen when the mouth is open wider than here
+        least = np.zeros(len(opened))
+        least[: len(pose.skin)] = np.clip((-0.095 - self._rest[:, 2]) / 0.03, 0, 1) * 0.8 * (self._rest[:, 1] > 0.0)
+        least[len(pose.skin) : len(pose.skin) + len(pose.props)] = np.concatenate(
+            [np.full(len(prop.vertices), prop.least) for prop in self._props]
+        )
+        return np.maximum(opened, least).clip(0, 1).astype(np.float32)
 
 
 class _Place:

@@ -148,7 +148,7 @@ def draw_person(head: Head, seed: int, number: int) -> Person:
             float(random.uniform(0.55, 1.0)),
         ),
         makeup=float(random.uniform(0.3, 1) if female and random.random() < 0.6 else random.uniform(0, 0.2)),
-        pupil=float(random.uniform(0.3, 0.5)),
+        pupil=float(random.uniform(0.34, 0.55)),
         glasses=int(random.integers(1, 4)) if random.random() < 0.24 else 0,
         size=float(random.uniform(0.9, 1.15)),
         garment=str(random.choice(GARMENTS)),

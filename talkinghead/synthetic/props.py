@@ -1,6 +1,6 @@
 """What the head model lacks: eyeballs, teeth, glasses, and shoulders with clothes. All in the head's axes, at rest."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Prop:
         material: one for all, or int32 [T].
         place, colour: float32 [V, 3], as in `raster.Mesh`.
         follows: what it moves with: "head", "jaw", "body", "left" or "right" (an eye).
+        least: how open its surroundings are taken to be, at least.
     """
 
     vertices: np.ndarray
@@ -26,7 +27,8 @@ class Prop:
     material: int | np.ndarray
     place: np.ndarray
     colour: np.ndarray
-    follows: str = field(default="head")
+    follows: str = "head"
+    least: float = 0.0
 
 
 def grid(rows: int, columns: int, closed: bool = False) -> np.ndarray:
@@ -84,7 +86,7 @@ def teeth(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
         shade = (1 - 0.45 * gap) * (1 - 0.5 * x**2)
         colour = white * shade[None, :, None] * np.ones((rows, 1, 1))
         colour[down < 0.3] = gum * shade[:, None]
-        made.append(_sheet(place, colour, raster.MATTE, "head" if upper else "jaw"))
+        made.append(_sheet(place, colour, raster.MATTE, "head" if upper else "jaw", least=0.5))
     return made
 
 
@@ -100,10 +102,12 @@ def seam_height(head: Head, vertices: np.ndarray) -> float:
     )
 
 
-def _sheet(place: np.ndarray, colour: np.ndarray, material: int, follows: str, lookup: np.ndarray | None = None) -> Prop:
+def _sheet(
+    place: np.ndarray, colour: np.ndarray, material: int, follows: str, lookup: np.ndarray | None = None, least: float = 0.0
+) -> Prop:
     rows, columns = place.shape[:2]
     at = place if lookup is None else lookup
-    return Prop(place.reshape(-1, 3), grid(rows, columns), material, at.reshape(-1, 3), colour.reshape(-1, 3), follows)
+    return Prop(place.reshape(-1, 3), grid(rows, columns), material, at.reshape(-1, 3), colour.reshape(-1, 3), follows, least)
 
 
 def torso(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
@@ -119,8 +123,8 @@ def torso(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
     # height below the neck's end, half width, half depth
     shape = np.array(
         [
-            (0.012, 0.93 * wide, 0.90 * deep),
-            (-0.012, 1.00 * wide, 0.97 * deep),
+            (0.012, 0.955 * wide, 0.93 * deep),
+            (-0.012, 1.01 * wide, 0.99 * deep),
             (-0.026, 1.14 * wide, 1.04 * deep),
             (-0.038, 1.50 * wide, 1.12 * deep),
             (-0.052, 0.62 * broad, 1.25 * deep),
@@ -140,8 +144,8 @@ def torso(head: Head, vertices: np.ndarray, person: Person) -> list[Prop]:
     place[..., 1] = middle[1] + profile[:, 2:3] * ring[:, 1] + 0.008 * (profile[:, :1] < -0.03)
     place[..., 2] = top + profile[:, :1]
     front = np.clip(ring[:, 1] * -1, 0, 1)[None]  # 1 in front
-    skin = np.broadcast_to(person.skin * 0.95, place.shape).copy()
-    made = [_sheet(place, skin, raster.MATTE, "body")]
+    skin = np.broadcast_to(person.skin, place.shape)
+    made = [_sheet(place, skin, raster.MATTE, "body", least=0.7)]
     made[0].material = raster.SKIN
     made[0].place = np.broadcast_to([0.0, 0.0, -0.1], made[0].vertices.shape) + made[0].vertices * 0.1
     neckline = {
@@ -200,7 +204,7 @@ def glasses(head: Head, vertices: np.ndarray, person: Person, balls: np.ndarray)
     if not person.glasses:
         return []
     random = np.random.default_rng((*person.seed, 8))
-    size, thick = person.size, random.uniform(0.0009, 0.0021)
+    size, thick = person.size, random.uniform(0.0011, 0.0022)
     half_width, half_height, power = {1: (0.0225, 0.0215, 2.0), 2: (0.0255, 0.0185, 2.4), 3: (0.0265, 0.0195, 4.0)}[person.glasses]
     half_width, half_height = half_width * size, half_height * size
     bridge = vertices[(np.abs(vertices[:, 0]) < 0.003) & (np.abs(vertices[:, 2]) < 0.02) & (head.part == SKIN)]
@@ -231,7 +235,7 @@ def _tube(line: np.ndarray, radius: float, colour: np.ndarray) -> Prop:
     other = np.cross(along, one)
     turn = np.linspace(0, 2 * np.pi, 7)
     place = line[:, None] + radius * (np.cos(turn)[:, None] * one[:, None] + np.sin(turn)[:, None] * other[:, None])
-    return _sheet(place, np.broadcast_to(colour, place.shape), raster.GLOSS, "head")
+    return _sheet(place, np.broadcast_to(colour, place.shape), raster.GLOSS, "head", least=0.8)
 
 
 def fabric(person: Person) -> np.ndarray:

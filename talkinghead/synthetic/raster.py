@@ -367,8 +367,8 @@ def _kernels() -> SimpleNamespace:
             c = (c % cloth.shape[1] + cloth.shape[1]) % cloth.shape[1]
             base = wp.cw_mul(base, cloth[r, c])
         if kind == 5:
-            gloss = 0.6
-            sharp = 60.0
+            gloss = 0.12
+            sharp = 25.0
         shaded = wp.vec3(0.0, 0.0, 0.0)
         sight = lit(shadow, shadow_frame, p, 0.006)
         for each in range(3):

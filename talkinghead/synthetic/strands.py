@@ -11,6 +11,7 @@ from .surface import Places, cast, scatter
 CENTRE = np.array([0.0, 0.06, 0.02])
 """Of the skull, in metres from the middle of the eyes."""
 _POINTS = 8  # of a hair
+_CURLED = 12  # of one that winds
 _BEARD_POINTS = 3
 # the hairline: angle from the front in degrees -> height in metres
 _LINE = np.array(
@@ -36,10 +37,10 @@ _STYLES: dict[str, tuple[float, float, float, float, int, float]] = {
     "side": (0.075, 0.014, 0.35, 0.002, 2300, 0.0032),
     "back": (0.085, 0.014, 0.1, 0.002, 2300, 0.0032),
     "fringe": (0.095, 0.012, 0.6, 0.002, 2400, 0.0032),
-    "bob": (0.20, 0.016, 1.0, 0.003, 2300, 0.0036),
-    "long": (0.33, 0.014, 1.0, 0.003, 2300, 0.0038),
-    "wavy": (0.30, 0.020, 0.9, 0.010, 2300, 0.0040),
-    "curly": (0.14, 0.030, 0.5, 0.011, 2500, 0.0040),
+    "bob": (0.20, 0.016, 1.0, 0.003, 2500, 0.0031),
+    "long": (0.33, 0.014, 1.0, 0.003, 2600, 0.0032),
+    "wavy": (0.30, 0.020, 0.9, 0.009, 2000, 0.0036),
+    "curly": (0.15, 0.030, 0.5, 0.010, 2000, 0.0036),
     "afro": (0.075, 0.055, 0.0, 0.004, 3600, 0.0044),
     "bun": (0.12, 0.006, 0.0, 0.001, 2200, 0.0032),
 }
@@ -103,6 +104,7 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     comb = _comb(style, start, where, out, person, random)
     length = longest * random.uniform(0.75, 1.0, count)
+    points_each = _CURLED if style in ("wavy", "curly") else _POINTS
     if style in ("short", "side", "back", "crop"):  # sides and neck are cut shorter
         length *= np.interp(where[:, 2], (-0.05, 0.03, 0.075), (0.25, 0.5, 1.0))
     if style == "fringe":
@@ -115,12 +117,12 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
         lines, length = [start + out * (layer * random.random(count) ** 0.5)[:, None]], 0.035 * random.uniform(0.7, 1.2, count)
         comb = random.normal(size=(count, 3))
         comb /= np.linalg.norm(comb, axis=1, keepdims=True)
-    step = length / (_POINTS - 1)
+    step = length / (points_each - 1)
     heading = out * (0.8 if style == "afro" else 0.12 if style in ("bun", "back", "bob", "long") else 0.3) + comb
     aside = np.where(where[:, 0] > person.parting, 1.0, -1.0)
     wild = random.normal(0, 0.35 if style == "afro" else 0.09, (count, 3))
-    for number in range(1, _POINTS):
-        share = number / (_POINTS - 1)
+    for number in range(1, points_each):
+        share = number / (points_each - 1)
         # above the ears hair lies as it is combed, below it hangs
         hanging = hang * np.clip((0.045 - lines[-1][:, 2:]) / 0.06, 0.15 * share, 1)
         heading = heading * 0.45 + comb * (1 - hanging) * 0.8 + np.array([0, 0, -1.4]) * hanging + wild * 0.5
@@ -128,8 +130,10 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
         point = lines[-1] + heading * step[:, None]
         if curl:
             side = np.cross(heading, out)
-            wave = number * (1.5 if style in ("curly", "afro") else 1.1) + phase
-            point += (side * np.sin(wave)[:, None] + out * np.cos(wave + twist)[:, None]) * (curl * min(1.0, 2 * share))
+            wave = number * (1.1 if style in ("curly", "afro") else 0.7) + phase
+            point += (side * np.sin(wave)[:, None] + out * np.cos(wave + twist)[:, None]) * (
+                curl * min(1.0, 2 * share) * _POINTS / points_each
+            )
         point = reach.outside(
             point, layer * (style != "afro") * min(1.0, 2.2 * share) + 0.001, lies=style not in ("afro", "crop", "shaved", "curly")
         )
@@ -137,10 +141,10 @@ def grow_hair(head: Head, template: np.ndarray, person: Person) -> Strands | Non
             point = _off_the_face(point, aside, layer)
         lines.append(point)
     points = np.stack(lines, axis=1)
-    widths = width * np.interp(np.arange(_POINTS) / (_POINTS - 1), (0, 0.6, 1), (1, 0.9, 0.25)) / 2
-    shade = random.normal(1, 0.16, (count, 1)).clip(0.55, 1.6) * (0.72 + 0.4 * np.linspace(0, 1, _POINTS))
+    widths = width * np.interp(np.linspace(0, 1, points_each), (0, 0.6, 1), (1, 0.9, 0.25)) / 2
+    shade = random.normal(1, 0.16, (count, 1)).clip(0.55, 1.6) * (0.72 + 0.4 * np.linspace(0, 1, points_each))
     if style in ("long", "wavy", "bob") and person.tone < 0.6:  # tips bleach in the sun
-        shade = shade * (1 + 0.35 * (person.curl - 0.3) * np.linspace(0, 1, _POINTS))
+        shade = shade * (1 + 0.35 * (person.curl - 0.3) * np.linspace(0, 1, points_each))
     colour = person.hair * shade[..., None]
     grey = random.random(count) < max(0, person.age - 0.6) * 0.35
     colour[grey] = 0.5 * colour[grey] + 0.12
