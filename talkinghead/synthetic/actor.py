@@ -14,7 +14,7 @@ from .strands import grow_beard, grow_brows, grow_hair
 
 PIVOT = np.array([0.0, 0.075, -0.06], dtype=np.float32)
 """What a head turns about, in metres from the middle of the eyes."""
-_DIRECTIONS = 40  # from which it is tested how open a place is
+_DIRECTIONS = 26  # from which it is tested how open a place is
 _OPEN_SIDE = 176
 
 
@@ -107,6 +107,11 @@ class Actor:
     def face(self, actions: np.ndarray) -> np.ndarray:
         """float32 [V, 3]: the face at rest in the head's axes, with facial actions [A]."""
         return self._rest + (actions @ self._actions).reshape(-1, 3)
+
+    def skin_in(self, motion: Motion, frame: int, distance: float, height: float) -> np.ndarray:
+        """float32 [V, 3]: the face alone of `pose`."""
+        place = _Place(rotation(motion.turn[frame]), motion.shift[frame], distance, height)
+        return place(self.face(motion.actions[frame]), self._turns)
 
     def pose(self, motion: Motion, frame: int, distance: float, height: float) -> Pose:
         """Everything in its place in one frame."""

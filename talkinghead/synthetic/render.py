@@ -28,8 +28,7 @@ def track(actor: Actor, motion: Motion, scene: Scene, landmarks: Landmarks) -> n
     focal, centre = camera(scene)
     found = []
     for frame in range(len(motion)):
-        skin = actor.pose(motion, frame, scene.distance, scene.height).skin
-        found.append(landmarks.of(skin, focal, centre))
+        found.append(landmarks.of(actor.skin_in(motion, frame, scene.distance, scene.height), focal, centre))
     return np.stack(found).astype(np.float32)
 
 

@@ -290,7 +290,8 @@ def grow_brows(head: Head, template: np.ndarray, person: Person) -> Strands:
     z = z + random.uniform(-1, 1, count) * 0.0034 * thick * np.interp(share, (0, 0.15, 0.6, 1), (0.9, 1.0, 0.7, 0.25))
     side = np.where(np.arange(count) % 2, 1.0, -1.0)
     origins = np.stack([side * x, np.full(count, -0.3), z], axis=1)
-    roots, met = cast(template, head.triangles, origins, np.broadcast_to([0.0, 1.0, 0.0], origins.shape))
+    ridge = (np.abs(template[:, 2] - 0.02) < 0.03) & (template[:, 1] < 0.03)
+    roots, met = cast(template, head.triangles[ridge[head.triangles].all(axis=1)], origins, np.broadcast_to([0.0, 1.0, 0.0], origins.shape))
     roots, share, side = roots[met], share[met], side[met]
     rise = np.interp(share, (0, 0.35, 0.7, 1), (1.2, 0.35, -0.1, -0.5)) + random.normal(0, 0.15, len(share))
     way = np.stack([side * np.cos(rise), 0.35 * share, np.sin(rise)], axis=1)
