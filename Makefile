@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.bench_ready
-EXTRAS := app,dlib,landmarks,train,demo,evaluate,test,dev
+EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test bench lint clean

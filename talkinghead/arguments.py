@@ -124,8 +124,8 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_face(it)
     _add_landmarks(it)
 
-    it = verb("prepare", "make of videos the data that `talkinghead train` reads; started again, an interrupted run goes on")
-    it.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
+    it = verb("prepare", "make of videos, or draw, the data that `talkinghead train` reads; started again, an interrupted run goes on")
+    it.add_argument("videos", nargs="*", metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
     it.add_argument("--out", required=True, metavar="DATA", help="the folder to write")
     it.add_argument("--size", type=_whole(1), default=256, metavar="N", help="side of the frames in pixels (default: %(default)s)")
     it.add_argument(
@@ -134,6 +134,14 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         help="who is in which video: tab-separated columns file, person (default: as the layout of VoxCeleb, HDTF, CelebV-HQ or plain "
         "folders tells)",
     )
+    it.add_argument(
+        "--synthetic",
+        type=_whole(1),
+        metavar="PEOPLE",
+        help="draw so many people instead of reading videos: pip install 'talkinghead[synthetic]'",
+    )
+    it.add_argument("--clips-each", type=_whole(1), default=4, metavar="N", help="clips of each drawn person (default: %(default)s)")
+    _add_seed(it)
     it.add_argument("--workers", type=_whole(1), metavar="N", help="processes that work at a time (default: one for each core)")
     it.add_argument(
         "--min-face",
@@ -351,6 +359,7 @@ is no error here: the outcome shows it. --json tells frames, faces, gaps, doubtf
 example:
   talkinghead prepare clips/ --out data --size 64 --people people.tsv
   talkinghead prepare VoxCeleb2/dev/mp4 --out data          # its folders tell the people
+  talkinghead prepare --synthetic 500 --clips-each 4 --seed 0 --out people --size 64   # people that are drawn
   talkinghead train data --preset tiny --out run
 
 people.tsv, its columns separated by a tab; a name may begin with the folders that the file lies in:

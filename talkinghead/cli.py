@@ -30,6 +30,7 @@ from .landmarks.face import Detector
 from .overlay import draw_found
 from .ranking import PICTURE_SIDE, rank_drivers
 from .ranking import lines as ranking_lines
+from .synthetic.dataset import synthesise
 from .training.finetune import finetune
 from .training.meta import train
 
@@ -58,6 +59,14 @@ def _landmarks(given: argparse.Namespace, console: Console) -> None:
 
 
 def _prepare(given: argparse.Namespace, console: Console) -> None:
+    if given.synthetic is not None:
+        if given.videos or given.people is not None:
+            raise TalkingheadError("--synthetic draws its people: leave the videos and --people out, or --synthetic")
+        made = synthesise(given.synthetic, given.clips_each, given.out, given.size, given.seed, given.workers, console.progress)
+        console.result(made.as_dict(), made.lines())
+        return
+    if not given.videos:
+        raise TalkingheadError("prepare: no videos given; name videos or folders of them, or --synthetic PEOPLE")
     filters = Filters(given.min_face, given.min_frames, given.min_sharpness, given.second_face)
     people = None if given.people is None else read_people(given.people)
     detector = _detector(given, console)

@@ -36,7 +36,14 @@ LAYERS: tuple[set[str], ...] = (
 
 HARD = {"torch", "numpy", "safetensors"}
 HEAVY = {"cv2", "triton", "onnx", "onnxruntime", "tensorrt", "webdataset", "scipy", "torchvision", "tensorboard"}
-DISTRIBUTIONS = {"PIL": "pillow", "dlib": "dlib-bin", "skimage": "scikit-image", "skvideo": "scikit-video", "tensorrt": "tensorrt-rtx-cu13"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "dlib": "dlib-bin",
+    "skimage": "scikit-image",
+    "skvideo": "scikit-video",
+    "tensorrt": "tensorrt-rtx-cu13",
+    "warp": "warp-lang",
+}
 """What an import name is called when it is installed, where that is another name."""
 
 

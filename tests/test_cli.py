@@ -112,7 +112,7 @@ def test_seed_quiet_json_where_they_mean_something() -> None:
         given = parse([verb, *rest])
         assert given.json is False
         assert hasattr(given, "quiet") == (verb != "info")
-        assert hasattr(given, "seed") == (verb in ("demo", "finetune", "train", "evaluate"))
+        assert hasattr(given, "seed") == (verb in ("demo", "finetune", "prepare", "train", "evaluate"))
     assert parse(["demo", "--seed", "7"]).seed == 7
 
 

@@ -147,7 +147,7 @@ def prepare(
     examiner = Examiner(opened, size, filters, out)
     settings = {"version": VERSION, "size": size, "detector": opened.name, "filters": asdict(filters)}
     try:
-        with _workplace(out) as place, Book(out, settings) as book:
+        with workplace(out) as place, Book(out, settings) as book:
             run = _Run(book, place)
             with closing(in_order(examiner, run.jobs(sources), workers)) as results:
                 for entry, result in progress(results, len(sources), "videos"):
@@ -262,7 +262,7 @@ class _Run:
 
 
 @contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
+def workplace(out: Path) -> Iterator[Path]:
     """A hidden folder for files that are not whole yet, for one run at a time; what a killed run left behind is removed."""
     hidden, made = out / _HIDDEN, not out.exists()
     hidden.mkdir(parents=True, exist_ok=True)

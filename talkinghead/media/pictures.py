@@ -116,7 +116,7 @@ def _quiet() -> Iterator[None]:
     """Without what Pillow, and libtiff behind its back, say of damage: what cannot be read becomes an error of ours."""
     log = logging.getLogger("PIL")
     level = log.level
-    with warnings.catch_warnings(), _no_stderr():
+    with warnings.catch_warnings(), no_stderr():
         warnings.simplefilter("ignore")
         log.setLevel(logging.CRITICAL + 1)
         try:
@@ -126,7 +126,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _no_stderr() -> Iterator[None]:
+def no_stderr() -> Iterator[None]:
     """Without what C code writes to the process's stderr."""
     try:
         stderr = os.dup(2)

@@ -1,0 +1,1 @@
+"""People to learn from: talking heads of nobody, drawn with their exact landmarks."""
