@@ -174,7 +174,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("train", "meta-learn a model on prepared data; started again, an interrupted run goes on")
-    it.add_argument("data", metavar="DATA", help="from `talkinghead prepare`")
+    it.add_argument("data", nargs="+", metavar="DATA", help="from `talkinghead prepare`; each of several is drawn from alike often")
     it.add_argument("--out", required=True, metavar="RUN", help="the run's folder: model, state, TensorBoard's log")
     it.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the networks (default: %(default)s)")
     it.add_argument(
@@ -373,6 +373,7 @@ and why it was left out. Interrupt it at any time; the same command goes on wher
 example:
   talkinghead prepare clips/ --out data --size 64
   talkinghead train data --preset tiny --out run --leave-out bob
+  talkinghead train people data --preset tiny --out run2       # drawn and filmed people, half of the episodes each
   tensorboard --logdir run/log
   talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
 

@@ -38,10 +38,10 @@ class Episodes:
 
 
 class EpisodeSource:
-    """Draws episodes from prepared shards; people alike often, then their videos, then their variants.
+    """Draws episodes from prepared shards: data sets alike often, then their people, then their videos, then their variants.
 
     Args:
-        folder: what `talkinghead prepare` wrote.
+        folders: what `talkinghead prepare` wrote, one or several data sets; a name in two of them is two people.
         size: of the frames in pixels.
         shots: K.
         batch: episodes a step.
@@ -50,23 +50,37 @@ class EpisodeSource:
         leave_out: people not to draw from.
 
     Raises:
-        TalkingheadError: no clip is left, or none has 1 + K frames.
+        TalkingheadError: of a data set no clip is left, or none has 1 + K frames; or one is given twice.
     """
 
     def __init__(
-        self, folder: str | Path, size: int, shots: int, batch: int, variants: int, seed: int, leave_out: Sequence[str] = ()
+        self,
+        folders: str | Path | Sequence[str | Path],
+        size: int,
+        shots: int,
+        batch: int,
+        variants: int,
+        seed: int,
+        leave_out: Sequence[str] = (),
     ) -> None:
-        clips = read_index(folder)
-        unknown = set(leave_out) - {clip.person for clip in clips}
+        folders = [folders] if isinstance(folders, str | Path) else list(folders)
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise TalkingheadError(f"{', '.join(map(str, folders))}: a data set is named twice; name each once")
+        unknown = set(leave_out)
+        self.clips: list[ShardClip] = []
+        self.sets: list[list[list[int]]] = []  # of each data set, of each person the numbers of the clips
+        for folder in folders:
+            people: dict[str, list[int]] = {}
+            for clip in read_index(folder):
+                unknown.discard(clip.person)
+                if clip.person not in leave_out and len(clip.landmarks) > shots:
+                    people.setdefault(clip.person, []).append(len(self.clips))
+                    self.clips.append(clip)
+            if not people:
+                raise TalkingheadError(f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer videos")
+            self.sets.append([people[name] for name in sorted(people)])
         if unknown:
-            raise TalkingheadError(f"{folder}: there is nobody called {', '.join(sorted(unknown))} to leave out")
-        self.clips = [clip for clip in clips if clip.person not in leave_out and len(clip.landmarks) > shots]
-        if not self.clips:
-            raise TalkingheadError(f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer videos")
-        people: dict[str, list[int]] = {}
-        for index, clip in enumerate(self.clips):
-            people.setdefault(clip.person, []).append(index)
-        self.people = [people[name] for name in sorted(people)]
+            raise TalkingheadError(f"{', '.join(map(str, folders))}: there is nobody called {', '.join(sorted(unknown))} to leave out")
         self.size, self.shots, self.batch, self.variants, self.seed = size, shots, batch, variants, seed
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -86,7 +100,8 @@ class EpisodeSource:
         )
 
     def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int]:
-        videos = self.people[random.integers(len(self.people))]
+        people = self.sets[random.integers(len(self.sets))]
+        videos = people[random.integers(len(people))]
         index = videos[random.integers(len(videos))]
         clip = self.clips[index]
         chosen = random.choice(len(clip.landmarks), 1 + self.shots, replace=False)

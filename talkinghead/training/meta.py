@@ -133,7 +133,7 @@ class MetaLearner:
 
 
 def train(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     preset: str = "tiny",
     variant: str = "ft",
@@ -147,7 +147,7 @@ def train(
     """Meta-learn on prepared shards; goes on where an interrupted run stopped, on a CPU bit for bit.
 
     Args:
-        data: folder that `prepare` wrote.
+        data: folder that `prepare` wrote, or several: each is drawn from alike often.
         out: folder of the run: `state.safetensors`, `model.safetensors`, TensorBoard's files in `log`.
         preset: "paper", "small" or "tiny".
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -52,3 +54,17 @@ def test_people_left_out_do_not_appear(face_shards):
 def test_clips_shorter_than_an_episode_are_named(face_shards):
     with pytest.raises(TalkingheadError, match="no clip has the 301 frames"):
         EpisodeSource(face_shards, 64, 300, 1, 1, seed=0)
+
+
+def test_each_data_set_gives_as_many_episodes(face_shards, tmp_path):
+    copy = shutil.copytree(face_shards, tmp_path / "copy")
+    source = EpisodeSource([face_shards, copy], 64, 3, 8, 2, seed=0)
+    source.sets[1] = source.sets[1][:1]  # of fewer people
+    columns = torch.cat([source.draw(step).columns for step in range(60)])
+    assert 0.44 < (columns < source.columns // 2).float().mean() < 0.56
+    assert len({clip.key for clip in source.clips}) == len(source.clips) // 2  # the same names, and yet columns of their own
+
+
+def test_a_data_set_named_twice_is_told(face_shards):
+    with pytest.raises(TalkingheadError, match="named twice"):
+        EpisodeSource([face_shards, str(face_shards) + "/"], 64, 3, 1, 1, seed=0)
