@@ -10,12 +10,28 @@ import numpy as np
 import pytest
 
 from talkinghead.clip import Clip
+from talkinghead.config import NetworkConfig
 from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.crop import Crop
 from talkinghead.data.read import read_clip
 from talkinghead.data.shards import ClipInfo
 from talkinghead.landmarks.face import Face
 from talkinghead.media.video import write_video
+
+SMALL_NETWORKS = NetworkConfig(
+    image_size=32,
+    encoder=(8, 16),
+    encoder_attention=1,
+    down=(8, 16),
+    down_attention=1,
+    residual=1,
+    up=(16, 8),
+    up_attention=1,
+    spectral_embedder=False,
+    spectral_generator=False,
+    spectral_discriminator=False,
+)
+"""The least that has every part."""
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import torch
 import damaged
 import damaged_own
 from alone import NO_DISK, Call, Crew, Outcome
+from conftest import SMALL_NETWORKS
 from damaged import write
 from good_media import LONG
 from talkinghead.checkpoint import Model, Person, load_model, random_model, save_model, save_person
@@ -32,19 +33,6 @@ SEED = 20
 LOG = os.environ.get("TALKINGHEAD_CORPUS_LOG")
 """A file to add every call to: its name, exit code, time at work, memory and fault."""
 GROUPS = ("whole", "cut", "flipped", "overwritten", "swapped", "videos", "pictures", "strangers", "names", "special")
-SMALL = NetworkConfig(
-    image_size=32,
-    encoder=(8, 16),
-    encoder_attention=1,
-    down=(8, 16),
-    down_attention=1,
-    residual=1,
-    up=(16, 8),
-    up_attention=1,
-    spectral_embedder=False,
-    spectral_generator=False,
-    spectral_discriminator=False,
-)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +45,7 @@ def small(place: Path) -> Path:
     """A model that draws ten thousand frames in seconds."""
     path = place / "small.safetensors"
     made = random_model("tiny", seed=1)
-    save_model(random_model_of(SMALL, made), path)
+    save_model(random_model_of(SMALL_NETWORKS, made), path)
     return path
 
 
@@ -92,7 +80,7 @@ def person(crew: Crew, media: dict[str, list[Path]], small: Path, place: Path) -
 def full(small: Path, place: Path) -> Path:
     """A person with a generator of their own."""
     path, model = place / "full.safetensors", load_model(small)
-    generator = Generator(SMALL, projection=False)
+    generator = Generator(SMALL_NETWORKS, projection=False)
     styles, reference = torch.rand(1, generator.style_length), np.random.default_rng(SEED).uniform(0.2, 0.8, (68, 2)).astype(np.float32)
     save_person(Person(model.config, generator, styles, reference, model.digest, feed_forward=False), path)
     return path

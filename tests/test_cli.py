@@ -451,13 +451,13 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
         return model
 
     monkeypatch.setattr(cli, "train", seen)
-    command = ["train", "data", "--out", "run", "--preset", "small", "--variant", "ff", "--steps", "12", "--seed", "5"]
+    command = ["train", "people", "data", "--out", "run", "--preset", "small", "--variant", "ff", "--steps", "12", "--seed", "5"]
     assert cli.main([*command, "--leave-out", "bob", "ann", "--perceptual", "vgg19=a.pt", "vggface=b.pt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
     [call] = calls
     assert callable(call.pop("progress"))
     assert call == {
-        "data": "data",
+        "data": ["people", "data"],
         "out": "run",
         "preset": "small",
         "variant": "ff",

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import draw_video
+from conftest import SMALL_NETWORKS, draw_video
 from talkinghead import cli
 from talkinghead.checkpoint import load_model, random_model, save_model
-from talkinghead.config import Config, NetworkConfig, preset
+from talkinghead.config import Config, preset
 from talkinghead.evaluation.clips import DEFAULT_ROWS, ROWS, Measure, Protocol
 from talkinghead.evaluation.judge import METRICS
 from talkinghead.evaluation.material import find_subjects
 
-NETWORKS = NetworkConfig(
-    image_size=64,
-    encoder=(8, 16),
-    encoder_attention=1,
-    down=(8, 16),
-    down_attention=1,
-    residual=1,
-    up=(16, 8),
-    up_attention=1,
-    spectral_embedder=False,
-    spectral_generator=False,
-    spectral_discriminator=False,
-    discriminator_gain=0.01,
-    embedding_gain=0.01,
-)
+NETWORKS = replace(SMALL_NETWORKS, image_size=64, discriminator_gain=0.01, embedding_gain=0.01)
 
 
 @pytest.fixture(scope="module")
