@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench.kernels.harness import Case, check, error  # noqa: E402
+from bench.kernels.harness import Case, check, error, measure  # noqa: E402
 from bench.kernels.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
 from bench.report import figures, report  # noqa: E402
 
@@ -86,6 +86,13 @@ def test_a_provider_that_does_not_exist_is_listed():
 
     errors, missing = check(case(mine=absent))
     assert errors == {"stock": 0.0} and missing == {"mine": "no kernel"}
+
+
+def test_the_reference_is_timed_only_where_nothing_else_of_ours_runs():
+    x = torch.ones(4)
+    beside = measure(case(reference=lambda: x, cpp=lambda: x), Budget(0, 2, 2))
+    alone = measure(case(reference=lambda: x), Budget(0, 2, 2))
+    assert set(beside["times"]) == {"stock", "cpp"} and set(alone["times"]) == {"stock", "reference"}
 
 
 def test_error_is_relative_and_the_worst():
