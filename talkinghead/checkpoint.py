@@ -24,7 +24,7 @@ from .errors import TalkingheadError
 from .files import replacing
 from .networks import Discriminator, Embedder, Generator
 
-VERSION = 1
+VERSION = 2
 _HEADER = {"config": dict, "provenance": dict}
 _HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
@@ -78,6 +78,11 @@ class Person:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+def networks_of(model: Model) -> dict[str, nn.Module]:
+    """E, G and D by name."""
+    return {"embedder": model.embedder, "generator": model.generator, "discriminator": model.discriminator}
+
+
 def random_model(name: str | Config, seed: int = 0) -> Model:
     """A model of a preset, or of a configuration, with freshly initialised weights, which has learned nothing.
 
@@ -97,7 +102,7 @@ def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -
     Raises:
         TalkingheadError: the file cannot be written.
     """
-    tensors = _gather(_networks(model))
+    tensors = _gather(networks_of(model))
     if half:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     header = {"kind": "model", "config": model.config.to_dict(), "provenance": model.provenance}
@@ -134,7 +139,7 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     header, tensors = _load(path, "model")
     config = _config(path, header)
     model = _blank(config)
-    _fill(path, _networks(model), tensors)
+    _fill(path, networks_of(model), tensors)
     model.provenance, model.digest = header["provenance"], header["digest"]
     return model
 
@@ -206,13 +211,9 @@ def _blank(config: Config) -> Model:
     """Networks whose weights are yet to be filled: made without drawing any."""
     with torch.device("meta"):
         model = Model(config, Embedder(config.networks), Generator(config.networks), Discriminator(config.networks))
-    for network in _networks(model).values():
+    for network in networks_of(model).values():
         network.to_empty(device="cpu")
     return model
-
-
-def _networks(model: Model) -> dict[str, nn.Module]:
-    return {"embedder": model.embedder, "generator": model.generator, "discriminator": model.discriminator}
 
 
 def _gather(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -83,6 +83,7 @@ def _train(given: argparse.Namespace, console: Console) -> None:
         given.steps,
         given.seed,
         given.leave_out,
+        given.start,
         _named_files(given.perceptual),
         progress=console.counter("meta-learning"),
     )

@@ -98,8 +98,8 @@ class MetaConfig:
     """Bound of the gradient's norm per network; 0 leaves it alone."""
     precision: str = "fp32"
     """"bf16" runs convolutions in bfloat16 where the machine can; weights, statistics, losses and optimiser stay float32."""
-    variants: int = 1
-    """Each video also stands for this many people: itself, and others made of it by fixed changes of colour and shape."""
+    videos: int = 1
+    """A data set of fewer videos counts as this many: each also stands for others made of it by fixed changes of colour and shape."""
     losses: LossWeights = LossWeights()
 
 
@@ -175,14 +175,15 @@ _FAST_META = MetaConfig(
     shots=2,
     generator=AdamConfig(4e-4, beta1=0.5, beta2=0.99),
     discriminator=_FAST_ADAM,
+    discriminator_steps=1,
     average=0.998,
     clip=5.0,
     precision="bf16",
-    variants=16,
+    videos=600,
     losses=LossWeights(pixel=20.0, feature_matching=5.0, relative_feature_matching=True),
 )
 _FAST_FINETUNE = FinetuneConfig(
-    epochs=160,
+    minimum_steps=160,
     generator=AdamConfig(5e-4, beta1=0.5, beta2=0.99),
     discriminator=_FAST_ADAM,
     styles_rate=5.0,
@@ -209,16 +210,7 @@ _TINY = NetworkConfig(
     discriminator_gain=0.01,
     initialisation="uniform",
 )
-_SMALL = dataclasses.replace(
-    _TINY,
-    image_size=128,
-    encoder=(24, 48, 96, 160, 160),
-    encoder_attention=3,
-    down=(36, 72, 144),
-    down_attention=2,
-    up=(144, 72, 36),
-    up_attention=2,
-)
+_SMALL = dataclasses.replace(_TINY, image_size=128, embedding_gain=0.0025, discriminator_gain=0.0025)  # sums over four times the places
 _EFFICIENTNET = ("efficientnet-lite0",)
 _PRESETS = {
     "paper": Config("paper"),

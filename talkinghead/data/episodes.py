@@ -4,9 +4,11 @@ An episode is a target frame and K other frames of the same video, drawn when it
 that goes on after an interruption sees what it would have seen.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from ..errors import TalkingheadError
 from .shards import ShardClip, read_index
+from .shots import spread
 from .variants import draw_variant
 
 CACHE_BYTES = 2 << 30
@@ -45,7 +48,7 @@ class EpisodeSource:
         size: of the frames in pixels.
         shots: K.
         batch: episodes a step.
-        variants: people that each video stands for.
+        videos: that a data set is to count at least; where it has fewer, each stands for others made of it as well (`variants.py`).
         seed: of the draw.
         leave_out: people not to draw from.
 
@@ -59,7 +62,7 @@ class EpisodeSource:
         size: int,
         shots: int,
         batch: int,
-        variants: int,
+        videos: int,
         seed: int,
         leave_out: Sequence[str] = (),
     ) -> None:
@@ -69,6 +72,7 @@ class EpisodeSource:
         unknown = set(leave_out)
         self.clips: list[ShardClip] = []
         self.sets: list[list[list[int]]] = []  # of each data set, of each person the numbers of the clips
+        self.variants: list[int] = []  # of each clip
         for folder in folders:
             people: dict[str, list[int]] = {}
             for clip in read_index(folder):
@@ -79,15 +83,18 @@ class EpisodeSource:
             if not people:
                 raise TalkingheadError(f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer videos")
             self.sets.append([people[name] for name in sorted(people)])
+            new = len(self.clips) - len(self.variants)
+            self.variants += [-(-videos // new)] * new
         if unknown:
             raise TalkingheadError(f"{', '.join(map(str, folders))}: there is nobody called {', '.join(sorted(unknown))} to leave out")
-        self.size, self.shots, self.batch, self.variants, self.seed = size, shots, batch, variants, seed
+        self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
+        self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @property
     def columns(self) -> int:
         """How many columns W has: one for each video and variant."""
-        return len(self.clips) * self.variants
+        return self._first_column[-1]
 
     def draw(self, step: int) -> Episodes:
         """The episodes of a step."""
@@ -103,15 +110,24 @@ class EpisodeSource:
         people = self.sets[random.integers(len(self.sets))]
         videos = people[random.integers(len(people))]
         index = videos[random.integers(len(videos))]
+        chosen = random.choice(len(self.clips[index].landmarks), 1 + self.shots, replace=False)
+        number = int(random.integers(self.variants[index]))
+        frames, points = self._shown(index, number, chosen)
+        return frames, points, self._first_column[index] + number
+
+    def of_column(self, column: int) -> tuple[Tensor, Tensor]:
+        """K frames [K, 3, size, size] of a column's video, as its variant shows them, evenly spaced, and their points [K, 68, 2]."""
+        index = bisect_right(self._first_column, column) - 1
+        chosen = spread(len(self.clips[index].landmarks), self.shots)
+        return self._shown(index, column - self._first_column[index], chosen)
+
+    def _shown(self, index: int, number: int, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Frames of a clip and their points, as one of its variants shows them."""
         clip = self.clips[index]
-        chosen = random.choice(len(clip.landmarks), 1 + self.shots, replace=False)
         frames = self._frames(index, clip, chosen).float() / 127.5 - 1
         points = torch.from_numpy(clip.landmarks[chosen] / clip.size).float()
-        number = int(random.integers(self.variants))
         variant = draw_variant(self.seed, index, number)
-        if variant is not None:
-            frames, points = variant.apply(frames, points)
-        return frames, points, index * self.variants + number
+        return (frames, points) if variant is None else variant.apply(frames, points)
 
     def _frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
         """uint8 [n, 3, size, size], decoded once while they fit in the cache."""

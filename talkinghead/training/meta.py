@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Model, random_model, save_model
+from ..checkpoint import Model, load_model, random_model, save_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
@@ -23,6 +23,7 @@ from ..losses import matching_loss
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
 from .journal import Journal
+from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
 
 VARIANTS = ("ft", "ff")
@@ -140,6 +141,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     leave_out: Sequence[str] = (),
+    start: str | None = None,
     perceptual_files: dict[str, str] | None = None,
     save_seconds: float = 120.0,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -154,21 +156,25 @@ def train(
         steps: in all; default the preset's.
         seed: of the initialisation and of the episodes.
         leave_out: people not to learn from.
+        start: a model that ships or a file, whose weights the run starts from; default random ones.
         perceptual_files: weights of the content loss's networks, by name.
         save_seconds: time between two saves.
         progress: called with (step, steps, figures) every few steps.
 
     Raises:
-        TalkingheadError: bad data or settings, or `out` holds a run with other settings.
+        TalkingheadError: bad data or settings, networks of another shape in `start`, or `out` holds a run with other settings.
     """
     if variant not in VARIANTS:
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
     config, out = _configuration(preset, variant, steps), Path(out)
     meta = config.meta
-    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.variants, seed, leave_out)
+    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out)
     networks = open_perceptual(config.perceptual, perceptual_files)
     model = random_model(preset, seed)
     model.config = config
+    parent = None if start is None else load_model(start)
+    if parent is not None:
+        take_weights(model, parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         learner = MetaLearner(model, source.columns, networks)
@@ -177,6 +183,7 @@ def train(
         "config": replace(config, meta=replace(meta, steps=0), finetune=FinetuneConfig()).to_dict(),
         "variant": variant,
         "seed": seed,
+        "start": parent and parent.digest,
         "clips": [clip.key for clip in source.clips],
     }
     state = out / "state.safetensors"
@@ -187,12 +194,20 @@ def train(
         if differing:
             raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
         step, seconds = header["step"], header["seconds"]
+    elif parent is not None:
+        fill_columns(learner.columns.weight, learner.embedder, source)
 
     def save() -> None:
         save_state(state, learner.modules, learner.optimisers, {**settings, "step": step, "seconds": seconds})
-        people = sorted({clip.person for clip in source.clips})
-        provenance = {"variant": variant, "steps": step, "seconds": round(seconds), "seed": seed, "people": people}
-        save_model(learner.model(provenance), out / "model.safetensors")
+        save_model(learner.model(provenance()), out / "model.safetensors")
+
+    def provenance() -> dict[str, Any]:
+        people = {clip.person for clip in source.clips}
+        told: dict[str, Any] = {"variant": variant, "steps": step, "seconds": round(seconds), "seed": seed}
+        if parent is not None:
+            people |= set(parent.provenance.get("people", ()))
+            told["start"] = {"digest": parent.digest} | {name: parent.provenance.get(name) for name in ("steps", "seconds")}
+        return told | {"people": sorted(people)}
 
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "log", step)
@@ -222,7 +237,7 @@ def train(
     save()
     if stopped():
         raise KeyboardInterrupt
-    return learner.model({"variant": variant, "steps": step})
+    return learner.model(provenance())
 
 
 def _configuration(preset: str, variant: str, steps: int | None) -> Config:

@@ -9,7 +9,7 @@ from talkinghead.errors import TalkingheadError
 
 
 def test_a_step_is_drawn_the_same_again(face_shards):
-    first, again = (EpisodeSource(face_shards, 64, 3, 4, 2, seed=5) for _ in range(2))
+    first, again = (EpisodeSource(face_shards, 64, 3, 4, 4, seed=5) for _ in range(2))
     first.draw(0)  # what was drawn before does not matter
     a, b = first.draw(7), again.draw(7)
     assert torch.equal(a.frames, b.frames) and torch.equal(a.points, b.points) and torch.equal(a.columns, b.columns)
@@ -17,7 +17,8 @@ def test_a_step_is_drawn_the_same_again(face_shards):
 
 
 def test_shapes_ranges_and_columns(face_shards):
-    source = EpisodeSource(face_shards, 64, 3, 4, 2, seed=0)
+    source = EpisodeSource(face_shards, 64, 3, 4, 3, seed=0)
+    assert source.variants == [2, 2]  # two videos are to count as three
     episodes = source.draw(0)
     assert episodes.frames.shape == (4, 4, 3, 64, 64) and episodes.points.shape == (4, 4, 68, 2)
     assert episodes.frames.abs().max() <= 1 and 0 < episodes.points.mean() < 1
@@ -58,7 +59,7 @@ def test_clips_shorter_than_an_episode_are_named(face_shards):
 
 def test_each_data_set_gives_as_many_episodes(face_shards, tmp_path):
     copy = shutil.copytree(face_shards, tmp_path / "copy")
-    source = EpisodeSource([face_shards, copy], 64, 3, 8, 2, seed=0)
+    source = EpisodeSource([face_shards, copy], 64, 3, 8, 4, seed=0)
     source.sets[1] = source.sets[1][:1]  # of fewer people
     columns = torch.cat([source.draw(step).columns for step in range(60)])
     assert 0.44 < (columns < source.columns // 2).float().mean() < 0.56
@@ -68,3 +69,18 @@ def test_each_data_set_gives_as_many_episodes(face_shards, tmp_path):
 def test_a_data_set_named_twice_is_told(face_shards):
     with pytest.raises(TalkingheadError, match="named twice"):
         EpisodeSource([face_shards, str(face_shards) + "/"], 64, 3, 1, 1, seed=0)
+
+
+def test_a_column_shows_its_video_and_variant(face_shards):
+    source = EpisodeSource(face_shards, 64, 3, 1, 4, seed=0)
+    seen = [source.of_column(column) for column in range(4)]
+    clip = source.clips[1]
+    assert len(clip.landmarks) > 3
+    np.testing.assert_allclose(seen[2][1][[0, -1]] * 64, clip.landmarks[[0, -1]], atol=1e-4)  # the second video as it is
+    assert all(frames.shape == (3, 3, 64, 64) and points.shape == (3, 68, 2) for frames, points in seen)
+    assert all(not torch.equal(seen[a][0], seen[b][0]) for a in range(4) for b in range(a))
+    episodes = source.draw(0)
+    column = int(episodes.columns[0])
+    changed = source.variants[0] > 1 and column % 2 == 1
+    plain = source.of_column(column - 1 if changed else column)[0].mean()
+    assert changed == bool((source.of_column(column)[0].mean() - plain).abs() > 1e-6)

@@ -59,7 +59,7 @@ def test_training_reads_it(drawn: Path) -> None:
     clip = people["synthetic-7-000001"][1]
     assert clip.fps == 25 and clip.info.detector == "mesh" and clip.info.part == 2 and clip.info.frame_size == (640, 640)
     assert clip.frames(range(6)).shape == (6, 64, 64, 3)
-    episodes = EpisodeSource(drawn, 64, shots=4, batch=2, variants=1, seed=0).draw(0)
+    episodes = EpisodeSource(drawn, 64, shots=4, batch=2, videos=1, seed=0).draw(0)
     assert tuple(episodes.frames.shape) == (2, 5, 3, 64, 64)
 
 
