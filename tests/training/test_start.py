@@ -1,7 +1,9 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from talkinghead.checkpoint import load_model, random_model, save_model
+from talkinghead.config import preset
 from talkinghead.data.episodes import EpisodeSource
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import landmark_image
@@ -62,6 +64,11 @@ def test_a_run_starts_from_a_model_and_says_so(face_shards, tmp_path):
     assert torch.equal(model.generator.out.weight, parent.generator.out.weight)
     assert model.provenance["start"] == {"digest": parent.digest, "steps": 50, "seconds": 9}
     assert model.provenance["people"] == ["first", "second", "zoe"]
+    found = load_file(tmp_path / "run" / "state.safetensors")["columns.weight"]
+    source = EpisodeSource(face_shards, 64, preset("tiny").meta.shots, 1, preset("tiny").meta.videos, seed=0)
+    frames, points = source.of_column(7)
+    with torch.no_grad():
+        torch.testing.assert_close(found[7], parent.embedder(frames, landmark_image(points, 64)).mean(0))
     train(face_shards, tmp_path / "run", "tiny", steps=1, start=start)  # goes on
     with pytest.raises(TalkingheadError, match="another start"):
         train(face_shards, tmp_path / "run", "tiny", steps=2)
