@@ -113,14 +113,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, weights: Weights) -> Terms:
         """x [B, C, H, W] -> terms of the same shape; H and W even."""
-        query = F.conv2d(x, *self.query.affine(weights)).flatten(2).transpose(1, 2)
-        key = F.max_pool2d(F.conv2d(x, *self.key.affine(weights)), 2).flatten(2).transpose(1, 2)
-        value = F.max_pool2d(F.conv2d(x, *self.value.affine(weights)), 2).flatten(2).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        query = _rows(F.conv2d(x, *self.query.affine(weights)))
+        key = _rows(F.max_pool2d(F.conv2d(x, *self.key.affine(weights)), 2))
+        value = _rows(F.max_pool2d(F.conv2d(x, *self.value.affine(weights)), 2)).contiguous()
+        # torch never forms the whole matrix where the three are alike: zeros add nothing to a product
+        missing = (0, value.shape[-1] - query.shape[-1])
+        mixed = F.scaled_dot_product_attention(F.pad(query, missing), F.pad(key, missing), value, scale=1.0)[:, 0]
         mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
         weight, bias = self.out.affine(weights)
         # the gate is applied to the small weight, not to the wide result
         return x, F.conv2d(mixed, self.gamma * weight, None if bias is None else self.gamma * bias)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 1, H * W, C]: one head."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1)
 
 
 class Network(nn.Module):
@@ -140,7 +147,10 @@ class Network(nn.Module):
         return [module for module in self.modules() if isinstance(module, Layer)]
 
     def initialise(self) -> None:
-        """Draw the weights from torch's global generator; biases stay 0. To be called at the end of a subclass's __init__."""
+        """Draw the weights from torch's global generator; biases stay 0. To be called at the end of a subclass's __init__.
+
+        What a layer uses is channels_last, and with it every map: convolutions of two bytes a number are a quarter faster so.
+        """
         for layer in self.layers():
             weight = layer.weight
             if self.initialisation == "orthogonal":
@@ -151,6 +161,8 @@ class Network(nn.Module):
                 layer.register_buffer("u", F.normalize(torch.randn(weight.shape[0]), dim=0))
                 layer.register_buffer("v", F.normalize(torch.randn(weight[0].numel()), dim=0))
         self.power_iteration_(15)
+        if not self.spectral:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def power_iteration_(self, times: int = 1) -> None:
         """Advance every u and v; once per optimiser step of this network. Nothing where the network is not spectrally normalised."""
@@ -163,7 +175,7 @@ class Network(nn.Module):
         chosen = self.layers() if layers is None else list(layers)
         if not self.spectral:
             return {layer: layer.weight for layer in chosen}
-        return dict(zip(chosen, ops.normalise(*self._spectral_state(chosen)), strict=True))
+        return dict(zip(chosen, ops.normalise(*self._spectral_state(chosen), memory_format=torch.channels_last), strict=True))
 
     def _spectral_state(self, layers: list[Layer]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         return (

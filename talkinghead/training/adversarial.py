@@ -1,7 +1,9 @@
-"""The two half steps that meta-learning and fine-tuning share: what the generator loses, and how the discriminator learns."""
+"""The two half steps that meta-learning and fine-tuning share: what the generator loses, and how the discriminator learns.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+D looks at the generated frames once for both.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,72 +20,100 @@ def uses_discriminator(weights: LossWeights) -> bool:
     return weights.adversarial != 0 or weights.feature_matching != 0
 
 
-def generator_losses(
+Verdict = tuple[Tensor, list[Tensor], Tensor]
+"""What D says of frames: scores [B], the activations after each block, the pooled vector [B, D]."""
+Verdicts = tuple[Verdict, Verdict]
+"""On true frames, and on generated ones."""
+
+
+def judge(discriminator: Discriminator, column: Tensor, fake: Tensor, real: Tensor, drawn: Tensor) -> Verdicts:
+    """Verdicts on true and on generated frames, once per optimiser step of D.
+
+    Args:
+        column: [B, D] or [D], W_i + w0 or w', with its gradient.
+        fake, real, drawn: generated frames, true frames, landmark images; [B, 3, size, size] in [-1, 1].
+    """
+    discriminator.power_iteration_()
+    return discriminator(real, drawn, column), discriminator(fake, drawn, column)
+
+
+def generator_gradient(
     weights: LossWeights,
     networks: Sequence[PerceptualNetwork],
     discriminator: Discriminator,
+    column: Tensor,
     fake: Tensor,
     real: Tensor,
     drawn: Tensor,
-    column: Tensor,
-) -> dict[str, Tensor]:
-    """The weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage").
+) -> tuple[dict[str, Tensor], Tensor, Verdicts | None]:
+    """The weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage") and their gradient at the frames.
+
+    The gradient stops at the frames: what a term kept for it is let go before the next is computed, and the verdicts, whose graph stays,
+    serve D's own step as well.
 
     Args:
         weights: of the terms; a term of weight 0 is not computed.
         networks: of the content loss.
-        discriminator: D, a constant here.
-        fake, real, drawn: generated frames, true frames, landmark images; [B, 3, size, size] in [-1, 1].
-        column: [B, D] or [D], W_i + w0 or w'.
+        discriminator, column, fake, real, drawn: as for `judge`.
+
+    Returns:
+        the terms, the gradient of their sum float32 [B, 3, size, size], and the verdicts; None where D takes no part.
     """
-    terms = {"content": weights.content * content_loss(networks, fake, real)}
+    shown = fake.detach().float().requires_grad_()
+    terms = {"content": weights.content * content_loss(networks, shown, real)}
     if weights.pixel:
-        terms["pixel"] = weights.pixel * F.l1_loss(fake, real)
-    if uses_discriminator(weights):
-        with constant(discriminator):
-            with torch.no_grad():
-                real_maps = discriminator(real, drawn, column)[1]
-            score, fake_maps, _ = discriminator(fake, drawn, column.detach())
-        terms["adversarial"] = weights.adversarial * adversarial_loss(score)
-        terms["feature_matching"] = weights.feature_matching * feature_matching_loss(
-            fake_maps, real_maps, weights.relative_feature_matching
-        )
-    return terms
+        terms["pixel"] = weights.pixel * F.l1_loss(shown, real)
+    gradient = _gradient(terms, shown)
+    if not uses_discriminator(weights):
+        return _detached(terms), gradient, None
+    of_real, of_fake = verdicts = judge(discriminator, column, shown, real, drawn)
+    played = {
+        "adversarial": weights.adversarial * adversarial_loss(of_fake[0]),
+        "feature_matching": weights.feature_matching * feature_matching_loss(of_fake[1], of_real[1], weights.relative_feature_matching),
+    }
+    return _detached(terms | played), gradient + _gradient(played, shown, keep=True), verdicts
 
 
-def discriminator_step(
-    discriminator: Discriminator,
-    optimiser: torch.optim.Optimizer,
-    column: Callable[[], Tensor],
-    fake: Tensor,
-    real: Tensor,
-    drawn: Tensor,
-    clip: float,
+def _gradient(terms: dict[str, Tensor], shown: Tensor, keep: bool = False) -> Tensor:
+    total = torch.stack(list(terms.values())).sum()
+    return torch.autograd.grad(total, shown, retain_graph=keep)[0] if total.requires_grad else torch.zeros_like(shown)
+
+
+def _detached(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def discriminator_steps(
+    optimiser: torch.optim.Optimizer, verdicts: Verdicts, steps: int, again: Callable[[], Verdicts], clip: float
 ) -> dict[str, Tensor]:
+    """Several steps of D, the first on given verdicts, each other on what `again` gives; the figures of the last."""
+    figures = discriminator_step(optimiser, verdicts, clip)
+    for _ in range(steps - 1):
+        figures = discriminator_step(optimiser, again(), clip)
+    return figures
+
+
+def discriminator_step(optimiser: torch.optim.Optimizer, verdicts: Verdicts, clip: float) -> dict[str, Tensor]:
     """One optimiser step of D on the hinge loss.
 
     Args:
-        column: gives W_i + w0 or w', with its gradient; called once.
-        fake, real, drawn: as in `generator_losses`; `fake` is detached.
+        optimiser: of D and of the columns.
+        verdicts: from `judge`, on true and on generated frames.
         clip: bound of the gradient's norm; 0 for none.
 
     Returns:
         figures: the loss, mean scores of real and fake and their gap, and the share of the pooled vector's units that are alive.
     """
-    discriminator.power_iteration_()
-    w = column()
-    both = torch.cat([real, fake.detach()])
-    scores, _, pooled = discriminator(both, torch.cat([drawn, drawn]), torch.cat([w, w]) if w.dim() == 2 else w)
-    score_real, score_fake = scores.chunk(2)
+    (score_real, _, pooled_real), (score_fake, _, pooled_fake) = verdicts
     loss = discriminator_loss(score_fake, score_real)
-    apply_step(optimiser, loss, clip)
+    apply_step(optimiser, [loss], None, clip)
     real_mean, fake_mean = score_real.detach().mean(), score_fake.detach().mean()
     return {
         "discriminator": loss.detach(),
         "score_real": real_mean,
         "score_fake": fake_mean,
         "score_gap": real_mean - fake_mean,
-        "live_units": live_units(pooled.detach()),
+        "live_units": live_units(torch.cat([pooled_real, pooled_fake]).detach()),
     }
 
 
@@ -93,10 +123,15 @@ def live_units(pooled: Tensor) -> Tensor:
     return (spread > 0.01 * spread.mean()).float().mean()
 
 
-def apply_step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
-    """Backward, gradient clipping per parameter group, one optimiser step."""
+def apply_step(optimiser: torch.optim.Optimizer, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None, clip: float) -> None:
+    """Backward from outputs to the optimiser's parameters alone, gradient clipping per parameter group, one optimiser step.
+
+    Args:
+        gradients: at each of the outputs; None for a loss.
+    """
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    torch.autograd.backward(outputs, gradients, inputs=parameters)
     if clip:
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], clip)
@@ -110,19 +145,6 @@ def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
     """
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and fast)
-
-
-@contextmanager
-def constant(module: nn.Module) -> Iterator[None]:
-    """The module's parameters take no gradient inside the block."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from ..landmarks.draw import landmark_image
 from ..landmarks.retarget import neutral_face
 from ..networks import Generator
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
+from .adversarial import Verdicts, apply_step, discriminator_steps, generator_gradient, judge, mixed_precision, update_average
 from .state import adam
 
 MOST_PICTURES = 32
@@ -169,18 +169,17 @@ class PersonLearner(nn.Module):
         config = self.config
         self.generator.power_iteration_()
         fake = self.generator(drawn, self.styles.expand(len(real), -1))
-        terms = generator_losses(self.weights, networks, self.discriminator, fake, real, drawn, self.column)
-        apply_step(self.generator_optimiser, torch.stack(list(terms.values())).sum(), config.clip)
+        figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn)
+        apply_step(self.generator_optimiser, [fake], [gradient.to(fake.dtype)], config.clip)
         self._update_averages()
-        figures = {name: term.detach() for name, term in terms.items()}
-        if uses_discriminator(self.weights):
-            for number in range(config.discriminator_steps):
-                if number:
-                    with torch.no_grad():
-                        fake = self.generator(drawn, self.styles.expand(len(real), -1))
-                figures |= discriminator_step(
-                    self.discriminator, self.discriminator_optimiser, lambda: self.column, fake, real, drawn, config.clip
-                )
+        if verdicts:
+
+            def again() -> Verdicts:
+                with torch.no_grad():
+                    shown = self.generator(drawn, self.styles.expand(len(real), -1))
+                return judge(self.discriminator, self.column, shown, real, drawn)
+
+            figures |= discriminator_steps(self.discriminator_optimiser, verdicts, config.discriminator_steps, again, config.clip)
         return figures
 
     def _update_averages(self) -> None:

@@ -21,7 +21,7 @@ from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
 from ..losses import matching_loss
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import apply_step, discriminator_step, generator_losses, mixed_precision, update_average, uses_discriminator
+from .adversarial import Verdicts, apply_step, discriminator_steps, generator_gradient, judge, mixed_precision, update_average
 from .journal import Journal
 from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
@@ -97,30 +97,29 @@ class MetaLearner:
         embeddings = self.embedder(episodes.frames[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, (batch, count - 1))
         styles = self.generator.project(embeddings.mean(1))
         fake = self.generator(target, styles)
-        column = self.columns.weight[episodes.columns] + self.discriminator.w0
-        terms = generator_losses(meta.losses, self.networks, self.discriminator, fake, real, target, column.detach())
+        figures, gradient, verdicts = generator_gradient(
+            meta.losses, self.networks, self.discriminator, self._column(episodes), fake, real, target
+        )
+        outputs, gradients = [fake], [gradient.to(fake.dtype)]
         if meta.losses.matching:
-            terms["matching"] = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
-        apply_step(self.generator_optimiser, torch.stack(list(terms.values())).sum(), meta.clip)
+            matching = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
+            figures["matching"] = matching.detach()
+            outputs, gradients = [fake, matching], [*gradients, torch.ones_like(matching)]
+        apply_step(self.generator_optimiser, outputs, gradients, meta.clip)
         self._update_averages()
-        figures = {name: term.detach() for name, term in terms.items()}
 
-        if uses_discriminator(meta.losses):
-            for number in range(meta.discriminator_steps):
-                shown = fake
-                if number:
-                    with torch.no_grad():
-                        shown = self.generator(target, styles)
-                figures |= discriminator_step(
-                    self.discriminator,
-                    self.discriminator_optimiser,
-                    lambda: self.columns.weight[episodes.columns] + self.discriminator.w0,
-                    shown,
-                    real,
-                    target,
-                    meta.clip,
-                )
+        if verdicts:
+
+            def again() -> Verdicts:
+                with torch.no_grad():
+                    shown = self.generator(target, styles)
+                return judge(self.discriminator, self._column(episodes), shown, real, target)
+
+            figures |= discriminator_steps(self.discriminator_optimiser, verdicts, meta.discriminator_steps, again, meta.clip)
         return figures, [episodes.frames[:, 1], target, fake.detach().float(), real]
+
+    def _column(self, episodes: Episodes) -> Tensor:
+        return self.columns.weight[episodes.columns] + self.discriminator.w0
 
     def model(self, provenance: dict[str, Any]) -> Model:
         """What the run has learned so far: running averages of E and G, and D."""

@@ -21,11 +21,11 @@ def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
         groups: parameter groups with "params", and "lr" where it is not the configuration's.
         config: learning rate and betas.
     """
-    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32),
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

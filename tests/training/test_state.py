@@ -35,7 +35,7 @@ def test_goes_on_bit_for_bit(tmp_path):
 def test_adam_whose_state_is_made_early_is_torchs_adam():
     module, optimiser = learner(0)
     other, _ = learner(0)
-    plain = torch.optim.Adam(other.parameters(), lr=0.1, betas=(0.5, 0.9))
+    plain = torch.optim.Adam(other.parameters(), lr=0.1, betas=(0.5, 0.9), fused=True)
     for step in range(4):
         advance(module, optimiser, step)
         advance(other, plain, step)
