@@ -6,6 +6,7 @@ a layout that shows them, once more for its frames. Nothing else grows with its 
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
@@ -20,9 +21,11 @@ from .clip import Track
 from .data.crop import Crop, crop_around
 from .data.read import Progress, read_track, select, silent
 from .data.shots import spread
+from .engines.ahead import ahead
 from .engines.eager import EagerEngine
 from .errors import TalkingheadError
 from .identity import SAME_PERSON
+from .interrupt import stop_flag
 from .landmarks.detect import open_detector
 from .landmarks.draw import landmark_image
 from .landmarks.face import DOUBTFUL, Detector
@@ -76,7 +79,7 @@ def _centre_and_size(points: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
 
 
-def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True) -> Iterator[np.ndarray]:
+def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True, precision: str = "auto") -> Iterator[np.ndarray]:
     """The person doing what the track does, frame by frame.
 
     Args:
@@ -84,6 +87,7 @@ def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bo
         drive: the driving landmarks; only their movement matters, not where in the frame the face is.
         crop: see `map_track`; only for a person driven by the recording it was made from, and then nothing is retargeted.
         retarget: keep the person's own proportions (`talkinghead.landmarks.retarget`); off, the driver's face shape comes through.
+        precision: as for `EagerEngine`.
 
     Yields:
         uint8 [size, size, 3] RGB, one for each frame of the track, size being the person's image size.
@@ -91,7 +95,7 @@ def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bo
     Raises:
         TalkingheadError: the track is empty.
     """
-    return render(person, driving_points(person, drive, crop, retarget))
+    return render(person, driving_points(person, drive, crop, retarget), precision)
 
 
 def driving_points(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True) -> np.ndarray:
@@ -101,9 +105,9 @@ def driving_points(person: Person, drive: Track, crop: Crop | None = None, retar
     return put_on(drive, neutral_face(person.reference[None]))
 
 
-def render(person: Person, points: np.ndarray) -> Iterator[np.ndarray]:
+def render(person: Person, points: np.ndarray, precision: str = "auto") -> Iterator[np.ndarray]:
     """Frames uint8 [size, size, 3] for points float32 [N, 68, 2] in fractions of the crop; `BATCH` at a time."""
-    engine = EagerEngine(person)
+    engine = EagerEngine(person, precision=precision)
     for start in range(0, len(points), BATCH):
         yield from engine.run(points[start : start + BATCH])
 
@@ -127,6 +131,7 @@ class Animation:
         fps: frames per second, the driving video's.
         size: (height, width) in pixels.
         seconds: time taken, landmarks and rendering.
+        interrupted: whether it was before the last frame; then the file holds those up to there.
     """
 
     out: Path
@@ -137,6 +142,7 @@ class Animation:
     fps: float
     size: tuple[int, int]
     seconds: float
+    interrupted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "out": str(self.out), "seconds": round(self.seconds, 2)}
@@ -150,6 +156,8 @@ def animate_video(
     detector: Detector | None = None,
     face: int = 1,
     retarget: str = "auto",
+    precision: str = "auto",
+    keep_partial: bool = False,
     progress: Progress = silent,
 ) -> Animation:
     """Write the video of `person` doing what the face in the video `drive` does, at its frame rate and with its sound.
@@ -165,6 +173,8 @@ def animate_video(
         face: which of the video's faces drives, 1 being the largest times longest.
         retarget: "auto" keeps the person's own proportions unless the driver is the person, by the distance of dlib's face descriptors;
             "off" takes the driver's landmarks as they are, scaled and shifted.
+        precision: as for `EagerEngine`.
+        keep_partial: Ctrl-C while frames are rendered ends the video there; otherwise it leaves none and raises KeyboardInterrupt.
         progress: shows the advance.
 
     Raises:
@@ -185,10 +195,20 @@ def animate_video(
         points = driving_points(person, track, retarget=retargeted)
         # the driver's own crop is only shown, never rendered from
         crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
-        for position, result, driver in progress(zip(points, render(person, points), crops, strict=True), len(track), "rendering"):
-            video.write(result if driver is None else np.concatenate([driver, landmark_frame(position, side), result], axis=1))
-    unseen, gaps = int((~track.seen).sum()), tuple(track.gaps())
-    return Animation(Path(out), len(track), unseen, gaps, retargeted, float(reader.fps), size, perf_counter() - start)
+        results = ahead(render(person, points, precision), 2 * BATCH)  # frames are encoded while the next are generated
+        written = 0
+        with closing(results), stop_flag() as stopped:
+            for position, result, driver in progress(zip(points, results, crops, strict=True), len(track), "rendering"):
+                video.write(result if driver is None else np.concatenate([driver, landmark_frame(position, side), result], axis=1))
+                written += 1
+                if stopped():
+                    break
+        if written < len(track) and not keep_partial:
+            raise KeyboardInterrupt
+    shown = track[:written]
+    unseen, gaps = int((~shown.seen).sum()), tuple(shown.gaps())
+    seconds = perf_counter() - start
+    return Animation(Path(out), written, unseen, gaps, retargeted, float(reader.fps), size, seconds, written < len(track))
 
 
 def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1) -> bool:

@@ -10,6 +10,7 @@ from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
 from .demo import SHOTS
+from .engines.eager import PRECISIONS
 from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
 from .landmarks.detect import DETECTORS
@@ -107,6 +108,13 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         help="auto: the person keeps the own proportions, unless the driver is the person; off: the driver's landmarks as they are, "
         "scaled and shifted (default: %(default)s)",
     )
+    it.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the generator's arithmetic; auto: bf16 where the machine has instructions for it, else fp32 (default: %(default)s)",
+    )
+    it.add_argument("--keep-partial", action="store_true", help="when interrupted, keep the video of the frames so far")
     _add_face(it)
     it.add_argument(
         "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"

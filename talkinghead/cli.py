@@ -31,7 +31,7 @@ from .overlay import draw_found
 from .ranking import PICTURE_SIDE, rank_drivers
 from .ranking import lines as ranking_lines
 from .synthetic.dataset import synthesise
-from .training.finetune import finetune
+from .training.finetune import Diverged, Interrupted, finetune
 from .training.meta import train
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -100,10 +100,19 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
     # opened before the work of minutes, so that a place that cannot be written to is told at once
     with replacing(given.out) as beside:
         advance = console.counter("fine-tuning")
-        person = finetune(model, clip, given.steps, given.adversarial, given.seed, perceptual_files=perceptual, progress=advance)
+        ended: BaseException | None = None
+        try:
+            person = finetune(model, clip, given.steps, given.adversarial, given.seed, perceptual_files=perceptual, progress=advance)
+        except (Interrupted, Diverged) as unfinished:
+            if unfinished.person is None:
+                raise
+            ended, person = unfinished, unfinished.person
         save_person(person, beside)
     values = {"person": str(given.out), **person.provenance}
-    console.result(values, [f"{given.out}: a person from {len(clip)} pictures, {person.provenance['steps']} steps"])
+    so_far = "" if ended is None else ", all that was learned until it ended early"
+    console.result(values, [f"{given.out}: a person from {len(clip)} pictures, {person.provenance['steps']} steps{so_far}"])
+    if ended is not None:
+        raise ended
 
 
 def _animate(given: argparse.Namespace, console: Console) -> None:
@@ -116,13 +125,26 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
         raise TalkingheadError("--out OUT.mp4 is needed with --drive; see `talkinghead animate --help`")
     person = load_person(given.person, given.model)
     detector = _detector(given, console)
-    made = animate_video(person, given.drive, given.out, given.layout, detector, given.face, given.retarget, console.progress)
+    made = animate_video(
+        person,
+        given.drive,
+        given.out,
+        given.layout,
+        detector,
+        given.face,
+        given.retarget,
+        given.precision,
+        given.keep_partial,
+        console.progress,
+    )
     height, width = made.size
     lines = [f"{made.out}: {made.frames} frames of {width}x{height}, {made.fps:.4g} a second, in {made.seconds:.0f} s"]
     if made.without_face:
         lines.append(f"{made.without_face} frames of the driving video show no face; their landmarks lie between those around them")
     lines += [f"no face from {start:.1f} to {end:.1f} s" for start, end in made.gaps]
     console.result(made.as_dict(), lines)
+    if made.interrupted:
+        raise KeyboardInterrupt
 
 
 def _rank(given: argparse.Namespace, console: Console) -> None:

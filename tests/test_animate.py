@@ -120,7 +120,7 @@ def test_one_frame_for_each_of_the_track_in_batches(person: Person, monkeypatch:
 
     monkeypatch.setattr(EagerEngine, "run", counting)
     track = Track(face(3, frames=2 * BATCH + 3) * 300, (300, 300))
-    frames = list(animate(person, track))
+    frames = list(animate(person, track, precision="fp32"))
     assert batches == [BATCH, BATCH, 3]
     assert len(frames) == len(track)
     assert all(frame.shape == (64, 64, 3) and frame.dtype == np.uint8 for frame in frames)

@@ -2,6 +2,7 @@
 
 from .discriminator import Discriminator
 from .embedder import Embedder
+from .final import final_generator
 from .generator import Generator
 
-__all__ = ["Discriminator", "Embedder", "Generator"]
+__all__ = ["Discriminator", "Embedder", "Generator", "final_generator"]

@@ -68,7 +68,7 @@ class Generator(Network):
             styles: [B, S].
 
         Returns:
-            [B, 3, size, size] in [-1, 1].
+            [B, 3, size, size] in [-1, 1], float32 in mixed precision too.
         """
         weights = self.weights(layer for layer in self.layers() if layer is not self.projection)
         norms = iter(self._norms(styles))
@@ -86,7 +86,8 @@ class Generator(Network):
         branch, skip = x
         assert skip is not None  # a block gives two terms
         normed, _ = ops.adain(branch, *next(norms), activation="relu", residual=skip)
-        return torch.tanh(F.conv2d(normed, *self.out.affine(weights), padding=1))
+        picture = F.conv2d(normed, *self.out.affine(weights), padding=1)
+        return torch.tanh(picture if picture.dtype == torch.float64 else picture.float())  # 256 levels need more than bfloat16 has
 
     def _norms(self, styles: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(scale, shift) [B, C] of each norm, as views of styles [B, S]."""

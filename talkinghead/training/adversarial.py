@@ -3,13 +3,15 @@
 D looks at the generated frames once for both.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LossWeights
+from ..errors import TalkingheadError
 from ..losses import adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
 from ..networks import Discriminator
 from ..perceptual import PerceptualNetwork
@@ -57,9 +59,9 @@ def generator_gradient(
         discriminator, column, fake, real, drawn: as for `judge`.
 
     Returns:
-        the terms, the gradient of their sum float32 [B, 3, size, size], and the verdicts; None where D takes no part.
+        the terms, the gradient of their sum [B, 3, size, size], and the verdicts; None where D takes no part.
     """
-    shown = fake.detach().float().requires_grad_()
+    shown = fake.detach().requires_grad_()
     terms = {"content": weights.content * content_loss(networks, shown, real)}
     if weights.pixel:
         terms["pixel"] = weights.pixel * F.l1_loss(shown, real)
@@ -145,6 +147,21 @@ def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
     """
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and fast)
+
+
+def finite(figures: Mapping[str, Tensor], where: str, step: int) -> dict[str, float]:
+    """The figures of a step as numbers.
+
+    Raises:
+        TalkingheadError: one is not finite.
+    """
+    values = {name: float(value) for name, value in figures.items()}
+    if not all(map(math.isfinite, values.values())):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        raise TalkingheadError(
+            f"{where}: a loss is not finite at step {step} ({told}); lower the learning rate"
+        )
+    return values
 
 
 @torch.no_grad()

@@ -15,14 +15,32 @@ from ..clip import Clip
 from ..config import FinetuneConfig, LossWeights
 from ..data.variants import draw_jitter
 from ..errors import TalkingheadError
+from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..landmarks.retarget import neutral_face
 from ..networks import Generator
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import Verdicts, apply_step, discriminator_steps, generator_gradient, judge, mixed_precision, update_average
+from .adversarial import Verdicts, apply_step, discriminator_steps, finite, generator_gradient, judge, mixed_precision, update_average
 from .state import adam
 
 MOST_PICTURES = 32
+_CHECK_EVERY = 10  # steps
+
+
+class Interrupted(KeyboardInterrupt):
+    """Fine-tuning was interrupted; `person` is what it had made by then, None before the first step."""
+
+    def __init__(self, person: Person | None) -> None:
+        super().__init__()
+        self.person = person
+
+
+class Diverged(TalkingheadError):
+    """A loss was not finite; `person` is the last whose losses were, None when there was none."""
+
+    def __init__(self, message: str, person: Person | None) -> None:
+        super().__init__(message)
+        self.person = person
 
 
 def embed(model: Model, clip: Clip) -> Tensor:
@@ -64,6 +82,8 @@ def finetune(
     Raises:
         TalkingheadError: no or too many frames, frames that are not square, negative steps, or a model of variant FF, which has no
             discriminator columns that match its embeddings.
+        Diverged: a loss is not finite.
+        Interrupted: by Ctrl-C, between two steps.
     """
     steps = model.config.finetune.steps(len(clip)) if steps is None else steps
     (person,) = finetune_stages(model, clip, [steps], adversarial, seed, perceptual, perceptual_files, progress)
@@ -91,6 +111,7 @@ def finetune_stages(
 
     Raises:
         TalkingheadError: as for `finetune`, or the stages do not rise.
+        Diverged, Interrupted: as for `finetune`.
     """
     if len(clip) > MOST_PICTURES:
         raise TalkingheadError(f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most {MOST_PICTURES}; leave some out")
@@ -112,20 +133,33 @@ def finetune_stages(
     random = np.random.default_rng(seed)
     order: list[int] = []
     done = 0
-    for steps in stages:
-        for step in range(done, steps):
-            if not order:
-                order = random.permutation(len(clip)).tolist()
-            chosen, order = order[: config.batch], order[config.batch :]
-            shown = images[chosen], drawn[chosen]
-            if config.jitter:
-                shown = _jittered(images[chosen], points[chosen], config.jitter, random)
-            figures = learner.step(perceptual or (), *shown)
-            if progress:
-                progress(step + 1, stages[-1], {name: float(value) for name, value in figures.items()})
-        done = steps
+
+    def person(steps: int) -> Person:
         provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
-        yield learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
+        return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
+
+    for steps in stages:
+        with stop_flag() as stopped:
+            for step in range(done, steps):
+                if stopped():
+                    raise Interrupted(person(step) if step else None)
+                if not order:
+                    order = random.permutation(len(clip)).tolist()
+                chosen, order = order[: config.batch], order[config.batch :]
+                shown = images[chosen], drawn[chosen]
+                if config.jitter:
+                    shown = _jittered(images[chosen], points[chosen], config.jitter, random)
+                figures = learner.step(perceptual or (), *shown)
+                if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps:
+                    try:
+                        finite(figures, clip.name or "fine-tuning", step + 1)
+                    except TalkingheadError as error:
+                        raise Diverged(str(error), person(good) if (good := learner.restore()) else None) from None
+                    learner.keep(step + 1)
+                if progress:
+                    progress(step + 1, stages[-1], {name: float(value) for name, value in figures.items()})
+        done = steps
+        yield person(steps)
 
 
 class PersonLearner(nn.Module):
@@ -151,6 +185,7 @@ class PersonLearner(nn.Module):
             self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         self.average_styles = self.styles.detach().clone()
+        self._good, self._good_step = [average.clone() for average in self._averages()], 0
         rate = config.generator.learning_rate
         groups: list[dict[str, Any]] = [
             {"params": list(self.generator.parameters())},
@@ -170,7 +205,7 @@ class PersonLearner(nn.Module):
         self.generator.power_iteration_()
         fake = self.generator(drawn, self.styles.expand(len(real), -1))
         figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn)
-        apply_step(self.generator_optimiser, [fake], [gradient.to(fake.dtype)], config.clip)
+        apply_step(self.generator_optimiser, [fake], [gradient], config.clip)
         self._update_averages()
         if verdicts:
 
@@ -182,9 +217,22 @@ class PersonLearner(nn.Module):
             figures |= discriminator_steps(self.discriminator_optimiser, verdicts, config.discriminator_steps, again, config.clip)
         return figures
 
+    def keep(self, step: int) -> None:
+        """Remember the person as of this step."""
+        torch._foreach_copy_(self._good, self._averages())
+        self._good_step = step
+
+    def restore(self) -> int:
+        """Make the person what was remembered last; gives the step of that, 0 when there was none."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._averages(), self._good)
+        return self._good_step
+
+    def _averages(self) -> list[Tensor]:
+        return [*self.average_generator.parameters(), self.average_styles]
+
     def _update_averages(self) -> None:
-        average = [*self.average_generator.parameters(), self.average_styles]
-        update_average(average, [*self.generator.parameters(), self.styles], self.config.average)
+        update_average(self._averages(), [*self.generator.parameters(), self.styles], self.config.average)
         self.average_generator.power_iteration_()
 
     def person(self, model: Model, reference: np.ndarray, feed_forward: bool, provenance: dict[str, object]) -> Person:

@@ -1,13 +1,10 @@
 """Meta-learning: E, G with P, and D on videos of many people (paper, section 3.2)."""
 
 import copy
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,10 +15,11 @@ from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
 from ..errors import TalkingheadError
+from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..losses import matching_loss
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import Verdicts, apply_step, discriminator_steps, generator_gradient, judge, mixed_precision, update_average
+from .adversarial import Verdicts, apply_step, discriminator_steps, finite, generator_gradient, judge, mixed_precision, update_average
 from .journal import Journal
 from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
@@ -100,7 +98,7 @@ class MetaLearner:
         figures, gradient, verdicts = generator_gradient(
             meta.losses, self.networks, self.discriminator, self._column(episodes), fake, real, target
         )
-        outputs, gradients = [fake], [gradient.to(fake.dtype)]
+        outputs, gradients = [fake], [gradient]
         if meta.losses.matching:
             matching = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
             figures["matching"] = matching.detach()
@@ -211,7 +209,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "log", step)
     last = saved = time.monotonic()
-    with _stop_flag() as stopped:
+    with stop_flag() as stopped:
         while step < meta.steps and not stopped():
             figures, rows = learner.step(source.draw(step))
             step += 1
@@ -219,17 +217,14 @@ def train(
             seconds += now - last
             rate, last = meta.batch / (now - last), now
             if step % LOG_EVERY == 0 or step == meta.steps:
-                values = {name: float(value) for name, value in figures.items()} | {"episodes_per_second": rate}
-                if not all(abs(value) < float("inf") for value in values.values()):
-                    raise TalkingheadError(
-                        f"{out}: a loss is not finite at step {step}; lower the learning rate and start from the last state"
-                    )
+                values = finite(figures, str(out), step) | {"episodes_per_second": rate}
                 journal.figures(step, values)
                 if progress:
                     progress(step, meta.steps, values)
             if step % PICTURES_EVERY == 0:
                 journal.pictures(step, "source, landmarks, generated, true", rows)
             if now - saved > save_seconds:
+                finite(figures, str(out), step)  # what is saved must be worth going on from
                 save()
                 saved = time.monotonic()
     journal.close()
@@ -252,24 +247,3 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-@contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag, so that a run ends between two steps and saves."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:
-        pass  # not the main thread: interruption is the caller's
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
