@@ -12,22 +12,30 @@ from torch.nn import functional as F
 
 from .perceptual import PerceptualNetwork
 
+Activations = list[list[Tensor]]
+"""Of each perceptual network, of each of its layers, [B, C_l, H_l, W_l]."""
 
-def content_loss(networks: Sequence[PerceptualNetwork], fake: Tensor, real: Tensor) -> Tensor:
+
+@torch.no_grad()
+def activations(networks: Sequence[PerceptualNetwork], real: Tensor) -> Activations:
+    """Of pictures float [B, 3, H, W] in [-1, 1]; no gradient flows through them."""
+    return [network(real) for network in networks]
+
+
+def content_loss(networks: Sequence[PerceptualNetwork], fake: Tensor, real: Tensor, wanted: Activations | None = None) -> Tensor:
     """Weighted L1 between the activations of generated and real pictures, summed over the layers of all networks.
 
     Args:
         networks: from `open_perceptual`; each brings its weights.
         fake, real: float [B, 3, H, W] in [-1, 1]. The gradient flows to `fake` only.
+        wanted: `activations` of `real`, where they are known.
 
     Returns:
         A scalar; 0 without networks.
     """
     total = fake.new_zeros(())
-    for network in networks:
-        with torch.no_grad():
-            wanted = network(real)
-        for weight, ours, theirs in zip(network.weights, network(fake), wanted, strict=True):
+    for network, of_real in zip(networks, activations(networks, real) if wanted is None else wanted, strict=True):
+        for weight, ours, theirs in zip(network.weights, network(fake), of_real, strict=True):
             total = total + weight * F.l1_loss(ours, theirs)
     return total
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -163,6 +164,8 @@ class EfficientNetLite0(PerceptualNetwork):
                 if hasattr(block, convolution):
                     setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
                     setattr(block, norm, nn.Identity())
+            if block._depthwise_conv.stride != (1, 1):
+                block._depthwise_conv = _InFloat32(block._depthwise_conv)
         self.weights = tuple(self.scale / activation for activation in self.activation)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze()
@@ -180,6 +183,18 @@ class EfficientNetLite0(PerceptualNetwork):
             if f"block{index}" in self.layers:
                 found.append(x)
         return found
+
+
+class _InFloat32(nn.Module):
+    """A layer outside mixed precision: on a CPU the gradient of a strided depthwise convolution in bfloat16 takes ten times as long."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return cast(Tensor, self.layer(x.float()))
 
 
 def open_perceptual(names: Sequence[str], files: Mapping[str, str | PathLike[str]] | None = None) -> list[PerceptualNetwork]:

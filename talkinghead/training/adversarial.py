@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import LossWeights
 from ..errors import TalkingheadError
-from ..losses import adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
+from ..losses import Activations, adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
 from ..networks import Discriminator
 from ..perceptual import PerceptualNetwork
 
@@ -47,6 +47,7 @@ def generator_gradient(
     fake: Tensor,
     real: Tensor,
     drawn: Tensor,
+    wanted: Activations | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Verdicts | None]:
     """The weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage") and their gradient at the frames.
 
@@ -57,12 +58,13 @@ def generator_gradient(
         weights: of the terms; a term of weight 0 is not computed.
         networks: of the content loss.
         discriminator, column, fake, real, drawn: as for `judge`.
+        wanted: the networks' activations of `real`, where they are known.
 
     Returns:
         the terms, the gradient of their sum [B, 3, size, size], and the verdicts; None where D takes no part.
     """
     shown = fake.detach().requires_grad_()
-    terms = {"content": weights.content * content_loss(networks, shown, real)}
+    terms = {"content": weights.content * content_loss(networks, shown, real, wanted)}
     if weights.pixel:
         terms["pixel"] = weights.pixel * F.l1_loss(shown, real)
     gradient = _gradient(terms, shown)
@@ -158,9 +160,7 @@ def finite(figures: Mapping[str, Tensor], where: str, step: int) -> dict[str, fl
     values = {name: float(value) for name, value in figures.items()}
     if not all(map(math.isfinite, values.values())):
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        raise TalkingheadError(
-            f"{where}: a loss is not finite at step {step} ({told}); lower the learning rate"
-        )
+        raise TalkingheadError(f"{where}: a loss is not finite at step {step} ({told}); lower the learning rate")
     return values
 
 

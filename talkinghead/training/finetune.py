@@ -18,6 +18,7 @@ from ..errors import TalkingheadError
 from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..landmarks.retarget import neutral_face
+from ..losses import Activations, activations
 from ..networks import Generator
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import Verdicts, apply_step, discriminator_steps, finite, generator_gradient, judge, mixed_precision, update_average
@@ -131,6 +132,8 @@ def finetune_stages(
     if any(stages) and perceptual is None:
         perceptual = open_perceptual(model.config.perceptual, perceptual_files)
     random = np.random.default_rng(seed)
+    networks = perceptual or ()
+    targets = learner.targets(networks, images) if any(stages) and not config.jitter else []
     order: list[int] = []
     done = 0
 
@@ -146,10 +149,11 @@ def finetune_stages(
                 if not order:
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
-                shown = images[chosen], drawn[chosen]
                 if config.jitter:
-                    shown = _jittered(images[chosen], points[chosen], config.jitter, random)
-                figures = learner.step(perceptual or (), *shown)
+                    figures = learner.step(networks, *_jittered(images[chosen], points[chosen], config.jitter, random))
+                else:
+                    wanted = [[layer[chosen] for layer in layers] for layers in targets]
+                    figures = learner.step(networks, images[chosen], drawn[chosen], wanted)
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps:
                     try:
                         finite(figures, clip.name or "fine-tuning", step + 1)
@@ -195,16 +199,30 @@ class PersonLearner(nn.Module):
         parameters = [*(p for p in self.discriminator.parameters() if p.requires_grad), self.column]
         self.discriminator_optimiser = adam([{"params": parameters}], config.discriminator)
 
-    def step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-        """One step of G and psi', then those of D and w', on frames and landmark images [B, 3, size, size]."""
+    def targets(self, networks: Sequence[PerceptualNetwork], real: Tensor) -> Activations:
+        """What the networks say of pictures [N, 3, size, size] that are shown as they are: the same at every step."""
         with mixed_precision(real.device, self.config.precision):
-            return self._step(networks, real, drawn)
+            batches = [activations(networks, batch) for batch in real.split(self.config.batch)]
+        return [[torch.cat(parts) for parts in zip(*layers, strict=True)] for layers in zip(*batches, strict=True)]
 
-    def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+    def step(
+        self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None = None
+    ) -> dict[str, Tensor]:
+        """One step of G and psi', then those of D and w'.
+
+        Args:
+            networks: of the content loss.
+            real, drawn: frames and landmark images [B, 3, size, size].
+            wanted: rows of `targets`, where the frames are not changed from step to step.
+        """
+        with mixed_precision(real.device, self.config.precision):
+            return self._step(networks, real, drawn, wanted)
+
+    def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None) -> dict[str, Tensor]:
         config = self.config
         self.generator.power_iteration_()
         fake = self.generator(drawn, self.styles.expand(len(real), -1))
-        figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn)
+        figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn, wanted)
         apply_step(self.generator_optimiser, [fake], [gradient], config.clip)
         self._update_averages()
         if verdicts:

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from talkinghead.checkpoint import random_model
 from talkinghead.clip import Clip, Track
@@ -11,6 +12,7 @@ from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import landmark_image
+from talkinghead.perceptual import PerceptualNetwork
 from talkinghead.training.finetune import PersonLearner, embed, finetune, finetune_stages
 
 
@@ -153,3 +155,30 @@ def test_stages_are_what_each_number_of_steps_alone_gives(model, inputs):
             assert torch.equal(alone.generator(drawn, alone.styles.expand(3, -1)), picture)
     with pytest.raises(TalkingheadError, match="rising numbers"):
         next(finetune_stages(model, clip, [3, 1]))
+
+
+class Halves(PerceptualNetwork):
+    """Pictures at half their size; counts those it saw without a gradient."""
+
+    layers, weights = ("half",), (1.0,)
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += 0 if images.requires_grad else len(images)
+        return [F.avg_pool2d(images, 2)]
+
+
+@pytest.mark.parametrize("pictures", [3, 10])
+def test_targets_that_do_not_change_are_looked_at_once(carphone_clip, pictures, monkeypatch):
+    config = dataclasses.replace(preset("tiny").finetune, jitter=0.0, precision="fp32")
+    model = dataclasses.replace(random_model("tiny"), config=dataclasses.replace(preset("tiny"), finetune=config))
+    network = Halves()
+    once = finetune(model, carphone_clip[:pictures], steps=4, perceptual=[network])
+    assert network.seen == pictures
+    step = PersonLearner.step
+    monkeypatch.setattr(PersonLearner, "step", lambda self, networks, real, drawn, wanted: step(self, networks, real, drawn))
+    again = finetune(model, carphone_clip[:pictures], steps=4, perceptual=[network])
+    assert network.seen > 2 * pictures and torch.equal(once.generator.out.weight, again.generator.out.weight)
