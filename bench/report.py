@@ -9,6 +9,7 @@ from typing import Any
 
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 OURS = ("reference", "cpp", "cuda", "triton", "ours")
+YARDSTICKS = ("copy", "folded", "opencv", "instance_norm", "convolutions")
 
 
 def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
@@ -20,7 +21,7 @@ def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
     """
     times = row["times"]
     mine = times[row["ours"]][key]
-    rivals = {name: each[key] for name, each in times.items() if name not in (*OURS, "copy", "folded", "opencv", "instance_norm")}
+    rivals = {name: each[key] for name, each in times.items() if name not in (*OURS, *YARDSTICKS)}
     copy = times.get("copy", {}).get(key)
     spread = times[row["ours"]]["spread" if key == "seconds" else "flushed_spread"]
     return {
@@ -28,14 +29,17 @@ def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
         "spread": spread / mine if mine else None,
         "stock": rivals["stock"] / mine,
         "compile": rivals["compile"] / mine if "compile" in rivals else None,
+        "onnxruntime": rivals["onnxruntime"] / mine if "onnxruntime" in rivals else None,
+        "openvino": rivals["openvino"] / mine if "openvino" in rivals else None,
         "best": min(rivals.values()) / mine,
         "copy": mine / copy if copy else None,
-        "gbs": row["moved"] / mine / 1e9,
+        "gbs": row["moved"] / mine / 1e9 if row["moved"] else None,
         "of_copy": row["moved"] / mine / (copied_bytes(row) / copy) if copy else None,
         "gflops": row["flops"] / mine / 1e9 if row["flops"] else None,
         "folded": rivals["stock"] / times["folded"][key] if "folded" in times else None,
         "opencv": times["opencv"][key] / mine if "opencv" in times else None,
         "instance_norm": times["instance_norm"][key] / mine if "instance_norm" in times else None,
+        "convolutions": times["convolutions"][key] / mine if "convolutions" in times else None,
         "peak": times[row["ours"]]["peak_bytes"],
     }
 
@@ -51,11 +55,14 @@ COLUMNS = {
     "spread": lambda f: f"{f['spread']:.0%}",
     "against stock": lambda f: times_faster(f["stock"]),
     "torch.compile": lambda f: times_faster(f["compile"]),
+    "onnxruntime": lambda f: times_faster(f["onnxruntime"]),
+    "openvino": lambda f: times_faster(f["openvino"]),
     "best other": lambda f: times_faster(f["best"]),
     "OpenCV": lambda f: times_faster(f["opencv"]),
     "instance_norm": lambda f: times_faster(f["instance_norm"]),
     "folded beforehand": lambda f: times_faster(f["folded"]),
     "time of a copy": lambda f: times_faster(f["copy"]),
+    "its convolutions alone": lambda f: f"{f['convolutions']:.0%}",
     "GB/s": lambda f: f"{f['gbs']:.1f}",
     "of a copy's": lambda f: f"{f['of_copy']:.0%}",
     "GFLOP/s": lambda f: f"{f['gflops']:.0f}",
@@ -63,8 +70,12 @@ COLUMNS = {
 }
 NEEDS = {
     "torch.compile": "compile",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "its convolutions alone": "convolutions",
     "OpenCV": "opencv",
     "instance_norm": "instance_norm",
+    "GB/s": "gbs",
     "folded beforehand": "folded",
     "time of a copy": "copy",
     "of a copy's": "of_copy",

@@ -183,6 +183,7 @@ _FAST_META = MetaConfig(
     losses=LossWeights(pixel=20.0, feature_matching=5.0, relative_feature_matching=True),
 )
 _FAST_FINETUNE = FinetuneConfig(
+    epochs=80,
     minimum_steps=160,
     generator=AdamConfig(5e-4, beta1=0.5, beta2=0.99),
     discriminator=_FAST_ADAM,

@@ -7,7 +7,7 @@ from talkinghead_kernels import adain
 from talkinghead_kernels.adain import adain_reference
 from torch import Tensor
 
-from bench.kernels.harness import DEVICE, Case, by_backend, compiled, gradients, size
+from bench.harness import DEVICE, Case, by_backend, compiled, gradients, size
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from talkinghead_kernels import draw_landmarks, use_backend
 
-from bench.kernels.harness import DEVICE, Case, by_backend, size
+from bench.harness import DEVICE, Case, by_backend, size
 from talkinghead.landmarks.draw import PARTS
 
 

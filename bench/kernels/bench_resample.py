@@ -7,7 +7,7 @@ import torch
 from talkinghead_kernels import conv_downsample, upsample_conv
 from talkinghead_kernels.resample import apply_form, choose_form, fold
 
-from bench.kernels.harness import DEVICE, Case, gradients, size
+from bench.harness import DEVICE, Case, gradients, size
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 

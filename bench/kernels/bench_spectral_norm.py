@@ -7,7 +7,7 @@ from talkinghead_kernels.spectral_norm import EPS, normalise_reference, power_it
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from bench.kernels.harness import DEVICE, Case, by_backend, compiled, size
+from bench.harness import DEVICE, Case, by_backend, compiled, size
 from talkinghead.config import preset
 from talkinghead.networks.discriminator import Discriminator
 from talkinghead.networks.embedder import Embedder

@@ -20,7 +20,7 @@ import torch
 from talkinghead_kernels import resample
 from torch import Tensor
 
-from bench.kernels.timing import Budget, take_turns, take_turns_on_gpu
+from bench.timing import Budget, take_turns, take_turns_on_gpu
 from talkinghead.config import PRESETS, NetworkConfig, preset
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}

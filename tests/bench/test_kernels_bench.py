@@ -11,9 +11,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench.kernels.harness import Case, check, error, measure  # noqa: E402
-from bench.kernels.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
+from bench.harness import Case, check, error, measure  # noqa: E402
 from bench.report import figures, report  # noqa: E402
+from bench.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
 
 
 @pytest.fixture(scope="module")

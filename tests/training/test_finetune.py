@@ -111,7 +111,7 @@ def test_is_repeatable(carphone_clip):
 
 def test_default_steps_follow_the_preset(carphone_clip):
     assert preset("paper").finetune.steps(8) == 40 and preset("paper").finetune.steps(32) == 160
-    assert [preset("tiny").finetune.steps(pictures) for pictures in (1, 8, 32)] == [160, 160, 160]
+    assert [preset("tiny").finetune.steps(pictures) for pictures in (1, 8, 16, 32)] == [160, 160, 160, 320]
     seen = []
     config = dataclasses.replace(preset("tiny"), finetune=dataclasses.replace(preset("tiny").finetune, epochs=2, minimum_steps=0))
     model = dataclasses.replace(random_model("tiny"), config=config)

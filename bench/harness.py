@@ -17,9 +17,9 @@ from talkinghead_kernels import backends, resample, use_backend
 from talkinghead_kernels.backend import NAMES, automatic
 from torch import Tensor
 
-from bench.kernels.timing import Budget, Times, peak_bytes, take_turns, take_turns_on_gpu
+from bench.timing import Budget, Times, peak_bytes, take_turns, take_turns_on_gpu
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOORS = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 """Relative errors that no provider is blamed for, however exact stock happens to be."""

@@ -1,0 +1,1 @@
+"""Networks and training steps as a whole, against the best a user could run instead."""

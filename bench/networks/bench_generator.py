@@ -1,0 +1,121 @@
+"""A frame of the generator, landmark image to picture, against the stock network and what makes it faster."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.harness import DEVICE, Case, Run, compiled, size
+from bench.networks.stock import StockGenerator
+from bench.timing import Budget, take_turns
+from talkinghead.config import preset
+from talkinghead.landmarks.draw import landmark_image
+from talkinghead.networks import Generator, final_generator
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("network", ["paper", "small"])
+def test_generator(bench, request, tmp_path, network, precision):
+    quick = request.config.getoption("quick")
+    config, dtype = preset("tiny" if quick else network).networks, DTYPES[precision]
+    generator = Generator(config, projection=False).to(DEVICE)
+    with torch.no_grad():
+        for attention in (generator.down_attention, generator.up_attention):
+            attention.gamma.fill_(0.5)  # 0 at the start, and then nobody would have to attend
+    drawn = landmark_image(torch.rand(1, 68, 2, device=DEVICE), config.image_size)
+    styles = torch.randn(1, generator.style_length, device=DEVICE)
+    stock, final = StockGenerator(generator).eval().requires_grad_(False), final_generator(generator, config.image_size, dtype)
+    mine = drawn.to(dtype, memory_format=torch.channels_last)
+    with torch.no_grad():  # in inference mode torch does not show what a convolution is made of
+        convolutions = Convolutions(final, mine, styles)
+    with torch.inference_mode():
+        expected = stock(drawn, styles)
+        providers: dict[str, Run] = {"ours": lambda: final(mine, styles), **stock_providers(stock, drawn, styles, dtype)}
+        if DEVICE == "cpu":
+            providers |= exported(stock, drawn, styles, precision, tmp_path / "stock.onnx")
+        bench(
+            Case(
+                "generator",
+                network,
+                f"{config.image_size}x{config.image_size}",
+                1,
+                dtype,
+                moved=size(*final.parameters()),
+                expected=(expected,),
+                providers=providers,
+                yardsticks={"convolutions": convolutions.again},
+                flops=convolutions.flops,
+                tolerance=0.05 if dtype == torch.bfloat16 else 1e-4,
+            )
+        )
+
+
+def stock_providers(stock: StockGenerator, drawn: Tensor, styles: Tensor, dtype: torch.dtype) -> dict[str, Run]:
+    """The stock network in the faster of two memory formats, and torch.compile of it."""
+    networks = {}
+    for name, memory_format in (("nchw", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        network = copy.deepcopy(stock).to(dtype=dtype, memory_format=memory_format)
+        networks[name] = network, drawn.to(dtype, memory_format=memory_format)
+    runs = {name: partial(network, given, styles) for name, (network, given) in networks.items()}
+    best = "channels_last"
+    if DEVICE == "cpu":
+        times = take_turns(runs, Budget(0.0, 3, 3))
+        best = min(runs, key=lambda name: times[name].median)
+    network, given = networks[best]
+    return {"stock": runs[best], "compile": partial(compiled(network), given, styles)}
+
+
+def exported(stock: StockGenerator, drawn: Tensor, styles: Tensor, precision: str, path: Path) -> dict[str, Run]:
+    """The stock network exported the usual way, in onnxruntime and openvino."""
+    import onnxruntime
+    import openvino
+
+    with torch.inference_mode(False), torch.no_grad():
+        torch.onnx.export(stock, (drawn.clone(), styles.clone()), path, dynamo=True, external_data=False, verbose=False)
+    inputs = [drawn.numpy(), styles.numpy()]
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    network = core.compile_model(str(path), "CPU", settings)
+    runs: dict[str, Run] = {"openvino": lambda: torch.from_numpy(network(inputs)[0])}
+    if precision == "fp32":  # its CPU kernels know no bfloat16
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        named = dict(zip((each.name for each in session.get_inputs()), inputs, strict=True))
+        runs["onnxruntime"] = lambda: torch.from_numpy(session.run(None, named)[0])
+    return runs
+
+
+class Convolutions(TorchDispatchMode):
+    """The convolutions of one forward, to be run again by themselves: no generator of these layers can be faster.
+
+    Attributes:
+        flops: of all of them.
+    """
+
+    def __init__(self, network: Generator, *given: Tensor) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, ...]] = []
+        self.flops = 0
+        with self:
+            network(*given)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self._calls.append(args)
+            x, weight, transposed = args[0], args[1], args[6]
+            places = (x if transposed else result).shape[-2:].numel() * x.shape[0]
+            self.flops += 2 * places * weight.numel()
+        return result
+
+    def again(self) -> None:
+        for call in self._calls:
+            torch.ops.aten.convolution.default(*call)

