@@ -16,6 +16,7 @@ from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
 from .landmarks.detect import DETECTORS
 from .training.finetune import MOST_PICTURES
 from .training.meta import VARIANTS
+from .training.stopping import LEAST_TO_HOLD_OUT
 
 MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 
@@ -71,6 +72,13 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         type=_whole(0),
         metavar="N",
         help="(default: the preset's; 0 keeps only the person's styles, 52 KB, for use with its model)",
+    )
+    it.add_argument(
+        "--stop",
+        choices=("steps", "auto"),
+        default="steps",
+        help="auto: before --steps (default: four times the preset's), when a picture held out, or views of fewer than "
+        f"{LEAST_TO_HOLD_OUT} pictures, no longer get nearer (default: %(default)s)",
     )
     it.add_argument(
         "--shots",

@@ -33,6 +33,7 @@ from .ranking import lines as ranking_lines
 from .synthetic.dataset import synthesise
 from .training.finetune import Diverged, Interrupted, finetune
 from .training.meta import train
+from .training.stopping import finetune_until_settled
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -102,7 +103,8 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
         advance = console.counter("fine-tuning")
         ended: BaseException | None = None
         try:
-            person = finetune(model, clip, given.steps, given.adversarial, given.seed, perceptual_files=perceptual, progress=advance)
+            learn = finetune_until_settled if given.stop == "auto" else finetune
+            person = learn(model, clip, given.steps, given.adversarial, given.seed, perceptual_files=perceptual, progress=advance)
         except (Interrupted, Diverged) as unfinished:
             if unfinished.person is None:
                 raise
@@ -110,6 +112,8 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
         save_person(person, beside)
     values = {"person": str(given.out), **person.provenance}
     so_far = "" if ended is None else ", all that was learned until it ended early"
+    if "stopped" in person.provenance:
+        so_far += f", where the distance to {person.provenance['stopped']['by']} was least"
     console.result(values, [f"{given.out}: a person from {len(clip)} pictures, {person.provenance['steps']} steps{so_far}"])
     if ended is not None:
         raise ended

@@ -50,7 +50,7 @@ def embed(model: Model, clip: Clip) -> Tensor:
     Raises:
         TalkingheadError: no frames, or frames that are not square.
     """
-    images, drawn, _ = _inputs(model, clip)
+    images, drawn, _ = inputs(model, clip)
     with torch.no_grad():
         return model.embedder(images, drawn).mean(0, keepdim=True)
 
@@ -126,7 +126,7 @@ def finetune_stages(
             "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
             "is; use it feed-forward with steps 0, or a model trained with --variant ft"
         )
-    images, drawn, points = _inputs(model, clip)
+    images, drawn, points = inputs(model, clip)
     learner = PersonLearner(model, embed(model, clip), config, adversarial)
     reference = neutral_face(points.numpy(), clip.track.confidence).points.astype(np.float32)
     if any(stages) and perceptual is None:
@@ -150,7 +150,7 @@ def finetune_stages(
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
                 if config.jitter:
-                    figures = learner.step(networks, *_jittered(images[chosen], points[chosen], config.jitter, random))
+                    figures = learner.step(networks, *jittered(images[chosen], points[chosen], config.jitter, random))
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]
                     figures = learner.step(networks, images[chosen], drawn[chosen], wanted)
@@ -268,7 +268,7 @@ class PersonLearner(nn.Module):
         )
 
 
-def _jittered(images: Tensor, points: Tensor, amount: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+def jittered(images: Tensor, points: Tensor, amount: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Frames [B, 3, size, size], each moved a little in its own way, and the landmark images that go with them."""
     pairs = [draw_jitter(random, amount).apply(images[i, None], points[i, None]) for i in range(len(images))]
     moved, where = (torch.cat(parts) for parts in zip(*pairs, strict=True))
@@ -285,7 +285,7 @@ def _without_discriminator(weights: LossWeights) -> LossWeights:
     return replace(weights, adversarial=0.0, feature_matching=0.0)
 
 
-def _inputs(model: Model, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(model: Model, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
     """Frames and landmark images [N, 3, size, size] in [-1, 1] at the model's size, and landmarks [N, 68, 2] as fractions."""
     height, width = clip.track.size
     if len(clip) == 0:
