@@ -41,7 +41,7 @@ fi
 
 step build 150 "$python" setup.py build_ext --inplace || exit
 "$python" -c 'from talkinghead_kernels import backends; print(backends())' | tee -a "$out/environment.txt"
-step tests 150 "$python" -m pytest tests/kernels/test_gpu.py tests/kernels/test_resample.py -q -x --tb=short || exit
+step tests 150 "$python" -m pytest tests/kernels/test_gpu.py tests/training/test_on_gpu.py tests/kernels/test_resample.py -q -x --tb=short || exit
 
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "torch sees no CUDA device: nothing was tested or measured"; exit 1; }
 

@@ -21,6 +21,7 @@ from .clip import Track
 from .data.crop import Crop, crop_around
 from .data.read import Progress, read_track, select, silent
 from .data.shots import spread
+from .device import choose_device
 from .engines.ahead import ahead
 from .engines.eager import EagerEngine
 from .errors import TalkingheadError
@@ -79,7 +80,9 @@ def _centre_and_size(points: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
 
 
-def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True, precision: str = "auto") -> Iterator[np.ndarray]:
+def animate(
+    person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True, precision: str = "auto", device: str = "cpu"
+) -> Iterator[np.ndarray]:
     """The person doing what the track does, frame by frame.
 
     Args:
@@ -87,7 +90,7 @@ def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bo
         drive: the driving landmarks; only their movement matters, not where in the frame the face is.
         crop: see `map_track`; only for a person driven by the recording it was made from, and then nothing is retargeted.
         retarget: keep the person's own proportions (`talkinghead.landmarks.retarget`); off, the driver's face shape comes through.
-        precision: as for `EagerEngine`.
+        precision, device: as for `EagerEngine`.
 
     Yields:
         uint8 [size, size, 3] RGB, one for each frame of the track, size being the person's image size.
@@ -95,7 +98,7 @@ def animate(person: Person, drive: Track, crop: Crop | None = None, retarget: bo
     Raises:
         TalkingheadError: the track is empty.
     """
-    return render(person, driving_points(person, drive, crop, retarget), precision)
+    return render(person, driving_points(person, drive, crop, retarget), precision, device)
 
 
 def driving_points(person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True) -> np.ndarray:
@@ -105,9 +108,9 @@ def driving_points(person: Person, drive: Track, crop: Crop | None = None, retar
     return put_on(drive, neutral_face(person.reference[None]))
 
 
-def render(person: Person, points: np.ndarray, precision: str = "auto") -> Iterator[np.ndarray]:
+def render(person: Person, points: np.ndarray, precision: str = "auto", device: str = "cpu") -> Iterator[np.ndarray]:
     """Frames uint8 [size, size, 3] for points float32 [N, 68, 2] in fractions of the crop; `BATCH` at a time."""
-    engine = EagerEngine(person, precision=precision)
+    engine = EagerEngine(person, choose_device(device), precision)
     for start in range(0, len(points), BATCH):
         yield from engine.run(points[start : start + BATCH])
 
@@ -158,6 +161,7 @@ def animate_video(
     retarget: str = "auto",
     precision: str = "auto",
     keep_partial: bool = False,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Animation:
     """Write the video of `person` doing what the face in the video `drive` does, at its frame rate and with its sound.
@@ -175,6 +179,7 @@ def animate_video(
             "off" takes the driver's landmarks as they are, scaled and shifted.
         precision: as for `EagerEngine`.
         keep_partial: Ctrl-C while frames are rendered ends the video there; otherwise it leaves none and raises KeyboardInterrupt.
+        device: where frames are rendered: "cpu", "cuda" or "auto".
         progress: shows the advance.
 
     Raises:
@@ -195,7 +200,7 @@ def animate_video(
         points = driving_points(person, track, retarget=retargeted)
         # the driver's own crop is only shown, never rendered from
         crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
-        results = ahead(render(person, points, precision), 2 * BATCH)  # frames are encoded while the next are generated
+        results = ahead(render(person, points, precision, device), 2 * BATCH)  # frames are encoded while the next are generated
         written = 0
         with closing(results), stop_flag() as stopped:
             for position, result, driver in progress(zip(points, results, crops, strict=True), len(track), "rendering"):

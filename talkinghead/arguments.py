@@ -10,6 +10,7 @@ from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
 from .demo import SHOTS
+from .device import DEVICES
 from .engines.eager import PRECISIONS
 from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
@@ -90,6 +91,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_face(it)
     it.add_argument("--no-adversarial", dest="adversarial", action="store_false", help="leave the discriminator out: faster, less sharp")
     _add_perceptual(it)
+    _add_device(it)
     _add_landmarks(it)
     _add_seed(it)
 
@@ -127,6 +129,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument(
         "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
     )
+    _add_device(it)
     _add_landmarks(it)
 
     it = verb("landmarks", "draw the landmarks that are found in a video or picture, to see why something fails")
@@ -200,6 +203,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--leave-out", nargs="+", default=(), metavar="PERSON", help="people not to learn from, to test on")
     it.add_argument("--start", metavar="MODEL", help=f"start from the weights of {MODELS}, of the same channels (default: random ones)")
     _add_perceptual(it)
+    _add_device(it)
     _add_seed(it)
 
     it = verb("evaluate", "measure a model on people it has not seen, as the paper does, beside the trivial answers")
@@ -275,6 +279,10 @@ def _add_landmarks(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--detector-device", default="cpu", metavar="DEVICE", help="where face-alignment runs, such as cuda (default: %(default)s)"
     )
+
+
+def _add_device(it: argparse.ArgumentParser) -> None:
+    it.add_argument("--device", default="cpu", metavar="DEVICE", help=f"where networks run: {', '.join(DEVICES)} (default: %(default)s)")
 
 
 def _add_face(it: argparse.ArgumentParser) -> None:

@@ -50,6 +50,17 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its networks are."""
+        return self.discriminator.w0.device
+
+    def to(self, device: str | torch.device) -> "Model":
+        """Move its networks; gives the model itself."""
+        for network in networks_of(self).values():
+            network.to(device)
+        return self
+
 
 @dataclass
 class Person:

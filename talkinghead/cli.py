@@ -18,6 +18,7 @@ from .corpus.prepare import prepare
 from .data.shots import read_shots
 from .demo import SHOTS, compare, demo_clip
 from .demo import run as run_demo
+from .device import choose_device
 from .errors import TalkingheadError
 from .evaluation.clips import ROWS, Measure, Protocol
 from .evaluation.evaluate import evaluate
@@ -85,6 +86,7 @@ def _train(given: argparse.Namespace, console: Console) -> None:
         given.seed,
         given.leave_out,
         given.start,
+        given.device,
         _named_files(given.perceptual),
         progress=console.counter("meta-learning"),
     )
@@ -93,7 +95,7 @@ def _train(given: argparse.Namespace, console: Console) -> None:
 
 
 def _finetune(given: argparse.Namespace, console: Console) -> None:
-    model = open_model(given.model, given.seed)
+    model = open_model(given.model, given.seed).to(choose_device(given.device))
     perceptual = _named_files(given.perceptual)
     detector = _detector(given, console)
     clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, given.face, console.progress)
@@ -139,6 +141,7 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
         given.retarget,
         given.precision,
         given.keep_partial,
+        given.device,
         console.progress,
     )
     height, width = made.size

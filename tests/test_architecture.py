@@ -24,7 +24,7 @@ KERNELS = ROOT / "kernels" / "talkinghead_kernels"
 
 LAYERS: tuple[set[str], ...] = (
     {"talkinghead_kernels"},
-    {"errors", "files", "interrupt", "clip", "config"},
+    {"errors", "device", "files", "interrupt", "clip", "config"},
     {"networks", "corpus", "data", "media", "landmarks", "checkpoint"},
     {"engines", "losses", "perceptual", "metrics", "identity", "inception"},
     {"demo", "live", "animate", "overlay", "training", "evaluation", "ranking", "synthetic"},

@@ -452,6 +452,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(cli, "train", seen)
     command = ["train", "people", "data", "--out", "run", "--preset", "small", "--variant", "ff", "--steps", "12", "--seed", "5"]
+    command += ["--device", "auto"]
     assert cli.main([*command, "--leave-out", "bob", "ann", "--start", "tiny", "--perceptual", "vgg19=a.pt", "vggface=b.pt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
     [call] = calls
@@ -465,6 +466,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
         "seed": 5,
         "leave_out": ["bob", "ann"],
         "start": "tiny",
+        "device": "auto",
         "perceptual_files": {"vgg19": "a.pt", "vggface": "b.pt"},
     }
 

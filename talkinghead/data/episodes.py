@@ -39,6 +39,10 @@ class Episodes:
     points: Tensor
     columns: Tensor
 
+    def to(self, device: torch.device) -> "Episodes":
+        """The same on a device."""
+        return Episodes(self.frames.to(device), self.points.to(device), self.columns.to(device))
+
 
 class EpisodeSource:
     """Draws episodes from prepared shards: data sets alike often, then their people, then their videos, then their variants.

@@ -51,19 +51,22 @@ class Variant:
             images = images.flip(3)
             points = torch.stack([1 - points[..., 0], points[..., 1]], 2)[:, list(MIRROR)]
         size = images.shape[2]
-        grid = F.affine_grid(torch.from_numpy(self.affine)[None], [1, 3, size, size], align_corners=False)
-        bend = F.interpolate(torch.from_numpy(self.bend)[None], size=(size, size), mode="bicubic", align_corners=False)
+        affine, bend, colour, offset = (
+            torch.from_numpy(each).to(images.device) for each in (self.affine, self.bend, self.colour, self.offset)
+        )
+        grid = F.affine_grid(affine[None], [1, 3, size, size], align_corners=False)
+        bend = F.interpolate(bend[None], size=(size, size), mode="bicubic", align_corners=False)
         grid = (grid + bend.permute(0, 2, 3, 1)).expand(len(images), -1, -1, -1)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         images = (images / 2 + 0.5).clamp(1e-4, 1).pow(self.gamma) * 2 - 1
-        images = torch.einsum("dc,nchw->ndhw", torch.from_numpy(self.colour), images) + torch.from_numpy(self.offset)[:, None, None]
-        return images.clamp(-1, 1), self._move(points, bend)
+        images = torch.einsum("dc,nchw->ndhw", colour, images) + offset[:, None, None]
+        return images.clamp(-1, 1), self._move(points, affine, bend)
 
-    def _move(self, points: Tensor, bend: Tensor) -> Tensor:
+    @staticmethod
+    def _move(points: Tensor, affine: Tensor, bend: Tensor) -> Tensor:
         """Where the input's points come to lie: solves affine(p) + bend(p) = q for p by fixed-point iteration."""
         wanted = points * 2 - 1
-        linear = torch.from_numpy(self.affine[:, :2])
-        shift = torch.from_numpy(self.affine[:, 2])
+        linear, shift = affine[:, :2], affine[:, 2]
         inverse = torch.linalg.inv(linear)
         found = (wanted - shift) @ inverse.T
         field = bend.expand(len(points), -1, -1, -1)

@@ -37,7 +37,9 @@ class EagerEngine:
         self.device = torch.device(device)
         self.precision = choose_precision(self.device, precision)
         self._dtype = PRECISIONS[self.precision]
-        generator = person.generator if self.device.type == "cpu" else copy.deepcopy(person.generator).to(self.device)
+        generator = person.generator
+        if generator.out.weight.device != self.device:
+            generator = copy.deepcopy(generator).to(self.device)
         self._generator = final_generator(generator, self.size, self._dtype).eval()
         self._styles = person.styles.detach().to(self.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}

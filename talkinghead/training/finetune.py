@@ -67,6 +67,8 @@ def finetune(
 ) -> Person:
     """Make a person.
 
+    It runs where the model is, and so does the person.
+
     Args:
         model: from `load_model`.
         clip: 1 to 32 square frames of one person, as `read_clip` gives.
@@ -128,9 +130,9 @@ def finetune_stages(
         )
     images, drawn, points = inputs(model, clip)
     learner = PersonLearner(model, embed(model, clip), config, adversarial)
-    reference = neutral_face(points.numpy(), clip.track.confidence).points.astype(np.float32)
+    reference = neutral_face(points.cpu().numpy(), clip.track.confidence).points.astype(np.float32)
     if any(stages) and perceptual is None:
-        perceptual = open_perceptual(model.config.perceptual, perceptual_files)
+        perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
     random = np.random.default_rng(seed)
     networks = perceptual or ()
     targets = learner.targets(networks, images) if any(stages) and not config.jitter else []
@@ -293,8 +295,8 @@ def inputs(model: Model, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
     if height != width:
         raise TalkingheadError(f"{clip.name}: frames of {height}x{width} are not square; read_clip crops them around the face")
     size = model.config.networks.image_size
-    images = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float()
+    images = torch.from_numpy(clip.frames).to(model.device).permute(0, 3, 1, 2).float()
     if height != size:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    points = torch.from_numpy(clip.track.landmarks / height)
+    points = torch.from_numpy(clip.track.landmarks / height).to(model.device)
     return images / 127.5 - 1, landmark_image(points, size), points

@@ -14,6 +14,7 @@ from ..checkpoint import Model, load_model, random_model, save_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
+from ..device import choose_device
 from ..errors import TalkingheadError
 from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
@@ -48,7 +49,7 @@ class MetaLearner:
     def __init__(self, model: Model, videos: int, networks: Sequence[PerceptualNetwork]) -> None:
         self.config, self.networks = model.config, networks
         self.embedder, self.generator, self.discriminator = model.embedder, model.generator, model.discriminator
-        self.columns = Columns(videos, self.config.networks.embedding)
+        self.columns = Columns(videos, self.config.networks.embedding).to(model.device)
         self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         meta = self.config.meta
@@ -139,6 +140,7 @@ def train(
     seed: int = 0,
     leave_out: Sequence[str] = (),
     start: str | None = None,
+    device: str = "cpu",
     perceptual_files: dict[str, str] | None = None,
     save_seconds: float = 120.0,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -154,6 +156,7 @@ def train(
         seed: of the initialisation and of the episodes.
         leave_out: people not to learn from.
         start: a model that ships or a file, whose weights the run starts from; default random ones.
+        device: where it runs: "cpu", "cuda" or "auto".
         perceptual_files: weights of the content loss's networks, by name.
         save_seconds: time between two saves.
         progress: called with (step, steps, figures) every few steps.
@@ -163,10 +166,10 @@ def train(
     """
     if variant not in VARIANTS:
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
-    config, out = _configuration(preset, variant, steps), Path(out)
+    config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
     meta = config.meta
     source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out)
-    networks = open_perceptual(config.perceptual, perceptual_files)
+    networks = [network.to(place) for network in open_perceptual(config.perceptual, perceptual_files)]
     model = random_model(preset, seed)
     model.config = config
     parent = None if start is None else load_model(start)
@@ -174,7 +177,7 @@ def train(
         take_weights(model, parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = MetaLearner(model, source.columns, networks)
+        learner = MetaLearner(model.to(place), source.columns, networks)
     settings = {
         # a finished run may be given more steps, and what fine-tuning will do does not matter here
         "config": replace(config, meta=replace(meta, steps=0), finetune=FinetuneConfig()).to_dict(),
@@ -211,7 +214,7 @@ def train(
     last = saved = time.monotonic()
     with stop_flag() as stopped:
         while step < meta.steps and not stopped():
-            figures, rows = learner.step(source.draw(step))
+            figures, rows = learner.step(source.draw(step).to(place))
             step += 1
             now = time.monotonic()
             seconds += now - last

@@ -39,5 +39,5 @@ def take_weights(model: Model, parent: Model) -> None:
 def fill_columns(columns: Tensor, embedder: Embedder, source: EpisodeSource) -> None:
     """Make each column of W [N, D] what E says of its video: what the matching loss pulls E to must not be noise."""
     for number, column in enumerate(columns):
-        frames, points = source.of_column(number)
+        frames, points = (each.to(columns.device) for each in source.of_column(number))
         column.copy_(embedder(frames, landmark_image(points, source.size)).mean(0))

@@ -51,14 +51,15 @@ def finetune_until_settled(
     most = 4 * model.config.finetune.steps(len(clip)) if most is None else most
     if most < 1:
         raise TalkingheadError(f"steps {most}: to stop by itself, fine-tuning must be allowed 1 or more")
-    networks = open_perceptual(model.config.perceptual, perceptual_files) if perceptual is None else perceptual
+    if perceptual is None:
+        perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
     learned, watched = split(clip)
-    watch = Watch(model, clip if watched is None else watched, networks, views=watched is None, seed=seed)
+    watch = Watch(model, clip if watched is None else watched, perceptual, views=watched is None, seed=seed)
     distances: dict[int, float] = {}
     best: Person | None = None
     least, at = float("inf"), 0
     stages = sorted({*range(LOOK_EVERY, most, LOOK_EVERY), most})
-    for person in finetune_stages(model, learned, stages, adversarial, seed, networks, progress=progress):
+    for person in finetune_stages(model, learned, stages, adversarial, seed, perceptual, progress=progress):
         step = person.provenance["steps"]
         distances[step] = watch.distance(person)
         if best is None or distances[step] < least * (1 - _BETTER):
