@@ -1,6 +1,7 @@
 """Ctrl-C and losses that are not finite: what was done by then is kept, and nothing half-written."""
 
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -159,3 +160,8 @@ def test_an_interrupted_animation_leaves_a_video_of_the_frames_so_far_or_none(
     else:
         assert not out.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["drive.mp4", "person.safetensors", *(["out.mp4"] if keep else [])])
+
+
+def test_what_ends_fine_tuning_passes_between_processes() -> None:
+    again = pickle.loads(pickle.dumps(Diverged("a loss is not finite")))
+    assert str(again) == "a loss is not finite" and isinstance(pickle.loads(pickle.dumps(Interrupted())), KeyboardInterrupt)

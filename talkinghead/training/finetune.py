@@ -29,9 +29,9 @@ _CHECK_EVERY = 10  # steps
 
 
 class Interrupted(KeyboardInterrupt):
-    """Fine-tuning was interrupted; `person` is what it had made by then, None before the first step."""
+    """Fine-tuning was interrupted; `person` is what it had made by then."""
 
-    def __init__(self, person: Person | None) -> None:
+    def __init__(self, person: Person | None = None) -> None:
         super().__init__()
         self.person = person
 
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 class Diverged(TalkingheadError):
     """A loss was not finite; `person` is the last whose losses were, None when there was none."""
 
-    def __init__(self, message: str, person: Person | None) -> None:
+    def __init__(self, message: str, person: Person | None = None) -> None:
         super().__init__(message)
         self.person = person
 
@@ -143,11 +143,16 @@ def finetune_stages(
         provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
         return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
 
+    def check(figures: dict[str, Tensor], step: int) -> None:
+        try:
+            finite(figures, clip.name or "fine-tuning", step)
+        except TalkingheadError as error:
+            raise Diverged(str(error), person(good) if (good := learner.restore()) else None) from None
+        learner.keep(step)
+
     for steps in stages:
         with stop_flag() as stopped:
             for step in range(done, steps):
-                if stopped():
-                    raise Interrupted(person(step) if step else None)
                 if not order:
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
@@ -156,14 +161,13 @@ def finetune_stages(
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]
                     figures = learner.step(networks, images[chosen], drawn[chosen], wanted)
-                if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps:
-                    try:
-                        finite(figures, clip.name or "fine-tuning", step + 1)
-                    except TalkingheadError as error:
-                        raise Diverged(str(error), person(good) if (good := learner.restore()) else None) from None
-                    learner.keep(step + 1)
                 if progress:
                     progress(step + 1, stages[-1], {name: float(value) for name, value in figures.items()})
+                ending = stopped()
+                if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps or ending:
+                    check(figures, step + 1)
+                if ending:
+                    raise Interrupted(person(step + 1))
         done = steps
         yield person(steps)
 
