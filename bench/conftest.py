@@ -48,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """bench_*.py hold what is measured; `make test` looks for test_*.py elsewhere."""
-    return pytest.Module.from_parent(parent, path=file_path) if file_path.match("bench_*.py") else None
+    ours = file_path.match("bench_*.py") and not parent.session.isinitpath(file_path)  # a file that is named, pytest takes by itself
+    return pytest.Module.from_parent(parent, path=file_path) if ours else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

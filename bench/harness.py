@@ -177,7 +177,9 @@ def machine() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else cpu,
         "class": resample.device_class(torch.device(DEVICE, 0) if DEVICE == "cuda" else torch.device("cpu")),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python-headless")}
+        "versions": {
+            name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python-headless", "onnxruntime", "openvino")
+        }
         | {"python": platform.python_version(), "cuda": torch.version.cuda},
         "commit": git("rev-parse", "HEAD") or None,
         "changed": bool(git("status", "--porcelain", "--untracked-files=no")),

@@ -1,4 +1,8 @@
-"""Print results of the bench as tables: `python -m bench.report bench/results/kernels_<device>.json [--summary]`, from the root."""
+"""Print results of the bench as tables, or what changed between two runs, from the root of the repository:
+
+python -m bench.report bench/results/kernels_<device>.json [--summary]
+python -m bench.report before.json after.json
+"""
 
 import argparse
 import json
@@ -154,12 +158,47 @@ def report(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Ours and stock in two runs, by what both measured: how stock changed says how far the two machines were alike."""
+    names = ("op", "direction", "layer", "batch", "dtype", "memory_format")
+    old = {tuple(row[name] for name in names): row for row in before["rows"]}
+    lines = ["before: " + heading(before)[0], "after: " + heading(after)[0], ""]
+    lines += ["| op | | layer | batch | before | after | faster | stock faster |", "|---|---|---|---|---|---|---|---|"]
+    ratios = []
+    for row in after["rows"]:
+        key = tuple(row[name] for name in names)
+        if key not in old:
+            continue
+        was, now = ({name: r["times"][name]["seconds"] for name in (r["ours"], "stock")} for r in (old[key], row))
+        mine = was[old[key]["ours"]], now[row["ours"]]
+        ratios.append(mine[0] / mine[1])
+        layout = " channels_last" if row["memory_format"] == "channels_last" else ""
+        lines.append(
+            f"| {row['op']} | {row['direction']} | {row['layer']} {SHORT[row['dtype']]}{layout} | {row['batch']} | {milliseconds(mine[0])} "
+            f"| {milliseconds(mine[1])} | {times_faster(ratios[-1])} | {times_faster(was['stock'] / now['stock'])} |"
+        )
+    if not ratios:
+        return "\n".join([*lines[:2], "", "The two runs have no row in common."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(ratios)} rows: {times_faster(statistics.median(ratios))} at the median, {times_faster(min(ratios))} at the worst.",
+        ]
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--summary", action="store_true", help="one table of medians and worst cases")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", help="one file, or two to compare")
+    parser.add_argument("--summary", action="store_true", help="of one file: one table of medians and worst cases")
     given = parser.parse_args()
-    found = json.loads(given.results.read_text())
+    if len(given.results) > 2:
+        parser.error(f"one file or two were expected, got {len(given.results)}")
+    found, *later = (json.loads(path.read_text()) for path in given.results)
+    if later:
+        print(comparison(found, *later))
+        return
     print("\n".join([*heading(found), "", *summary(found["rows"])]) if given.summary else report(found))
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench.harness import Case, check, error, measure  # noqa: E402
-from bench.report import figures, report  # noqa: E402
+from bench.plot import draw  # noqa: E402
+from bench.report import comparison, figures, report  # noqa: E402
 from bench.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
 
 
@@ -116,3 +118,20 @@ def test_peak_of_a_call():
     x = torch.ones(1024, 1024)
     peak = peak_bytes(lambda: (x + 1) * 2, "cpu")
     assert 8 * 2**20 <= peak < 9 * 2**20
+
+
+def test_two_runs_are_compared_row_by_row(results):
+    faster = json.loads(json.dumps(results))
+    for row in faster["rows"]:
+        row["times"][row["ours"]]["seconds"] /= 2
+    text = comparison(results, {**faster, "rows": faster["rows"][1:]})
+    assert text.count("| 2.00x | 1.00x |") == len(results["rows"]) - 1
+    assert f"{len(results['rows']) - 1} rows: 2.00x at the median, 2.00x at the worst." in text
+    assert "no row in common" in comparison(results, {**results, "rows": []})
+
+
+def test_results_are_drawn(results, tmp_path):
+    draw(results, tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.width == 1000 and picture.height > 200
+        assert any(colour == (42, 111, 219) for _, colour in picture.convert("RGB").getcolors(1 << 24))

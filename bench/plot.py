@@ -1,0 +1,57 @@
+"""Draw results of the bench as bars: `python -m bench.plot bench/results/networks_<device>.json OUT.png`, from the root."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.report import OURS, SHORT, YARDSTICKS, heading, milliseconds
+
+COLOURS = {"ours": "#2a6fdb", "stock": "#9aa3ad", "compile": "#d98e2b", "onnxruntime": "#5aa469", "openvino": "#8d63b5"}
+NAMES = {"compile": "torch.compile"}
+
+
+def draw(found: Mapping[str, Any], out: Path) -> None:
+    """One group of bars for each row, how many times the time of ours each provider takes, with its own time written on it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = found["rows"]
+    figure = Figure(figsize=(10, 1.2 + 0.28 * sum(len(_bars(row)) + 1 for row in rows)), layout="constrained")
+    axes = figure.add_subplot()
+    place, ticks = 0.0, []
+    for row in rows:
+        bars = _bars(row)
+        ticks.append((place + (len(bars) - 1) / 2, f"{row['op']}\n{row['direction']} {row['layer']}\n{SHORT[row['dtype']]}"))
+        for name, seconds in bars.items():
+            length = seconds / bars["ours"]
+            axes.barh(place, length, color=COLOURS.get(name, "#c0c0c0"), height=0.85)
+            axes.text(length, place, f" {NAMES.get(name, name)}  {milliseconds(seconds)}", va="center", fontsize=8)
+            place += 1
+        place += 1
+    axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1, color="#2a6fdb", linewidth=0.8)
+    axes.set_xlabel("time, ours being 1", fontsize=9)
+    axes.set_xlim(0, 1.25 * axes.get_xlim()[1])
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(heading(found)[0], fontsize=7)
+    FigureCanvasAgg(figure).print_png(str(out))
+
+
+def _bars(row: Mapping[str, Any]) -> dict[str, float]:
+    rivals = {name: each["seconds"] for name, each in row["times"].items() if name not in (*OURS, *YARDSTICKS)}
+    return {"ours": row["times"][row["ours"]]["seconds"], **rivals}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    draw(json.loads(given.results.read_text()), given.out)
+
+
+if __name__ == "__main__":
+    main()
