@@ -7,7 +7,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from talkinghead.checkpoint import Model, Person, load_model, load_person, random_model, save_model, save_person
+from talkinghead.checkpoint import (
+    DEFAULT_MODEL,
+    Model,
+    Person,
+    load_model,
+    load_person,
+    random_model,
+    save_model,
+    save_person,
+    shipped_models,
+)
 from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
@@ -161,3 +171,20 @@ def test_files_are_readable_by_others_as_usual(tmp_path):
     save_model(random_model("tiny"), tmp_path / "model.safetensors")
     (tmp_path / "plain").touch()
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+LEFT_OUT = {"p03", "p10", "p13", "p17", "p23", "p24"}
+"""On whom README's figures of the shipped models are measured."""
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_model_that_ships_is_small_current_and_has_not_seen_whom_it_is_measured_on(name):
+    path = shipped_models()[name]
+    model = load_model(name)
+    assert path.stat().st_size <= 12e6 and model.config == preset(name)
+    assert model.provenance["variant"] == "ft" and model.provenance["steps"] >= 1000
+    assert len(model.provenance["people"]) > 100 and not LEFT_OUT & set(model.provenance["people"])
+
+
+def test_the_default_model_ships():
+    assert load_model().digest == load_model(DEFAULT_MODEL).digest and DEFAULT_MODEL in shipped_models()

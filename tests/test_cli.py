@@ -18,7 +18,7 @@ import talkinghead
 import talkinghead.cli as cli
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead import Clip, Model, Person, load_person
-from talkinghead.checkpoint import load_model, random_model, save_model
+from talkinghead.checkpoint import load_model, random_model, save_model, shipped_models
 from talkinghead.console import Console
 from talkinghead.data.shards import read_index
 from talkinghead.data.shots import read_shots, spread
@@ -361,7 +361,7 @@ def test_models_are_named_or_files(tmp_path: Path, person: Path, drive: Path, re
     """One rule for every verb: a model that ships, or a file; what does not ship says what does."""
     out = tmp_path / "o"
     for name in ("paper", "tinny"):
-        wanted = f"{name}: no such file, and no model that comes with the package (there is: tiny"
+        wanted = f"{name}: no such file, and no model that comes with the package (there is: {', '.join(shipped_models())})"
         assert wanted in told(capsys, "finetune", drive, "--model", name, "--out", out)
         assert wanted in told(capsys, "demo", drive, "--model", name, "--out", out)
         assert wanted in told(capsys, "evaluate", name, drive, "--out", out)
