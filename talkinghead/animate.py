@@ -189,6 +189,7 @@ def animate_video(
     for name, given, known in (("layout", layout, LAYOUTS), ("retarget", retarget, RETARGET)):
         if given not in known:
             raise TalkingheadError(f"{name} {given!r}: unknown, one of {', '.join(known)} was expected")
+    choose_device(device)  # one that is not there is told before the work
     start = perf_counter()
     side = person.config.networks.image_size
     size = (side, side if layout == "result" else 3 * side)

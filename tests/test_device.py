@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import talkinghead.cli as cli
+from talkinghead.animate import animate_video
 from talkinghead.checkpoint import random_model
 from talkinghead.device import choose_device
 from talkinghead.errors import TalkingheadError
@@ -41,3 +42,9 @@ def test_a_model_moves_as_a_whole():
     model = random_model("tiny")
     assert model.device == torch.device("cpu") and model.to("meta") is model and model.device == torch.device("meta")
     assert {p.device.type for network in (model.embedder, model.generator, model.discriminator) for p in network.parameters()} == {"meta"}
+
+
+def test_animation_tells_it_before_the_drive_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(TalkingheadError, match="device 'cuda'"):
+        animate_video(None, "not-there.mp4", "out.mp4", device="cuda")
