@@ -7,7 +7,7 @@ import talkinghead_kernels as ops
 import torch
 
 from talkinghead import finetune, load_model
-from talkinghead.checkpoint import Person
+from talkinghead.checkpoint import Person, shipped_models
 from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine, choose_precision
 from talkinghead.landmarks.draw import landmark_image
@@ -61,17 +61,19 @@ def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.square(found.astype(np.float64) - wanted).mean()))
 
 
-def test_frames_of_a_real_clip_are_those_of_the_plain_generator(person, carphone_clip):
-    points = carphone_clip.track.landmarks[::10] / 64
+@pytest.mark.parametrize("name", shipped_models())
+def test_frames_of_a_real_clip_are_those_of_the_plain_generator(name, carphone_clip):
+    person = finetune(load_model(name), carphone_clip[:8], steps=0)
+    size, points = person.config.networks.image_size, carphone_clip.track.landmarks[::10] / 64
     with torch.no_grad():
-        drawn = landmark_image(torch.from_numpy(points), 64)
+        drawn = landmark_image(torch.from_numpy(points), size)
         plain = person.generator(drawn, person.styles.expand(len(points), -1))
     wanted = ((plain + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(EagerEngine(person).run(points) - wanted).max() <= 1  # 1e-4 may take a value over the edge between two levels
     frames = EagerEngine(person, precision="bf16").run(points)
     assert frames.dtype == np.uint8 and frames.flags.c_contiguous
     assert psnr(frames, wanted) > 40
-    half = final_generator(person.generator, 64, torch.float16)
+    half = final_generator(person.generator, size, torch.float16)
     with torch.inference_mode():
         picture = half(drawn.half(), person.styles.expand(len(points), -1))
     assert picture.dtype == torch.float32
