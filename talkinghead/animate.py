@@ -110,7 +110,7 @@ def driving_points(person: Person, drive: Track, crop: Crop | None = None, retar
 
 def render(person: Person, points: np.ndarray, precision: str = "auto", device: str = "cpu") -> Iterator[np.ndarray]:
     """Frames uint8 [size, size, 3] for points float32 [N, 68, 2] in fractions of the crop; `BATCH` at a time."""
-    engine = EagerEngine(person, choose_device(device), precision)
+    engine = EagerEngine(person, choose_device(device), precision, BATCH)
     for start in range(0, len(points), BATCH):
         yield from engine.run(points[start : start + BATCH])
 

@@ -52,7 +52,7 @@ def test_generator(bench, request, tmp_path, network, precision):
                 providers=providers,
                 yardsticks={"convolutions": convolutions.again},
                 flops=convolutions.flops,
-                tolerance=0.05 if dtype == torch.bfloat16 else 1e-4,
+                tolerance=0.05 if dtype == torch.bfloat16 else 5e-4,  # openvino is 2e-4 away in float32
             )
         )
 

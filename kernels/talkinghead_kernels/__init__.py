@@ -2,6 +2,7 @@
 
 from .adain import adain
 from .backend import backends, use_backend
+from .convolution import conv2d, conv_transpose2d, pack
 from .export import decompositions
 from .rasterize import draw_landmarks
 from .resample import conv_downsample, upsample_conv
@@ -11,10 +12,13 @@ from .spectral_norm import normalise, power_iteration_
 __all__ = [
     "adain",
     "backends",
+    "conv2d",
     "conv_downsample",
+    "conv_transpose2d",
     "decompositions",
     "draw_landmarks",
     "normalise",
+    "pack",
     "power_iteration_",
     "residual_block",
     "upsample_conv",

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .convolution import conv2d, conv_transpose2d
+
 FORMS: dict[str, Callable[[int, int], tuple[int, int, int, int]]] = {
     "plain": lambda outputs, inputs: (outputs, inputs, 3, 3),
     "upsample": lambda outputs, inputs: (inputs, outputs, 4, 4),
@@ -124,7 +126,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     Args:
         x: [B, C, H, W], floating point.
         weight: [out, C, k, k], k = 1 or 3, or folded: [C, out, 4, 4] ("upsample") or [4 out, C, 2, 2] ("upsample_shuffle"). x's dtype,
-            except under autocast.
+            except under autocast. Or packed, see `pack`.
         bias: [out] or None.
 
     Returns:
@@ -136,7 +138,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     _check("upsample_conv", x, weight, bias, {1: "plain", 2: "upsample_shuffle", 3: "plain", 4: "upsample"})
     kernel = weight.shape[2]
     if kernel == 1:
-        return F.interpolate(F.conv2d(x, weight, bias), scale_factor=2.0, mode="nearest")
+        return F.interpolate(conv2d(x, weight, bias), scale_factor=2.0, mode="nearest")
     if kernel == 3:
         return apply_form("upsample_conv", _choose("upsample_conv", x, weight), x, weight, bias)
     return _transposed(x, weight, bias) if kernel == 4 else _shuffled(x, weight, bias)
@@ -161,30 +163,30 @@ def conv_downsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         raise ValueError(f"conv_downsample: x must have even height and width, got {list(x.shape)}")
     kernel = weight.shape[2]
     if kernel == 1:
-        return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
+        return conv2d(F.avg_pool2d(x, 2), weight, bias)
     if kernel == 3:
         return apply_form("conv_downsample", _choose("conv_downsample", x, weight), x, weight, bias)
-    return F.conv2d(x, weight, bias, stride=2, padding=1)
+    return conv2d(x, weight, bias, stride=2, padding=1)
 
 
 def apply_form(op: str, form: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """ "upsample_conv" or "conv_downsample" of a weight [out, in, 3, 3], computed in one of its `CANDIDATES`."""
     if form == "plain" and op == "upsample_conv":
-        return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+        return conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
     if form == "plain":
-        return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+        return F.avg_pool2d(conv2d(x, weight, bias, padding=1), 2)
     folded = fold(weight, form, torch.channels_last if _channels_last(x) or _channels_last(weight) else torch.contiguous_format)
     if form == "downsample":
-        return F.conv2d(x, folded, bias, stride=2, padding=1)
+        return conv2d(x, folded, bias, stride=2, padding=1)
     return _transposed(x, folded, bias) if form == "upsample" else _shuffled(x, folded, bias)
 
 
 def _transposed(x: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
+    return conv_transpose2d(x, folded, bias, stride=2, padding=1)
 
 
 def _shuffled(x: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
-    y = F.conv2d(x, folded, None if bias is None else bias.repeat_interleave(4), padding=1)
+    y = conv2d(x, folded, None if bias is None else bias.repeat_interleave(4), padding=1)
     memory_format = torch.channels_last if _channels_last(y) else torch.contiguous_format
     return F.pixel_shuffle(y, 2)[:, :, 1:-1, 1:-1].contiguous(memory_format=memory_format)
 
@@ -199,6 +201,8 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, forms: dict[
         raise ValueError(f"{op}: x must be a floating-point [B, C, H, W], got {x.dtype} {list(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"{op}: x must not be empty, got {list(x.shape)}")
+    if weight.is_mkldnn:  # `pack` checked it
+        return
     kernel = weight.shape[-1]
     if weight.dim() != 4 or weight.shape[2] != kernel or kernel not in forms:
         raise ValueError(f"{op}: weight must be [out, in, 1, 1], [out, in, 3, 3] or folded ({_folded(forms)}), got {list(weight.shape)}")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .adain import adain
+from .convolution import conv2d
 from .resample import conv_downsample, upsample_conv
 
 Affine = tuple[Tensor, Tensor]
@@ -56,13 +57,13 @@ def residual_block(
     if resample not in (None, "up", "down"):
         raise ValueError(f"residual_block: resample must be None, 'up' or 'down', got {resample!r}")
     x, h = _enter(x, residual, None if first else norm1, not first, negative_slope, eps)
-    h = upsample_conv(h, *conv1) if resample == "up" else F.conv2d(h, *conv1, padding=1)
+    h = upsample_conv(h, *conv1) if resample == "up" else conv2d(h, *conv1, padding=1)
     _, h = _enter(h, None, norm2, True, negative_slope, eps)
-    h = conv_downsample(h, *conv2) if resample == "down" else F.conv2d(h, *conv2, padding=1)
+    h = conv_downsample(h, *conv2) if resample == "down" else conv2d(h, *conv2, padding=1)
     if shortcut is not None and resample == "up":
         x = upsample_conv(x, *shortcut)
     elif shortcut is not None:
-        x = conv_downsample(x, *shortcut) if resample == "down" else F.conv2d(x, *shortcut)
+        x = conv_downsample(x, *shortcut) if resample == "down" else conv2d(x, *shortcut)
     return h + x if join else (h, x)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoint import Person
 from ..landmarks.draw import landmark_image
-from ..networks import final_generator
+from ..networks import final_generator, pack_
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,14 @@ class EagerEngine:
         device: where.
         precision: of weights and maps: "fp32", "bf16", "fp16", or "auto": bf16 where the device has instructions for it, else fp32. What it
             cannot do falls back to fp32, with one line in the log.
+        batch: how many frames at a time it is to be fast for; it takes others too.
 
     Attributes:
         precision: what runs.
         size: height and width of the frames.
     """
 
-    def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32") -> None:
+    def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32", batch: int = 1) -> None:
         self.size = person.config.networks.image_size
         self.device = torch.device(device)
         self.precision = choose_precision(self.device, precision)
@@ -40,7 +41,7 @@ class EagerEngine:
         generator = person.generator
         if generator.out.weight.device != self.device:
             generator = copy.deepcopy(generator).to(self.device)
-        self._generator = final_generator(generator, self.size, self._dtype).eval()
+        self._generator = pack_(final_generator(generator, self.size, self._dtype).eval(), self.size, batch)
         self._styles = person.styles.detach().to(self.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 

@@ -2,7 +2,7 @@
 
 from .discriminator import Discriminator
 from .embedder import Embedder
-from .final import final_generator
+from .final import final_generator, pack_
 from .generator import Generator
 
-__all__ = ["Discriminator", "Embedder", "Generator", "final_generator"]
+__all__ = ["Discriminator", "Embedder", "Generator", "final_generator", "pack_"]

@@ -109,20 +109,21 @@ class Attention(nn.Module):
         self.key = Layer(channels, channels // 8, 1)
         self.value = Layer(channels, channels // 2, 1)
         self.out = Layer(channels // 2, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(()))
+        self.gamma: nn.Parameter | None = nn.Parameter(torch.zeros(()))  # None where `out` holds it
 
     def forward(self, x: Tensor, weights: Weights) -> Terms:
         """x [B, C, H, W] -> terms of the same shape; H and W even."""
-        query = _rows(F.conv2d(x, *self.query.affine(weights)))
-        key = _rows(F.max_pool2d(F.conv2d(x, *self.key.affine(weights)), 2))
-        value = _rows(F.max_pool2d(F.conv2d(x, *self.value.affine(weights)), 2)).contiguous()
+        query = _rows(ops.conv2d(x, *self.query.affine(weights)))
+        key = _rows(F.max_pool2d(ops.conv2d(x, *self.key.affine(weights)), 2))
+        value = _rows(F.max_pool2d(ops.conv2d(x, *self.value.affine(weights)), 2)).contiguous()
         # torch never forms the whole matrix where the three are alike: zeros add nothing to a product
         missing = (0, value.shape[-1] - query.shape[-1])
         mixed = F.scaled_dot_product_attention(F.pad(query, missing), F.pad(key, missing), value, scale=1.0)[:, 0]
         mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
         weight, bias = self.out.affine(weights)
-        # the gate is applied to the small weight, not to the wide result
-        return x, F.conv2d(mixed, self.gamma * weight, None if bias is None else self.gamma * bias)
+        if self.gamma is not None:  # the gate is applied to the small weight, not to the wide result
+            weight, bias = self.gamma * weight, None if bias is None else self.gamma * bias
+        return x, ops.conv2d(mixed, weight, bias)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""A generator in its final form, for inference alone: every weight divided by its spectral norm, folded, cast and laid out once."""
+"""A generator in its final form, for inference alone: every weight divided by its spectral norm, folded, cast and packed once."""
 
 import copy
-from typing import cast
+from typing import Any, cast
 
+import talkinghead_kernels as ops
 import torch
+import torch.nn.functional as F
 from talkinghead_kernels.resample import choose_form, fold
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .blocks import Layer, ResidualBlock
 from .generator import Generator
@@ -24,13 +27,52 @@ def final_generator(generator: Generator, size: int, dtype: torch.dtype = torch.
     final = copy.deepcopy(generator).requires_grad_(False)
     final.projection, final.spectral = None, False
     weights = generator.weights(layer for layer in generator.layers() if layer is not generator.projection)
+    gates = {attention.out: attention.gamma for attention in (generator.down_attention, generator.up_attention)}
     for layer, (of, weight) in zip(final.layers(), weights.items(), strict=True):
-        folded = fold(weight, forms.get(of, "plain"), torch.channels_last)
-        layer.weight = nn.Parameter(folded.to(dtype, memory_format=torch.channels_last, copy=True), requires_grad=False)
-        layer.bias = None if of.bias is None else nn.Parameter(of.bias.to(dtype), requires_grad=False)
+        gate = cast(Tensor, gates.get(of, 1))
+        folded = gate * fold(weight, forms.get(of, "plain"), torch.channels_last)
+        layer.weight = nn.Parameter(folded.to(dtype, memory_format=torch.channels_last), requires_grad=False)
+        layer.bias = None if of.bias is None else nn.Parameter((gate * of.bias).to(dtype), requires_grad=False)
         if generator.spectral:
             del layer.u, layer.v
+    for attention in (final.down_attention, final.up_attention):
+        attention.gamma = None
     return final
+
+
+@torch.no_grad()
+def pack_(final: Generator, size: int, batch: int = 1) -> Generator:
+    """Lay the weights of a final generator out as this CPU's convolutions read them, in place; nothing where there is no such form.
+
+    After it the generator runs, and does nothing else: packed weights can be neither copied nor saved.
+
+    Args:
+        final: from `final_generator`.
+        size: height and width of its pictures.
+        batch: pictures at a time for which it is to be fast.
+    """
+    weight = final.out.weight
+    drawn = weight.new_zeros(batch, 3, size, size).to(memory_format=torch.channels_last)
+    with _Convolutions() as found:
+        final(drawn, drawn.new_zeros(batch, final.style_length, dtype=torch.float32))
+    for layer in final.layers():
+        if id(layer.weight) in found.calls:
+            layer.weight = nn.Parameter(ops.pack(layer.weight, *found.calls[id(layer.weight)]), requires_grad=False)
+    return final
+
+
+class _Convolutions(TorchFunctionMode):
+    """What each weight is convolved with: shape, stride, padding, and whether transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[int, tuple[torch.Size, int, int, bool]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in (F.conv2d, F.conv_transpose2d):
+            x, weight, _, stride, padding = args
+            self.calls[id(weight)] = x.shape, stride, padding, func is F.conv_transpose2d
+        return func(*args, **(kwargs or {}))
 
 
 def _forms(generator: Generator, size: int, dtype: torch.dtype) -> dict[Layer, str]:

@@ -86,7 +86,7 @@ class Generator(Network):
         branch, skip = x
         assert skip is not None  # a block gives two terms
         normed, _ = ops.adain(branch, *next(norms), activation="relu", residual=skip)
-        picture = F.conv2d(normed, *self.out.affine(weights), padding=1)
+        picture = ops.conv2d(normed, *self.out.affine(weights), padding=1)
         return torch.tanh(picture if picture.dtype == torch.float64 else picture.float())  # 256 levels need more than bfloat16 has
 
     def _norms(self, styles: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import talkinghead_kernels as ops
 import torch
+from talkinghead_kernels import resample
 
 from talkinghead import finetune, load_model
 from talkinghead.checkpoint import Person, shipped_models
 from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine, choose_precision
 from talkinghead.landmarks.draw import landmark_image
-from talkinghead.networks import Generator, final, final_generator
+from talkinghead.networks import Generator, final, final_generator, pack_
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,21 @@ def test_its_weights_are_folded_and_its_own(generator, up, monkeypatch):
     assert made.up[0].conv1.weight.shape[2] == sides[up] and made.down[1].conv2.weight.shape[2] == 4
     assert all(layer.weight.abs().max() > 0 for layer in made.layers())
     assert not any(name.endswith((".u", ".v")) for name in made.state_dict()) and not any(p.requires_grad for p in made.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("up", ["upsample", "upsample_shuffle", "plain"])
+def test_packed_weights_give_the_same_picture(generator, up, dtype, monkeypatch):
+    for module in (final, resample):
+        monkeypatch.setattr(module, "choose_form", lambda op, *_: up if op == "upsample_conv" else "downsample")
+    drawn = landmark_image(torch.rand(3, 68, 2), 64).to(dtype, memory_format=torch.channels_last)
+    styles = torch.randn(3, generator.style_length)
+    packed = pack_(final_generator(generator, 64, dtype), 64, batch=2)
+    assert all(layer.weight.is_mkldnn for layer in packed.layers())
+    with torch.inference_mode():
+        for count in (3, 1):
+            made, wanted = (each(drawn[:count], styles[:count]) for each in (packed, final_generator(generator, 64, dtype)))
+            torch.testing.assert_close(made, wanted, atol=1e-4 if dtype == torch.float32 else 0.05, rtol=0)
 
 
 def psnr(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,0 +1,59 @@
+"""Convolutions of packed weights: laid out once as the CPU's convolution reads them, and not again in every call.
+
+torch lays a weight out anew whenever it convolves, which for the deep layers of a generator at batch 1 is a third of the time.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ABLE: dict[torch.dtype, Callable[[], bool]] = {
+    torch.float32: lambda: True,
+    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+    """torch's conv2d, of a packed weight too.
+
+    Args:
+        x: [B, C, H, W].
+        weight: [out, C, k, k], or what `pack` made of it.
+        bias: [out] or None.
+        stride, padding: the ones the weight was packed for, where it was.
+
+    Returns:
+        [B, out, H', W'].
+    """
+    if not weight.is_mkldnn:
+        return F.conv2d(x, weight, bias, stride, padding)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], 1, "none", [], "")
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+    """torch's conv_transpose2d, of a packed weight too; weight [C, out, k, k] before it was packed, and the rest as for `conv2d`."""
+    if not weight.is_mkldnn:
+        return F.conv_transpose2d(x, weight, bias, stride, padding)
+    return torch.ops.mkldnn._convolution_transpose_pointwise(
+        x, weight, bias, [padding] * 2, [0, 0], [stride] * 2, [1, 1], 1, "none", [], ""
+    )
+
+
+def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, transposed: bool = False) -> Tensor:
+    """A weight for inference alone, for maps in channels_last; as it is where this device or build of torch has no packed form.
+
+    Args:
+        weight: as `conv2d` or, if transposed, `conv_transpose2d` takes it.
+        x: shape [B, C, H, W] of the maps it is for; it gives the same for others, if not as fast.
+        stride, padding: of the convolution.
+    """
+    able = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and weight.dtype in _ABLE and _ABLE[weight.dtype]()
+    if not able:
+        return weight
+    weight = weight.detach().contiguous()
+    if transposed:
+        return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, padding, 0, stride, 1, 1, list(x))
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, 1, 1, list(x))
