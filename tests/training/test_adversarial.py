@@ -12,7 +12,7 @@ from talkinghead.config import LossWeights, preset
 from talkinghead.losses import adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
 from talkinghead.networks import Discriminator
 from talkinghead.perceptual import PerceptualNetwork
-from talkinghead.training.adversarial import discriminator_step, discriminator_steps, generator_gradient, judge
+from talkinghead.training.adversarial import apply_step, discriminator_step, discriminator_steps, generator_gradient, judge
 from talkinghead.training.state import adam
 
 WEIGHTS = LossWeights(content=2.0, pixel=20.0, adversarial=3.0, feature_matching=5.0)
@@ -87,6 +87,18 @@ def test_a_second_step_looks_again(game):
     first = discriminator_loss(verdicts[1][0], verdicts[0][0])
     figures = discriminator_steps(optimiser, verdicts, 2, look, clip=5.0)
     assert figures["discriminator"] < first
+
+
+def test_mixed_precision_sees_the_weights_of_now():
+    """Autocast keeps weights in bfloat16 for as long as it is on."""
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = layer(x)
+        apply_step(optimiser, [before.sum()], None, clip=0.0)
+        with torch.no_grad():
+            after = layer(x)
+    assert (before - after).abs().max() > 1
 
 
 def test_without_a_discriminator_there_are_no_verdicts(game):
