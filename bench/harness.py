@@ -133,9 +133,15 @@ def by_backend(function: Callable[..., Any], *args: Any, **named: Any) -> dict[s
     return {name: partial(run, name) for name in wanted if backends()[name] is None}
 
 
-def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
-    """torch.compile of one shape, or of all; on a GPU as max-autotune, in the graph that all are captured in instead of one of its own."""
+def compiled(function: Callable[..., Any], dynamic: bool = False, frozen: bool = False) -> Callable[..., Any]:
+    """torch.compile of one shape, or of all; on a GPU as max-autotune, in the graph that all are captured in instead of one of its own.
+
+    Args:
+        frozen: on a CPU, weights are constants that are packed once; for a module in inference.
+    """
     torch.compiler.reset()
+    if DEVICE == "cpu" and frozen:
+        return torch.compile(function, dynamic=dynamic, options={"freezing": True})
     return torch.compile(function, dynamic=dynamic, mode="max-autotune-no-cudagraphs" if DEVICE == "cuda" else None)
 
 

@@ -46,7 +46,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
             epilog=EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(run=runs[name])
+        added.set_defaults(verb=name, run=runs[name])
         if quiet:
             added.add_argument("--quiet", action="store_true", help="print nothing but errors (and what --json asks for)")
         added.add_argument("--json", action="store_true", help="print the outcome as JSON on stdout")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from talkinghead_kernels import backend
 
 from .animate import animate_video
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.run(given, console)
     except TalkingheadError as error:
         print(f"talkinghead: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0].partition(". ")[0]
+        print(f"talkinghead: error: {given.verb}: {said}; {_LESS_MEMORY.get(given.verb, '--device cpu needs none of it')}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("talkinghead: interrupted", file=sys.stderr)
@@ -250,6 +255,13 @@ def _detector(given: argparse.Namespace, console: Console) -> Detector:
     console.say(f"landmarks by {detector.choice_reason}")
     return detector
 
+
+_LESS_MEMORY = {
+    "finetune": "--no-adversarial takes less, and so does a --model of a smaller preset; --device cpu takes none of it",
+    "animate": "--precision bf16 takes half of fp32; --device cpu takes none of it",
+    "train": "a smaller --preset takes less; --device cpu takes none of it",
+}
+"""What to change where a GPU's memory is not enough."""
 
 _VERBS = {
     "demo": _demo,

@@ -135,6 +135,16 @@ def test_interruption_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "talkinghead: interrupted\n"
 
 
+def test_out_of_memory_is_one_line_that_names_the_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB\nmore")
+
+    monkeypatch.setattr(cli, "train", greedy)
+    assert cli.main(["train", "data", "--out", "run"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["talkinghead: error: train: CUDA out of memory; a smaller --preset takes less; --device cpu takes none of it"]
+
+
 def test_module_runs_and_imports_nothing_heavy() -> None:
     heavy = ("av", "PIL", "dlib", "face_alignment", "cv2", "triton", "onnx", "tensorrt", "webdataset", "torchmetrics", "tqdm", "skimage")
     code = (

@@ -15,8 +15,13 @@ from bench.networks.stock import StockGenerator
 from bench.timing import Budget, take_turns
 from talkinghead.config import preset
 from talkinghead.landmarks.draw import landmark_image
-from talkinghead.networks import Generator, final_generator
+from talkinghead.networks import Generator, final_generator, pack_
 
+CONVOLUTIONS = (
+    torch.ops.aten.convolution.default,
+    torch.ops.mkldnn._convolution_pointwise.default,
+    torch.ops.mkldnn._convolution_transpose_pointwise.default,
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -32,6 +37,7 @@ def test_generator(bench, request, tmp_path, network, precision):
     drawn = landmark_image(torch.rand(1, 68, 2, device=DEVICE), config.image_size)
     styles = torch.randn(1, generator.style_length, device=DEVICE)
     stock, final = StockGenerator(generator).eval().requires_grad_(False), final_generator(generator, config.image_size, dtype)
+    final = pack_(final, config.image_size)
     mine = drawn.to(dtype, memory_format=torch.channels_last)
     with torch.no_grad():  # in inference mode torch does not show what a convolution is made of
         convolutions = Convolutions(final, mine, styles)
@@ -69,7 +75,7 @@ def stock_providers(stock: StockGenerator, drawn: Tensor, styles: Tensor, dtype:
         times = take_turns(runs, Budget(0.0, 3, 3))
         best = min(runs, key=lambda name: times[name].median)
     network, given = networks[best]
-    return {"stock": runs[best], "compile": partial(compiled(network), given, styles)}
+    return {"stock": runs[best], "compile": partial(compiled(network, frozen=True), given, styles)}
 
 
 def exported(stock: StockGenerator, drawn: Tensor, styles: Tensor, precision: str, path: Path) -> dict[str, Run]:
@@ -102,20 +108,21 @@ class Convolutions(TorchDispatchMode):
 
     def __init__(self, network: Generator, *given: Tensor) -> None:
         super().__init__()
-        self._calls: list[tuple[Any, ...]] = []
+        self._calls: list[tuple[Any, tuple[Any, ...]]] = []
         self.flops = 0
         with self:
             network(*given)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
-            self._calls.append(args)
-            x, weight, transposed = args[0], args[1], args[6]
+        if func in CONVOLUTIONS:
+            self._calls.append((func, args))
+            x, weight = args[:2]
+            transposed = args[6] if func is CONVOLUTIONS[0] else func is CONVOLUTIONS[2]
             places = (x if transposed else result).shape[-2:].numel() * x.shape[0]
             self.flops += 2 * places * weight.numel()
         return result
 
     def again(self) -> None:
-        for call in self._calls:
-            torch.ops.aten.convolution.default(*call)
+        for func, args in self._calls:
+            func(*args)

@@ -77,7 +77,7 @@ def finetune(
         seed: of the order of the frames.
         perceptual: networks of the content loss; default those of the model's configuration.
         perceptual_files: weights of those networks, by name.
-        progress: called with (step, steps, figures) after every step.
+        progress: called with (step, steps, figures) after every step; the figures are those of the last time they were looked at.
 
     Returns:
         the person; its generator is a running average.
@@ -143,12 +143,13 @@ def finetune_stages(
         provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
         return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
 
-    def check(figures: dict[str, Tensor], step: int) -> None:
+    def check(figures: dict[str, Tensor], step: int) -> dict[str, float]:
         try:
-            finite(figures, clip.name or "fine-tuning", step)
+            values = finite(figures, clip.name or "fine-tuning", step)
         except TalkingheadError as error:
             raise Diverged(str(error), person(good) if (good := learner.restore()) else None) from None
         learner.keep(step)
+        return values
 
     for steps in stages:
         with stop_flag() as stopped:
@@ -161,12 +162,14 @@ def finetune_stages(
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]
                     figures = learner.step(networks, images[chosen], drawn[chosen], wanted)
+                looked = step == done or (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps  # in between a GPU waits for nobody
+                if looked:
+                    values = check(figures, step + 1)
                 if progress:
-                    progress(step + 1, stages[-1], {name: float(value) for name, value in figures.items()})
-                ending = stopped()
-                if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps or ending:
-                    check(figures, step + 1)
-                if ending:
+                    progress(step + 1, stages[-1], values)
+                if stopped():
+                    if not looked:
+                        check(figures, step + 1)
                     raise Interrupted(person(step + 1))
         done = steps
         yield person(steps)

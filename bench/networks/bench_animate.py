@@ -1,0 +1,68 @@
+"""A second of video from landmarks: drawn, generated and encoded, against the stock network in the loop a user would write."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.harness import DEVICE, Case
+from bench.networks.stock import StockGenerator
+from talkinghead.animate import BATCH
+from talkinghead.checkpoint import Person, random_model
+from talkinghead.engines.ahead import ahead
+from talkinghead.engines.eager import PRECISIONS, EagerEngine
+from talkinghead.landmarks.draw import landmark_image
+from talkinghead.media.video import write_video
+from talkinghead.networks import Generator
+
+FRAMES, PRECISION = 25, "bf16"
+
+
+def test_animate(bench, request, tmp_path):
+    pytest.importorskip("av", reason="frames are encoded with PyAV: pip install 'talkinghead[app]'")
+    name, frames = ("tiny", 4) if request.config.getoption("quick") else ("small", FRAMES)
+    model = random_model(name)
+    config, dtype = model.config.networks, PRECISIONS[PRECISION]
+    generator = Generator(config, projection=False)
+    styles = torch.randn(1, generator.style_length)
+    points = torch.rand(frames, 68, 2)
+    person = Person(model.config, generator, styles, points[0].numpy(), model.digest, feed_forward=False)
+    stock = StockGenerator(generator).eval().requires_grad_(False).to(DEVICE, dtype, memory_format=torch.channels_last)
+    engine = EagerEngine(person, DEVICE, PRECISION, BATCH)
+
+    def encode(made: Iterator[np.ndarray]) -> Tensor:
+        kept = []
+        with write_video(tmp_path / "out.mp4", Fraction(25), (config.image_size,) * 2) as video:
+            for frame in made:
+                video.write(frame)
+                kept.append(frame)
+        return torch.from_numpy(np.stack(kept))
+
+    def ours() -> Tensor:
+        return encode(ahead((frame for start in range(0, frames, BATCH) for frame in engine.run(points[start : start + BATCH])), 2 * BATCH))
+
+    @torch.inference_mode()
+    def one_by_one() -> Iterator[np.ndarray]:
+        for each in points:
+            drawn = landmark_image(each[None].to(DEVICE), config.image_size).to(dtype, memory_format=torch.channels_last)
+            picture = stock(drawn, styles.to(DEVICE))
+            yield ((picture[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    with torch.no_grad():
+        plain = StockGenerator(generator)(landmark_image(points, config.image_size), styles.expand(frames, -1))
+    bench(
+        Case(
+            "animate",
+            f"{frames} frames, encoding included",
+            f"{name} {config.image_size}x{config.image_size}",
+            BATCH,
+            dtype,
+            moved=0,
+            expected=((plain.permute(0, 2, 3, 1) + 1) * 127.5,),
+            providers={"ours": ours, "stock": lambda: encode(one_by_one())},
+            tolerance=0.05,
+        )
+    )
