@@ -202,6 +202,13 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--steps", type=_whole(0), metavar="N", help="in all (default: the preset's)")
     it.add_argument("--leave-out", nargs="+", default=(), metavar="PERSON", help="people not to learn from, to test on")
     it.add_argument("--start", metavar="MODEL", help=f"start from the weights of {MODELS}, of the same channels (default: random ones)")
+    it.add_argument(
+        "--accumulate",
+        type=_whole(1),
+        default=1,
+        metavar="N",
+        help="take each step's episodes in so many parts, one after the other: less memory (default: %(default)s)",
+    )
     _add_perceptual(it)
     _add_device(it)
     _add_seed(it)

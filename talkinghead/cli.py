@@ -93,6 +93,7 @@ def _train(given: argparse.Namespace, console: Console) -> None:
         given.start,
         given.device,
         _named_files(given.perceptual),
+        given.accumulate,
         progress=console.counter("meta-learning"),
     )
     path = Path(given.out, "model.safetensors")
@@ -259,7 +260,7 @@ def _detector(given: argparse.Namespace, console: Console) -> Detector:
 _LESS_MEMORY = {
     "finetune": "--no-adversarial takes less, and so does a --model of a smaller preset; --device cpu takes none of it",
     "animate": "--precision bf16 takes half of fp32; --device cpu takes none of it",
-    "train": "a smaller --preset takes less; --device cpu takes none of it",
+    "train": "--accumulate 2 takes half of it, and more parts less; --device cpu takes none",
 }
 """What to change where a GPU's memory is not enough."""
 

@@ -142,7 +142,9 @@ def test_out_of_memory_is_one_line_that_names_the_setting(monkeypatch: pytest.Mo
     monkeypatch.setattr(cli, "train", greedy)
     assert cli.main(["train", "data", "--out", "run"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said == ["talkinghead: error: train: CUDA out of memory; a smaller --preset takes less; --device cpu takes none of it"]
+    assert said == [
+        "talkinghead: error: train: CUDA out of memory; --accumulate 2 takes half of it, and more parts less; --device cpu takes none"
+    ]
 
 
 def test_module_runs_and_imports_nothing_heavy() -> None:
@@ -462,7 +464,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(cli, "train", seen)
     command = ["train", "people", "data", "--out", "run", "--preset", "small", "--variant", "ff", "--steps", "12", "--seed", "5"]
-    command += ["--device", "auto"]
+    command += ["--device", "auto", "--accumulate", "2"]
     assert cli.main([*command, "--leave-out", "bob", "ann", "--start", "tiny", "--perceptual", "vgg19=a.pt", "vggface=b.pt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
     [call] = calls
@@ -478,6 +480,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
         "start": "tiny",
         "device": "auto",
         "perceptual_files": {"vgg19": "a.pt", "vggface": "b.pt"},
+        "accumulate": 2,
     }
 
 

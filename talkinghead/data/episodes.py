@@ -43,6 +43,11 @@ class Episodes:
         """The same on a device."""
         return Episodes(self.frames.to(device), self.points.to(device), self.columns.to(device))
 
+    def split(self, parts: int) -> "list[Episodes]":
+        """The same in so many parts, nearly equal; of fewer episodes each is one."""
+        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in (self.frames, self.points, self.columns)]
+        return [Episodes(*piece) for piece in zip(*pieces, strict=True)]
+
 
 class EpisodeSource:
     """Draws episodes from prepared shards: data sets alike often, then their people, then their videos, then their variants.

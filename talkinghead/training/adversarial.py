@@ -4,7 +4,7 @@ D looks at the generated frames once for both.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +29,12 @@ Verdicts = tuple[Verdict, Verdict]
 
 
 def judge(discriminator: Discriminator, column: Tensor, fake: Tensor, real: Tensor, drawn: Tensor) -> Verdicts:
-    """Verdicts on true and on generated frames, once per optimiser step of D.
+    """Verdicts on true and on generated frames; D's power iteration is advanced before, once per optimiser step.
 
     Args:
         column: [B, D] or [D], W_i + w0 or w', with its gradient.
         fake, real, drawn: generated frames, true frames, landmark images; [B, 3, size, size] in [-1, 1].
     """
-    discriminator.power_iteration_()
     return discriminator(real, drawn, column), discriminator(fake, drawn, column)
 
 
@@ -87,30 +86,20 @@ def _detached(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: term.detach() for name, term in terms.items()}
 
 
-def discriminator_steps(
-    optimiser: torch.optim.Optimizer, verdicts: Verdicts, steps: int, again: Callable[[], Verdicts], clip: float
-) -> dict[str, Tensor]:
-    """Several steps of D, the first on given verdicts, each other on what `again` gives; the figures of the last."""
-    figures = discriminator_step(optimiser, verdicts, clip)
-    for _ in range(steps - 1):
-        figures = discriminator_step(optimiser, again(), clip)
-    return figures
-
-
-def discriminator_step(optimiser: torch.optim.Optimizer, verdicts: Verdicts, clip: float) -> dict[str, Tensor]:
-    """One optimiser step of D on the hinge loss.
+def discriminator_backward(optimiser: torch.optim.Optimizer, verdicts: Verdicts, share: float = 1.0) -> dict[str, Tensor]:
+    """The gradient of D's hinge loss, added to what its parameters and the columns hold.
 
     Args:
         optimiser: of D and of the columns.
         verdicts: from `judge`, on true and on generated frames.
-        clip: bound of the gradient's norm; 0 for none.
+        share: of the optimiser step's pictures that these are.
 
     Returns:
         figures: the loss, mean scores of real and fake and their gap, and the share of the pooled vector's units that are alive.
     """
     (score_real, _, pooled_real), (score_fake, _, pooled_fake) = verdicts
     loss = discriminator_loss(score_fake, score_real)
-    apply_step(optimiser, [loss], None, clip)
+    backward(optimiser, [share * loss])
     real_mean, fake_mean = score_real.detach().mean(), score_fake.detach().mean()
     return {
         "discriminator": loss.detach(),
@@ -127,20 +116,28 @@ def live_units(pooled: Tensor) -> Tensor:
     return (spread > 0.01 * spread.mean()).float().mean()
 
 
-def apply_step(optimiser: torch.optim.Optimizer, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None, clip: float) -> None:
-    """Backward from outputs to the optimiser's parameters alone, gradient clipping per parameter group, one optimiser step.
+def backward(optimiser: torch.optim.Optimizer, outputs: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
+    """Add to the gradients of the optimiser's parameters, and of nothing else.
 
     Args:
-        gradients: at each of the outputs; None for a loss.
+        outputs: what the gradient starts from.
+        gradients: at each of them; None where all are losses.
     """
-    optimiser.zero_grad(set_to_none=True)
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    torch.autograd.backward(outputs, gradients, inputs=parameters)
+    torch.autograd.backward(outputs, gradients, inputs=_parameters(optimiser))
+
+
+def take_step(optimiser: torch.optim.Optimizer, clip: float) -> None:
+    """Clip the gradients of each parameter group, step, and let them go; `clip` bounds their norm, 0 does not."""
     if clip:
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], clip)
     optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
     torch.clear_autocast_cache()  # of weights as they were before
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:

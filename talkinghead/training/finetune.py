@@ -21,7 +21,17 @@ from ..landmarks.retarget import neutral_face
 from ..losses import Activations, activations
 from ..networks import Generator
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import Verdicts, apply_step, discriminator_steps, finite, generator_gradient, judge, mixed_precision, update_average
+from .adversarial import (
+    backward,
+    discriminator_backward,
+    finite,
+    generator_gradient,
+    judge,
+    mixed_precision,
+    take_step,
+    update_average,
+    uses_discriminator,
+)
 from .state import adam
 
 MOST_PICTURES = 32
@@ -228,20 +238,25 @@ class PersonLearner(nn.Module):
             return self._step(networks, real, drawn, wanted)
 
     def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None) -> dict[str, Tensor]:
-        config = self.config
+        config, styles = self.config, self.styles.expand(len(real), -1)
         self.generator.power_iteration_()
-        fake = self.generator(drawn, self.styles.expand(len(real), -1))
+        self.discriminator.power_iteration_()
+        fake = self.generator(drawn, styles)
         figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn, wanted)
-        apply_step(self.generator_optimiser, [fake], [gradient], config.clip)
-        self._update_averages()
         if verdicts:
-
-            def again() -> Verdicts:
+            figures |= discriminator_backward(self.discriminator_optimiser, verdicts)
+            del verdicts  # and with them the maps of D
+        backward(self.generator_optimiser, [fake], [gradient])
+        take_step(self.generator_optimiser, config.clip)
+        self._update_averages()
+        for number in range(config.discriminator_steps if uses_discriminator(self.weights) else 0):
+            if number:
+                self.discriminator.power_iteration_()
                 with torch.no_grad():
-                    shown = self.generator(drawn, self.styles.expand(len(real), -1))
-                return judge(self.discriminator, self.column, shown, real, drawn)
-
-            figures |= discriminator_steps(self.discriminator_optimiser, verdicts, config.discriminator_steps, again, config.clip)
+                    shown = self.generator(drawn, styles)
+                again = judge(self.discriminator, self.column, shown, real, drawn)
+                figures |= discriminator_backward(self.discriminator_optimiser, again)
+            take_step(self.discriminator_optimiser, config.clip)
         return figures
 
     def keep(self, step: int) -> None:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,17 @@ from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..losses import matching_loss
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .adversarial import Verdicts, apply_step, discriminator_steps, finite, generator_gradient, judge, mixed_precision, update_average
+from .adversarial import (
+    backward,
+    discriminator_backward,
+    finite,
+    generator_gradient,
+    judge,
+    mixed_precision,
+    take_step,
+    update_average,
+    uses_discriminator,
+)
 from .journal import Journal
 from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
@@ -37,6 +47,18 @@ class Columns(nn.Module):
         self.weight = nn.Parameter(torch.empty(videos, length).uniform_(-0.01, 0.01))
 
 
+@dataclass(frozen=True)
+class _Played:
+    """What is needed again of a part of a step: its episodes, landmark images, styles, share of the step, figures and pictures to show."""
+
+    episodes: Episodes
+    target: Tensor
+    styles: Tensor
+    share: float
+    figures: dict[str, Tensor]
+    rows: list[Tensor]
+
+
 class MetaLearner:
     """The networks, running averages and optimisers of a run, and its one step.
 
@@ -44,10 +66,11 @@ class MetaLearner:
         model: freshly initialised networks.
         videos: columns of W.
         networks: of the content loss.
+        accumulate: parts that a step's episodes are taken in, one after the other, so that only one is in memory.
     """
 
-    def __init__(self, model: Model, videos: int, networks: Sequence[PerceptualNetwork]) -> None:
-        self.config, self.networks = model.config, networks
+    def __init__(self, model: Model, videos: int, networks: Sequence[PerceptualNetwork], accumulate: int = 1) -> None:
+        self.config, self.networks, self.accumulate = model.config, networks, accumulate
         self.embedder, self.generator, self.discriminator = model.embedder, model.generator, model.discriminator
         self.columns = Columns(videos, self.config.networks.embedding).to(model.device)
         self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
@@ -86,36 +109,50 @@ class MetaLearner:
 
     def _step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
         meta = self.config.meta
+        for network in (self.embedder, self.generator, self.discriminator):
+            network.power_iteration_()
+        parts = [self._play(part, len(part.columns) / len(episodes.columns)) for part in episodes.split(self.accumulate)]
+        take_step(self.generator_optimiser, meta.clip)
+        self._update_averages()
+        figures = [part.figures for part in parts]
+        for number in range(meta.discriminator_steps if uses_discriminator(meta.losses) else 0):
+            if number:
+                self.discriminator.power_iteration_()
+                figures = [old | self._play_again(part) for old, part in zip(figures, parts, strict=True)]
+            take_step(self.discriminator_optimiser, meta.clip)
+        sheet = [torch.cat(rows) for rows in zip(*(part.rows for part in parts), strict=True)]
+        return {name: torch.stack([each[name] for each in figures]).mean() for name in figures[0]}, sheet
+
+    def _play(self, episodes: Episodes, share: float) -> "_Played":
+        """The gradients of E, G and D on episodes that are this share of a step's."""
+        meta = self.config.meta
         batch, count = episodes.frames.shape[:2]
         size = episodes.frames.shape[-1]
         drawn = landmark_image(episodes.points.flatten(0, 1), size).unflatten(0, (batch, count))
         real, target = episodes.frames[:, 0], drawn[:, 0]
-
-        self.embedder.power_iteration_()
-        self.generator.power_iteration_()
         embeddings = self.embedder(episodes.frames[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, (batch, count - 1))
         styles = self.generator.project(embeddings.mean(1))
         fake = self.generator(target, styles)
         figures, gradient, verdicts = generator_gradient(
             meta.losses, self.networks, self.discriminator, self._column(episodes), fake, real, target
         )
-        outputs, gradients = [fake], [gradient]
+        if verdicts:
+            figures |= discriminator_backward(self.discriminator_optimiser, verdicts, share)
+            del verdicts  # and with them the maps of D
+        outputs, gradients = [fake], [share * gradient]
         if meta.losses.matching:
             matching = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
             figures["matching"] = matching.detach()
-            outputs, gradients = [fake, matching], [*gradients, torch.ones_like(matching)]
-        apply_step(self.generator_optimiser, outputs, gradients, meta.clip)
-        self._update_averages()
+            outputs, gradients = [fake, matching], [*gradients, torch.full_like(matching, share)]
+        backward(self.generator_optimiser, outputs, gradients)
+        return _Played(episodes, target, styles.detach(), share, figures, [episodes.frames[:, 1], target, fake.detach().float(), real])
 
-        if verdicts:
-
-            def again() -> Verdicts:
-                with torch.no_grad():
-                    shown = self.generator(target, styles)
-                return judge(self.discriminator, self._column(episodes), shown, real, target)
-
-            figures |= discriminator_steps(self.discriminator_optimiser, verdicts, meta.discriminator_steps, again, meta.clip)
-        return figures, [episodes.frames[:, 1], target, fake.detach().float(), real]
+    def _play_again(self, played: "_Played") -> dict[str, Tensor]:
+        """D's gradient once more, on what G makes of the same styles now."""
+        with torch.no_grad():
+            shown = self.generator(played.target, played.styles)
+        verdicts = judge(self.discriminator, self._column(played.episodes), shown, played.episodes.frames[:, 0], played.target)
+        return discriminator_backward(self.discriminator_optimiser, verdicts, played.share)
 
     def _column(self, episodes: Episodes) -> Tensor:
         return self.columns.weight[episodes.columns] + self.discriminator.w0
@@ -142,6 +179,7 @@ def train(
     start: str | None = None,
     device: str = "cpu",
     perceptual_files: dict[str, str] | None = None,
+    accumulate: int = 1,
     save_seconds: float = 120.0,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> Model:
@@ -158,6 +196,7 @@ def train(
         start: a model that ships or a file, whose weights the run starts from; default random ones.
         device: where it runs: "cpu", "cuda" or "auto".
         perceptual_files: weights of the content loss's networks, by name.
+        accumulate: parts that each step's episodes are taken in, one after the other: less memory, the same step but for rounding.
         save_seconds: time between two saves.
         progress: called with (step, steps, figures) every few steps.
 
@@ -177,7 +216,7 @@ def train(
         take_weights(model, parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = MetaLearner(model.to(place), source.columns, networks)
+        learner = MetaLearner(model.to(place), source.columns, networks, accumulate)
     settings = {
         # a finished run may be given more steps, and what fine-tuning will do does not matter here
         "config": replace(config, meta=replace(meta, steps=0), finetune=FinetuneConfig()).to_dict(),

@@ -7,7 +7,7 @@ from talkinghead.checkpoint import load_model
 from talkinghead.config import preset
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import Discriminator
-from talkinghead.training.adversarial import discriminator_step, judge, live_units, mixed_precision
+from talkinghead.training.adversarial import discriminator_backward, judge, live_units, mixed_precision, take_step
 from talkinghead.training.finetune import embed
 from talkinghead.training.state import adam
 
@@ -27,9 +27,11 @@ def test_tells_real_from_a_fixed_generators_frames_within_500_steps(carphone_cli
     gaps, losses = [], []
     for _step in range(500):
         some = torch.randint(len(clip), (config.meta.batch,), generator=random)
+        discriminator.power_iteration_()
         with mixed_precision(real.device, config.meta.precision):
             verdicts = judge(discriminator, column + discriminator.w0, fake[some], real[some], drawn[some])
-            figures = discriminator_step(optimiser, verdicts, config.meta.clip)
+            figures = discriminator_backward(optimiser, verdicts)
+            take_step(optimiser, config.meta.clip)
         gaps.append(float(figures["score_gap"]))
         losses.append(float(figures["discriminator"]))
         # apart, and around 0: equal scores would cost 2

@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ from talkinghead.config import preset
 from talkinghead.data.episodes import EpisodeSource
 from talkinghead.errors import TalkingheadError
 from talkinghead.losses import matching_loss
+from talkinghead.training import meta
 from talkinghead.training.meta import MetaLearner, train
 
 STEPS = 8
@@ -97,6 +99,34 @@ def test_every_network_learns_and_only_as_the_paper_says(face_shards):
     key = "out.weight"
     expected = decay * before["generator"][key] + (1 - decay) * learner.generator.state_dict()[key]
     torch.testing.assert_close(learner.average_generator.state_dict()[key], expected, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_in_parts_is_the_same_step(face_shards, monkeypatch, steps):
+    """Up to rounding, and to a loss that is relative to the maps of its own part."""
+    source = EpisodeSource(face_shards, 64, 2, 4, 1, seed=0)
+    config = preset("tiny")
+    losses = dataclasses.replace(config.meta.losses, relative_feature_matching=False)
+    config = dataclasses.replace(config, meta=dataclasses.replace(config.meta, precision="fp32", losses=losses, discriminator_steps=steps))
+    seen, figures = [], []
+
+    def look(optimiser, clip):
+        seen.append([p.grad.clone() for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
+        optimiser.zero_grad()
+
+    monkeypatch.setattr(meta, "take_step", look)
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        model = random_model("tiny", seed=0)
+        model.config = config
+        learner = MetaLearner(model, source.columns, [], accumulate)
+        figures.append(learner.step(source.draw(0))[0])
+    half = len(seen) // 2
+    assert half == 1 + steps and set(figures[0]) == set(figures[1])
+    for whole, parts in zip(seen[:half], seen[half:], strict=True):
+        for wanted, found in zip(whole, parts, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=5e-3 * float(wanted.abs().max()) + 1e-8)
+    assert max(float(grad.abs().max()) for grad in seen[0]) > 1e-4
 
 
 def test_matching_moves_the_embedder_and_never_the_columns(face_shards):
