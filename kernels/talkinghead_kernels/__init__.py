@@ -1,6 +1,7 @@
 """The ops under `talkinghead`: tensors in, tensors out. Nothing here knows of heads, and torch is all it needs."""
 
 from .adain import adain
+from .attention import attention
 from .backend import backends, use_backend
 from .export import decompositions
 from .rasterize import draw_landmarks
@@ -10,6 +11,7 @@ from .spectral_norm import normalise, power_iteration_
 
 __all__ = [
     "adain",
+    "attention",
     "backends",
     "conv_downsample",
     "decompositions",
