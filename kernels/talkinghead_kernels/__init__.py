@@ -1,6 +1,7 @@
 """The ops under `talkinghead`: tensors in, tensors out. Nothing here knows of heads, and torch is all it needs."""
 
 from .adain import adain
+from .attention import attention
 from .backend import backends, use_backend
 from .convolution import conv2d, conv_transpose2d, pack
 from .export import decompositions
@@ -11,6 +12,7 @@ from .spectral_norm import normalise, power_iteration_
 
 __all__ = [
     "adain",
+    "attention",
     "backends",
     "conv2d",
     "conv_downsample",

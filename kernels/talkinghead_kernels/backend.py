@@ -25,6 +25,7 @@ KERNELS = {
     "adain": ("adain_forward", "adain_backward"),
     "power_iteration_": ("power_iteration_",),
     "normalise": ("normalise_forward", "normalise_backward"),
+    "attention": ("attention_forward", "attention_backward"),
     "draw_landmarks": ("draw_landmarks",),
 }
 """What each op with native kernels runs on."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention import torch_attention
 from .rasterize import draw_landmarks_reference
 from .spectral_norm import normalise_reference
 
@@ -21,6 +22,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         ops.adain.default: _adain,
         ops.add_adain.default: _add_adain,
         ops.normalise.default: _normalise,
+        ops.attention.default: _attention,
         ops.draw_landmarks.default: _draw_landmarks,
     }
 
@@ -57,6 +59,11 @@ def _normalise(
         outputs.append(weight.to(dtype or weight.dtype).contiguous(memory_format=wanted))
     vectors = [vector for pair in zip(us, vs, strict=True) for vector in pair]
     return outputs, torch.cat([torch.stack([sigma for _, sigma in pairs]), *vectors])
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    return torch_attention(query, key, value), torch.logsumexp(query.to(wide) @ key.to(wide).mT, 2)
 
 
 def _draw_landmarks(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:

@@ -22,6 +22,11 @@ _SCHEMAS = (
     "normalise_forward(Tensor[] weights, Tensor[] us, Tensor[] vs, float eps, int[] forms,"
     " Tensor(a!)[] outputs, Tensor(b!) constants) -> ()",
     "normalise_backward(Tensor[] grads, Tensor[] weights, Tensor constants, float eps, int[] forms, Tensor(a!)[] grad_weights) -> ()",
+    # query, grad_query [B, N, d]; key, grad_key [B, M, d]; value, grad_value [B, M, e]; out, grad_out [B, N, e]: one of the three dtypes,
+    # contiguous. lse: float32 [B, N], contiguous.
+    "attention_forward(Tensor query, Tensor key, Tensor value, Tensor(a!) out, Tensor(b!) lse) -> ()",
+    "attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse,"
+    " Tensor(a!) grad_query, Tensor(b!) grad_key, Tensor(c!) grad_value) -> ()",
     # points, image: float32, contiguous
     "draw_landmarks(Tensor points, int[] indices, int[] lengths, int[] colours, Tensor(a!) image) -> ()",
 )

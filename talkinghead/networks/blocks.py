@@ -115,11 +115,8 @@ class Attention(nn.Module):
         """x [B, C, H, W] -> terms of the same shape; H and W even."""
         query = _rows(ops.conv2d(x, *self.query.affine(weights)))
         key = _rows(F.max_pool2d(ops.conv2d(x, *self.key.affine(weights)), 2))
-        value = _rows(F.max_pool2d(ops.conv2d(x, *self.value.affine(weights)), 2)).contiguous()
-        # torch never forms the whole matrix where the three are alike: zeros add nothing to a product
-        missing = (0, value.shape[-1] - query.shape[-1])
-        mixed = F.scaled_dot_product_attention(F.pad(query, missing), F.pad(key, missing), value, scale=1.0)[:, 0]
-        mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
+        value = _rows(F.max_pool2d(ops.conv2d(x, *self.value.affine(weights)), 2))
+        mixed = ops.attention(query, key, value).transpose(1, 2).unflatten(2, x.shape[2:])
         weight, bias = self.out.affine(weights)
         if self.gamma is not None:  # the gate is applied to the small weight, not to the wide result
             weight, bias = self.gamma * weight, None if bias is None else self.gamma * bias
@@ -127,8 +124,8 @@ class Attention(nn.Module):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, 1, H * W, C]: one head."""
-    return x.flatten(2).transpose(1, 2).unsqueeze(1)
+    """[B, C, H, W] -> [B, H * W, C]."""
+    return x.flatten(2).transpose(1, 2)
 
 
 class Network(nn.Module):
