@@ -26,7 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"talkinghead_kernels"},
     {"errors", "device", "files", "interrupt", "clip", "config"},
     {"networks", "corpus", "data", "media", "landmarks", "checkpoint"},
-    {"engines", "losses", "perceptual", "metrics", "identity", "inception"},
+    {"engines", "losses", "perceptual", "frozen", "metrics", "identity", "inception"},
     {"demo", "live", "animate", "overlay", "training", "evaluation", "ranking", "synthetic"},
     {"__init__"},
     {"info", "arguments", "console", "cli"},
