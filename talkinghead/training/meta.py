@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .adversarial import (
     uses_discriminator,
 )
 from .journal import Journal
+from .rate import count_operations, peak_rate
 from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
 
@@ -250,16 +252,23 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "log", step)
+    peak = peak_rate(place, torch.bfloat16 if meta.precision == "bf16" else torch.float32)
+    operations = 0
     last = saved = time.monotonic()
     with stop_flag() as stopped:
         while step < meta.steps and not stopped():
-            figures, rows = learner.step(source.draw(step).to(place))
+            run = partial(learner.step, source.draw(step).to(place))
+            if operations:
+                figures, rows = run()
+            else:  # every step has as many
+                (figures, rows), operations = count_operations(run)
             step += 1
             now = time.monotonic()
             seconds += now - last
             rate, last = meta.batch / (now - last), now
             if step % LOG_EVERY == 0 or step == meta.steps:
                 values = finite(figures, str(out), step) | {"episodes_per_second": rate}
+                values["percent_of_peak"] = 100 * operations * rate / meta.batch / peak
                 journal.figures(step, values)
                 if progress:
                     progress(step, meta.steps, values)

@@ -1,0 +1,28 @@
+import pytest
+import talkinghead_kernels as ops
+import torch
+import torch.nn.functional as F
+
+from talkinghead.training.rate import count_operations, peak_rate
+
+
+def test_operations_of_a_convolution_packed_or_not_and_of_its_gradient():
+    x, weight = torch.randn(2, 8, 10, 12), torch.randn(16, 8, 3, 3, requires_grad=True)
+    forward = 2 * 2 * 16 * 10 * 12 * 8 * 9
+    result, counted = count_operations(lambda: F.conv2d(x, weight, padding=1))
+    assert counted == forward and result.shape == (2, 16, 10, 12)
+    packed = ops.pack(weight, x.shape, padding=1)
+    assert count_operations(lambda: ops.conv2d(x, packed, padding=1))[1] == forward
+    assert count_operations(lambda: F.conv2d(x, weight, padding=1).sum().backward())[1] == 2 * forward  # x asks for no gradient
+
+
+def test_operations_of_attention():
+    query, key, value = (torch.randn(2, n, c, requires_grad=True) for n, c in ((32, 4), (16, 4), (16, 8)))
+    forward, backward = 2 * 2 * 32 * 16 * (4 + 8), 2 * 2 * 32 * 16 * (3 * 4 + 2 * 8)
+    assert count_operations(lambda: ops.attention(query, key, value))[1] == forward
+    assert count_operations(lambda: ops.attention(query, key, value).sum().backward())[1] == forward + backward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_peak_is_what_a_large_product_reaches(dtype):
+    assert 1e8 < peak_rate(torch.device("cpu"), dtype) < 1e15
