@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from .adversarial import (
     update_average,
     uses_discriminator,
 )
+from .graphs import GraphedSteps
 from .state import adam
 
 MOST_PICTURES = 32
@@ -145,6 +147,7 @@ def finetune_stages(
         perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
     random = np.random.default_rng(seed)
     networks = perceptual or ()
+    step_of = GraphedSteps(learner, networks) if model.device.type == "cuda" else partial(learner.step, networks)
     targets = learner.targets(networks, images) if any(stages) and not config.jitter else []
     order: list[int] = []
     done = 0
@@ -168,10 +171,10 @@ def finetune_stages(
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
                 if config.jitter:
-                    figures = learner.step(networks, *jittered(images[chosen], points[chosen], config.jitter, random))
+                    figures = step_of(*jittered(images[chosen], points[chosen], config.jitter, random))
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]
-                    figures = learner.step(networks, images[chosen], drawn[chosen], wanted)
+                    figures = step_of(images[chosen], drawn[chosen], wanted)
                 looked = step == done or (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps  # in between a GPU waits for nobody
                 if looked:
                     values = check(figures, step + 1)

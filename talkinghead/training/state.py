@@ -21,7 +21,8 @@ def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
         groups: parameter groups with "params", and "lr" where it is not the configuration's.
         config: learning rate and betas.
     """
-    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    capturable = groups[0]["params"][0].device.type == "cuda"  # in a CUDA graph
+    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter] = {

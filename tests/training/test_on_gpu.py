@@ -1,5 +1,7 @@
 """Persons are learned and shown on a GPU as on the CPU. Run by `bench/gpu.sh`; nothing here runs without one."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from talkinghead.data.episodes import Episodes
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.training.finetune import PersonLearner
+from talkinghead.training.graphs import GraphedSteps
 from talkinghead.training.meta import MetaLearner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
@@ -60,3 +63,23 @@ def test_a_step_of_meta_learning_has_the_losses_of_the_cpu():
         learner = MetaLearner(random_model("tiny").to(device), 5, [])
         figures.append({name: float(value) for name, value in learner.step(episodes.to(torch.device(device)))[0].items()})
     assert figures[1] == pytest.approx(figures[0], rel=0.03, abs=0.02)
+
+
+def test_steps_as_graphs_are_the_steps():
+    torch.manual_seed(0)
+    drawn = landmark_image(torch.rand(5, 68, 2, device="cuda"), 64)
+    real, embedding = (
+        torch.rand(5, 3, 64, 64, device="cuda") * 2 - 1,
+        torch.randn(1, preset("tiny").networks.embedding, device="cuda") / 100,
+    )
+    learned = []
+    for graphed in (False, True):
+        model = random_model("tiny").to("cuda")
+        learner = PersonLearner(model, embedding, model.config.finetune, adversarial=True)
+        step = GraphedSteps(learner, []) if graphed else partial(learner.step, [])
+        for number in range(16):  # two sizes in turn, each captured at its fourth
+            some = slice(0, 3) if number % 2 else slice(3, 5)
+            figures = {name: float(value) for name, value in step(real[some], drawn[some]).items()}
+        learned.append((figures, learner.styles.detach().clone()))
+    assert learned[1][0] == pytest.approx(learned[0][0], rel=0.05, abs=0.05)
+    assert torch.nn.functional.cosine_similarity(learned[0][1], learned[1][1]).item() > 0.999
