@@ -1,7 +1,7 @@
 # make demo                  learn a person from 8 frames of a clip and animate the rest of it, into out/demo
 # make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a model of yours
 # make test                  lint, types, tests
-# make bench                 time the ops against what torch offers
+# make bench                 time networks, training steps and ops against what else there is
 # Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/; after that nothing is fetched.
 # PYTHON=python3.12 chooses the interpreter of .venv; TALKINGHEAD_BUILD and MAX_JOBS reach setup.py, which explains them.
 
@@ -21,6 +21,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: $(BENCH_READY)
+	$(BIN)/python -m pytest bench/networks
 	$(BIN)/python -m pytest bench/kernels
 
 lint: $(READY)

@@ -1,5 +1,6 @@
-"""Options, fixtures and results of the bench."""
+"""Options, fixtures and results of the bench: JSON, tables as Markdown, and of networks a plot."""
 
+import importlib.util
 import json
 import os
 import time
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure
+from bench.plot import draw
+from bench.report import report
 from bench.timing import Budget
 
 STARTED = time.monotonic()
@@ -36,7 +39,11 @@ REPLAY = Replay()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="small shapes and few rounds: whether the bench runs, not how fast anything is")
-    parser.addoption("--results", type=Path, help="write them here; default: bench/results/<folder>_<device>.json, none with --quick")
+    parser.addoption(
+        "--results",
+        type=Path,
+        help="write them here, tables and plot beside; default: bench/results/<folder>_<device>.json, none with --quick",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -101,6 +108,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     head = json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1)[:-2]
     lines = ",\n".join("  " + json.dumps(_rounded(row)) for row in rows)
     path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
+    path.with_suffix(".md").write_text(report(found) + "\n")
+    if "networks" in folders and importlib.util.find_spec("matplotlib"):
+        draw(found, path.with_suffix(".png"))
 
 
 def _rounded(value: Any) -> Any:

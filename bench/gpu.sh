@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything that needs a GPU, in one command and offline: bench/gpu.sh OUT
 # Builds the kernels in place, tests every path on the GPU, and if all is right measures. Leaves in OUT: environment.txt, build.log,
-# tests.log, bench.log, kernels.json and tables.md, under 1 MB together. Needs torch with CUDA, nvcc, triton, setuptools, ninja, pytest
+# tests.log, bench.log, bench.json, bench.md and a plot, under 1 MB together. Needs torch with CUDA, nvcc, triton, setuptools, ninja, pytest
 # and pytest-benchmark; with PYTHON=/path/to/python of another one than the first on the PATH.
 set -uo pipefail
 
@@ -41,15 +41,15 @@ fi
 
 step build 150 "$python" setup.py build_ext --inplace || exit
 "$python" -c 'from talkinghead_kernels import backends; print(backends())' | tee -a "$out/environment.txt"
-step tests 150 "$python" -m pytest tests/kernels/test_gpu.py tests/training/test_on_gpu.py tests/kernels/test_resample.py -q -x --tb=short || exit
+step tests 150 "$python" -m pytest tests/kernels/test_gpu.py tests/training/test_on_gpu.py tests/kernels/test_attention.py tests/kernels/test_resample.py -q -x --tb=short || exit
 
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "torch sees no CUDA device: nothing was tested or measured"; exit 1; }
 
 # what is left of 8 minutes; results are written when the time is up, too
 left=$((475 - (SECONDS - began)))
 BENCH_SECONDS=$((left - 20)) step bench "$left" \
-  "$python" -m pytest bench/kernels -q --tb=short "--results=$out/kernels.json" --benchmark-columns=median,iqr,rounds
+  "$python" -m pytest bench/networks bench/kernels -q --tb=short "--results=$out/bench.json" --benchmark-columns=median,iqr,rounds
 code=$?
-"$python" -m bench.report "$out/kernels.json" > "$out/tables.md" && tail -n 60 "$out/tables.md"
+tail -n 60 "$out/bench.md"
 du -sh "$out"
 exit $code

@@ -75,7 +75,7 @@ class CaffeVGG(PerceptualNetwork):
     def __init__(self, state: Mapping[str, Tensor], source: str = "state"):
         super().__init__()
         self.weights = (self.weight,) * len(self.layers)
-        self.features, self.taps = _vgg_layers(self.plan)
+        self.features, self.taps = vgg_layers(self.plan)
         wanted = self.state_dict()
         for key, tensor in wanted.items():
             given = state.get(key)
@@ -102,7 +102,7 @@ class CaffeVGG(PerceptualNetwork):
         return found
 
 
-def _vgg_layers(plan: Sequence[int]) -> tuple[nn.Sequential, tuple[int, ...]]:
+def vgg_layers(plan: Sequence[int]) -> tuple[nn.Sequential, tuple[int, ...]]:
     """The layers up to relu5_1, numbered as in `features.N`, and the numbers of relu1_1 to relu5_1."""
     layers: list[nn.Module] = []
     taps: list[int] = []

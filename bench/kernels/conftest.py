@@ -9,11 +9,13 @@ from bench.harness import DEVICE
 LAYERS = ((64, 256), (128, 128), (256, 64), (512, 32), (512, 16))
 UP = ((512, 512, 16), (512, 256, 32), (256, 128, 64), (128, 64, 128))
 DOWN = ((64, 64, 256), (128, 128, 128), (256, 256, 64), (512, 512, 32))
+ATTENDED = ((256, 64), (256, 32), (80, 64))
 FACES = ((1, 64), (16, 64), (64, 64), (1, 256), (16, 256), (64, 256))
 SHAPES: dict[str, tuple[Any, ...]] = {
     "layer": LAYERS,  # channels and size of what is normalised
     "up": UP,  # channels in and out, size of the input
     "down": DOWN,
+    "attended": ATTENDED,  # channels and size of the map that attends to its pooled self
     "faces": FACES,  # how many, and the size of the image
     "batch": (1, 8, 32) if DEVICE == "cuda" else (1, 8),
 }
@@ -21,6 +23,7 @@ QUICK: dict[str, tuple[Any, ...]] = {
     "layer": ((4, 8),),
     "up": ((4, 6, 4),),
     "down": ((4, 4, 8),),
+    "attended": ((16, 8),),
     "faces": ((2, 16),),
     "batch": (2,),
 }

@@ -72,8 +72,8 @@ class StockLearner:
             self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
         rate = config.generator.learning_rate
         groups = [{"params": list(generator.parameters())}, {"params": [self.styles], "lr": rate * config.styles_rate}]
-        self.generator_optimiser = _adam(groups, config.generator)
-        self.discriminator_optimiser = _adam([{"params": [*discriminator.parameters(), self.column]}], config.discriminator)
+        self.generator_optimiser = make_adam(groups, config.generator)
+        self.discriminator_optimiser = make_adam([{"params": [*discriminator.parameters(), self.column]}], config.discriminator)
         self.average = [parameter.detach().clone() for group in groups for parameter in group["params"]]
         self.current = [parameter for group in groups for parameter in group["params"]]
         self.frozen = list(discriminator.parameters())
@@ -96,7 +96,7 @@ class StockLearner:
                 weights.adversarial * adversarial_loss(score),
                 weights.feature_matching * feature_matching_loss(fake_maps, real_maps, weights.relative_feature_matching),
             ]
-            _step(self.generator_optimiser, torch.stack(terms).sum(), config.clip)
+            step(self.generator_optimiser, torch.stack(terms).sum(), config.clip)
             for parameter in self.frozen:
                 parameter.requires_grad_(True)
             torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.current], 1 - config.average)
@@ -107,15 +107,19 @@ class StockLearner:
                 scores = self.discriminator(torch.cat([real, fake.detach()]), torch.cat([drawn, drawn]), self.column)[0]
                 score_real, score_fake = scores.chunk(2)
                 loss = discriminator_loss(score_fake, score_real)
-                _step(self.discriminator_optimiser, loss, config.clip)
+                step(self.discriminator_optimiser, loss, config.clip)
         return torch.stack([*terms, loss]).detach()
 
 
-def _adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+def make_adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
+    """torch's, fused."""
+    return torch.optim.Adam(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=groups[0]["params"][0].is_cuda
+    )
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
+def step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
+    """Backward, clipped per group, and one step."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if clip:

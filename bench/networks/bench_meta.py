@@ -1,0 +1,47 @@
+"""A step of meta-learning, E, G with P, D and W, against the textbook's."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.harness import DEVICE, Case
+from bench.networks.stock_learner import StockLite0
+from bench.networks.stock_meta import StockMetaLearner
+from talkinghead.checkpoint import random_model
+from talkinghead.data.episodes import Episodes
+from talkinghead.perceptual import EfficientNetLite0
+from talkinghead.training.meta import MetaLearner
+
+VIDEOS = 16
+TERMS = ("content", "pixel", "adversarial", "feature_matching", "matching", "discriminator")
+
+
+@pytest.mark.parametrize("network", ["tiny"] if DEVICE == "cpu" else ["tiny", "small"])
+def test_meta(bench, network):
+    model = random_model(network).to(torch.device(DEVICE))
+    size, meta = model.config.networks.image_size, model.config.meta
+    frames = torch.rand(meta.batch, 1 + meta.shots, 3, size, size) * 2 - 1
+    points = torch.rand(meta.batch, 1 + meta.shots, 68, 2)
+    episodes = Episodes(frames, points, torch.arange(meta.batch)).to(torch.device(DEVICE))
+    ours = MetaLearner(model, VIDEOS, [EfficientNetLite0().to(DEVICE)])
+    stock = StockMetaLearner(ours, [StockLite0()], torch.channels_last)
+
+    def step() -> Tensor:
+        figures, _ = ours.step(episodes)
+        return torch.stack([figures[name] for name in TERMS])
+
+    bench(
+        Case(
+            "meta-learning",
+            "step",
+            network,
+            meta.batch,
+            torch.bfloat16 if meta.precision == "bf16" else torch.float32,
+            moved=0,
+            expected=(StockMetaLearner(ours, [StockLite0()], torch.channels_last).step(episodes),),
+            providers={"ours": step, "stock": partial(stock.step, episodes)},
+            tolerance=0.02,  # of the first step's losses; later ones go their own ways
+        )
+    )

@@ -1,0 +1,25 @@
+"""The bench of the networks runs, and leaves its tables and its plot beside its results."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_training_and_animation_against_the_stock_networks(tmp_path):
+    path = tmp_path / "results.json"
+    files = [f"bench/networks/bench_{name}.py" for name in ("animate", "meta")]
+    command = [sys.executable, "-m", "pytest", *files, "--quick", f"--results={path}", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["op"] for row in rows] == ["animate", "meta-learning"]
+    assert all(row["times"].keys() == {"ours", "stock"} for row in rows)
+    table = path.with_suffix(".md").read_text()
+    assert "**animate, 4 frames, encoding included**" in table and "**meta-learning, step**" in table
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert picture.width > 500
