@@ -8,37 +8,14 @@ import sys
 
 import pytest
 import torch
+from runnable import DEVICES, RUNNABLE
 from talkinghead_kernels import adain, backends, decompositions, use_backend
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-GPU = torch.cuda.is_available()
-DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
-RUNNABLE = [name for name, reason in backends().items() if reason is None]
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (2, 16, 32, 32), (1, 512, 4, 4), (1, 3, 96, 100), (3, 50, 30, 31)]
 FORMATS = [torch.contiguous_format, torch.channels_last]
-
-
-@pytest.fixture(autouse=True)
-def poisoned_allocations():
-    """Fresh memory is filled with NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(params=RUNNABLE)
-def device(request):
-    with use_backend(request.param):
-        yield DEVICES[request.param]
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def test_every_backend_of_this_machine_was_here():

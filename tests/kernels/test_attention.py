@@ -8,37 +8,14 @@ import sys
 
 import pytest
 import torch
+from runnable import DEVICES, RUNNABLE
 from talkinghead_kernels import attention, backends, decompositions, use_backend
 from talkinghead_kernels.attention import torch_attention
 from torch import nn
 
-GPU = torch.cuda.is_available()
-DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
-RUNNABLE = [name for name, reason in backends().items() if reason is None]
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 SHAPES = [(1, 1, 1, 1, 1), (2, 37, 19, 3, 5), (3, 33, 16, 8, 24), (2, 300, 270, 10, 40), (1, 130, 129, 33, 150), (1, 64, 400, 40, 7)]
 """B, N, M, d, e."""
-
-
-@pytest.fixture(autouse=True)
-def poisoned_allocations():
-    """Fresh memory is filled with NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(params=RUNNABLE)
-def device(request):
-    with use_backend(request.param):
-        yield DEVICES[request.param]
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def plain(query, key, value):

@@ -5,28 +5,13 @@ import re
 
 import pytest
 import torch
-from talkinghead_kernels import backends, decompositions, draw_landmarks, use_backend
+from runnable import DEVICES, RUNNABLE
+from talkinghead_kernels import decompositions, draw_landmarks, use_backend
 from torch import nn
 
-GPU = torch.cuda.is_available()
-DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
-RUNNABLE = [name for name, reason in backends().items() if reason is None]
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 PARTS = ((0, 1, 2, 3, 0), (4, 5), (6, 7, 8), (9, 10, 11))
 COLOURS = ((255, 0, 0), (0, 255, 3), (1, 2, 255), (200, 210, 220))
-
-
-@pytest.fixture(autouse=True)
-def poisoned_allocations():
-    """Fresh memory is filled with NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(params=RUNNABLE)
-def device(request):
-    with use_backend(request.param):
-        yield DEVICES[request.param]
 
 
 def by_hand(points, size, parts, colours):
