@@ -26,6 +26,7 @@ KERNELS = {
     "power_iteration_": ("power_iteration_",),
     "normalise": ("normalise_forward", "normalise_backward"),
     "attention": ("attention_forward", "attention_backward"),
+    "winograd": ("winograd_forward",),
     "draw_landmarks": ("draw_landmarks",),
 }
 """What each op with native kernels runs on."""

@@ -27,6 +27,9 @@ _SCHEMAS = (
     "attention_forward(Tensor query, Tensor key, Tensor value, Tensor(a!) out, Tensor(b!) lse) -> ()",
     "attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse,"
     " Tensor(a!) grad_query, Tensor(b!) grad_key, Tensor(c!) grad_value) -> ()",
+    # x [B, in, H, W] and y [B, out, H, W]: float32, channels_last. weight [36, in, out]: float32, contiguous, in the order of winograd.py.
+    # bias: float32 [out], contiguous. low, high: bounds of the result.
+    "winograd_forward(Tensor x, Tensor weight, Tensor? bias, float low, float high, Tensor(a!) y) -> ()",
     # points, image: float32, contiguous
     "draw_landmarks(Tensor points, int[] indices, int[] lengths, int[] colours, Tensor(a!) image) -> ()",
 )

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .convolution import conv2d, conv_transpose2d
+from .convolution import conv2d, conv_transpose2d, is_packed, kernel_size
 
 FORMS: dict[str, Callable[[int, int], tuple[int, int, int, int]]] = {
     "plain": lambda outputs, inputs: (outputs, inputs, 3, 3),
@@ -136,7 +136,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         ValueError: an argument is not as above; the message names it.
     """
     _check("upsample_conv", x, weight, bias, {1: "plain", 2: "upsample_shuffle", 3: "plain", 4: "upsample"})
-    kernel = weight.shape[2]
+    kernel = kernel_size(weight)
     if kernel == 1:
         return F.interpolate(conv2d(x, weight, bias), scale_factor=2.0, mode="nearest")
     if kernel == 3:
@@ -161,7 +161,7 @@ def conv_downsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     _check("conv_downsample", x, weight, bias, {1: "plain", 3: "plain", 4: "downsample"})
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"conv_downsample: x must have even height and width, got {list(x.shape)}")
-    kernel = weight.shape[2]
+    kernel = kernel_size(weight)
     if kernel == 1:
         return conv2d(F.avg_pool2d(x, 2), weight, bias)
     if kernel == 3:
@@ -201,7 +201,7 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, forms: dict[
         raise ValueError(f"{op}: x must be a floating-point [B, C, H, W], got {x.dtype} {list(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"{op}: x must not be empty, got {list(x.shape)}")
-    if weight.is_mkldnn:  # `pack` checked it
+    if is_packed(weight):  # `pack` checked it
         return
     kernel = weight.shape[-1]
     if weight.dim() != 4 or weight.shape[2] != kernel or kernel not in forms:
@@ -231,6 +231,8 @@ def _folded(forms: dict[int, str]) -> str:
 
 
 def _choose(op: str, x: Tensor, weight: Tensor) -> str:
+    if is_packed(weight):  # it can no longer be folded
+        return "plain"
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)

@@ -6,6 +6,7 @@ import pytest
 import talkinghead_kernels as ops
 import torch
 from talkinghead_kernels import resample
+from talkinghead_kernels.convolution import is_packed
 
 from talkinghead import finetune, load_model
 from talkinghead.checkpoint import Person, shipped_models
@@ -66,7 +67,7 @@ def test_packed_weights_give_the_same_picture(generator, up, dtype, monkeypatch)
     drawn = landmark_image(torch.rand(3, 68, 2), 64).to(dtype, memory_format=torch.channels_last)
     styles = torch.randn(3, generator.style_length)
     packed = pack_(final_generator(generator, 64, dtype), 64, batch=2)
-    assert all(layer.weight.is_mkldnn for layer in packed.layers())
+    assert all(is_packed(layer.weight) for layer in packed.layers())
     with torch.inference_mode():
         for count in (3, 1):
             made, wanted = (each(drawn[:count], styles[:count]) for each in (packed, final_generator(generator, 64, dtype)))

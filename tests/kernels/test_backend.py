@@ -79,6 +79,7 @@ def test_a_kernel_that_the_extension_lacks_runs_as_reference(holds):
         "power_iteration_": "reference",
         "normalise": "cpp/reference",
         "attention": "reference",
+        "winograd": "reference",
         "draw_landmarks": "reference",
     }
     assert found["ops"]["adain"]["cpp"] == "available"

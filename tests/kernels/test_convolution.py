@@ -14,7 +14,8 @@ TOLERANCE = {dtype: {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else 
 def test_a_packed_weight_gives_what_torch_gives(dtype, kernel, stride, padding, bias):
     x = torch.randn(2, 24, 10, 14).to(dtype).to(memory_format=torch.channels_last)
     weight, offset = torch.randn(20, 24, kernel, kernel).to(dtype), torch.randn(20).to(dtype) if bias else None
-    packed = ops.pack(weight, x.shape, stride, padding)
+    with ops.use_backend("reference"):  # else some would be packed for Winograd's
+        packed = ops.pack(weight, x.shape, stride, padding)
     assert packed.is_mkldnn and packed.shape == weight.shape
     for given in (x, x[:1], x[:, :, :8, :6].contiguous(memory_format=torch.channels_last)):  # not only what it is packed for
         made = ops.conv2d(given, packed, offset, stride, padding)

@@ -1,0 +1,134 @@
+"""3x3 convolution of stride 1 and padding 1 by Winograd's F(4x4, 3x3): 36 multiplications where it takes 144. For inference.
+
+    y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
+
+d [6, 6] are the inputs of a tile, which overlaps its neighbours by 2, g [3, 3] the kernel, y [4, 4] the tile's outputs. The polynomials
+behind it meet at 0, +-sqrt(1/2), +-sqrt(2) and infinity: with the textbook's 0, +-1, +-2 the error is twice as large. G g G^T is formed
+once, in float64; everything else is float32. The kernel is C++; where it is missing, or "reference" is chosen, the formula runs.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backend, native
+
+_PANEL = 32
+"""Output channels that lie together, as the kernel has it."""
+
+_NEAR, _FAR = math.sqrt(0.5), math.sqrt(2.0)
+_INPUTS = torch.tensor(
+    [
+        [1, 0, -2.5, 0, 1, 0],
+        [0, -2 * _NEAR, -2, _NEAR, 1, 0],
+        [0, 2 * _NEAR, -2, -_NEAR, 1, 0],
+        [0, -_FAR / 2, -0.5, _FAR, 1, 0],
+        [0, _FAR / 2, -0.5, -_FAR, 1, 0],
+        [0, 1, 0, -2.5, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+"""B^T."""
+_WEIGHTS = torch.tensor(
+    [
+        [1, 0, 0],
+        [-2 / 3, -2 / 3 * _NEAR, -1 / 3],
+        [-2 / 3, 2 / 3 * _NEAR, -1 / 3],
+        [1 / 6, 1 / 6 * _FAR, 1 / 3],
+        [1 / 6, -1 / 6 * _FAR, 1 / 3],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+"""G."""
+_OUTPUTS = torch.tensor(
+    [
+        [1, 1, 1, 1, 1, 0],
+        [0, _NEAR, -_NEAR, _FAR, -_FAR, 0],
+        [0, 0.5, 0.5, 2, 2, 0],
+        [0, _NEAR / 2, -_NEAR / 2, 2 * _FAR, -2 * _FAR, 1],
+    ],
+    dtype=torch.float64,
+)
+"""A^T."""
+
+
+def transform(weight: Tensor) -> Tensor:
+    """G g G^T of every kernel, as `winograd` takes it.
+
+    Args:
+        weight: [out, in, 3, 3], floating point.
+
+    Returns:
+        [36, in, out], float32, contiguous. Of each of the 36, the first 32 output channels of every input channel come first, then the
+        next 32; the last may be fewer.
+    """
+    outputs, inputs = weight.shape[:2]
+    made = torch.einsum("pi,ocij,qj->pqco", _WEIGHTS, weight.detach().double(), _WEIGHTS)
+    made = made.float().reshape(36, inputs, outputs)
+    return torch.cat([panel.flatten(1) for panel in made.split(_PANEL, 2)], 1).view(36, inputs, outputs)
+
+
+def winograd_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The formula in plain torch; channels_last."""
+    inputs, outputs = weight.shape[1:]
+    widths = [min(_PANEL, outputs - begin) for begin in range(0, outputs, _PANEL)]
+    panels = weight.flatten(1).split([inputs * width for width in widths], 1)
+    weight = torch.cat([panel.view(36, inputs, width) for panel, width in zip(panels, widths, strict=True)], 2)
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1 + -width % 4, 1, 1 + -height % 4))
+    tiles = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # [B, C, down, across, 6, 6]
+    before, after = _INPUTS.to(x.dtype), _OUTPUTS.to(x.dtype)
+    taken = (before @ tiles @ before.mT).permute(4, 5, 0, 2, 3, 1)
+    products = torch.bmm(taken.reshape(36, -1, inputs), weight).view(*taken.shape[:5], outputs)
+    made = after @ products.permute(2, 5, 3, 0, 4, 1).transpose(3, 4) @ after.mT  # [B, out, down, across, 4, 4]
+    y = made.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, :height, :width]
+    y = y if bias is None else y + bias[:, None, None]
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple[float, float] | None = None) -> Tensor:
+    """A 3x3 convolution, stride 1, padding 1, of a transformed weight; not differentiable. A NaN or infinity reaches its whole tile.
+
+    Args:
+        x: [B, in, H, W], float32 on the CPU.
+        weight: [36, in, out] from `transform`.
+        bias: [out], float32, or None.
+        clamp: bounds of the result.
+
+    Returns:
+        [B, out, H, W], channels_last.
+
+    Raises:
+        ValueError: an argument is not as above; the message names it.
+    """
+    if x.dim() != 4 or x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[1:2] != weight.shape[1:2]:
+        wanted = f"float32 [B, {weight.shape[1]}, H, W] on cpu"
+        raise ValueError(f"winograd: x must be {wanted}, got {x.dtype} {list(x.shape)} on {x.device.type}")
+    outputs = weight.shape[2]
+    if bias is not None and (tuple(bias.shape) != (outputs,) or bias.dtype != torch.float32 or bias.device.type != "cpu"):
+        raise ValueError(
+            f"winograd: bias must be float32 [out] = [{outputs}] on cpu, got {bias.dtype} {list(bias.shape)} on {bias.device.type}"
+        )
+    if not native_runs():
+        y = winograd_reference(x, weight, bias)
+        return y if clamp is None else y.clamp(*clamp)
+    y = torch.empty((x.shape[0], outputs, *x.shape[2:]), memory_format=torch.channels_last)
+    low, high = (-math.inf, math.inf) if clamp is None else clamp
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    torch.ops.talkinghead_native.winograd_forward(x, weight, None if bias is None else bias.detach().contiguous(), low, high, y)
+    return y
+
+
+def native_runs() -> bool:
+    """Whether the kernel is there and no other backend is chosen."""
+    # the other backends have none, and a network on them is not to fail for it
+    return backend.current() in (None, "cpp") and native.missing("cpu", "winograd_forward") is None
+
+
+def is_faster(inputs: int, outputs: int, batch: int, height: int, width: int) -> bool:
+    """Whether the kernel is faster than oneDNN's direct convolution: with channels for vectors, and tiles to share what weights cost."""
+    tiles = batch * math.ceil(height / 4) * math.ceil(width / 4)
+    return min(inputs, outputs) >= 8 and tiles >= (4 if inputs * outputs <= 1 << 16 else 16)
