@@ -37,6 +37,7 @@ NAMES = {
     "convolution_backward": "convolution, backward",
     "add_adain": "adain",
     "add_adain_backward": "adain, backward",
+    "winograd_forward": "convolution by Winograd",
     "adain_forward": "adain",
     "adain_backward": "adain, backward",
     "attention_backward": "attention, backward",

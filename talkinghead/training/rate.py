@@ -63,6 +63,10 @@ def _packed_transposed(x: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * math.prod(x) * math.prod(weight) // weight[1]
 
 
+def _winograd(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * x[0] * -(-x[2] // 4) * -(-x[3] // 4) * math.prod(weight)  # 36 products for 16 numbers
+
+
 def _attention(query: Any, key: Any, value: Any, **_: Any) -> int:
     return 2 * math.prod(query[:2]) * key[1] * (query[2] + value[2])
 
@@ -79,6 +83,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         **flop_registry,
         torch.ops.mkldnn._convolution_pointwise: shape_wrapper(_packed_convolution),
         torch.ops.mkldnn._convolution_transpose_pointwise: shape_wrapper(_packed_transposed),
+        torch.ops.talkinghead_native.winograd_forward: shape_wrapper(_winograd),
         torch.ops.talkinghead.attention: shape_wrapper(_attention),
         torch.ops.talkinghead.attention_backward: shape_wrapper(_attention_backward),
     }
