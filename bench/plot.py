@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import OURS, SHORT, YARDSTICKS, heading, milliseconds
+from bench.report import OURS, SHORT, YARDSTICKS, milliseconds
 
 COLOURS = {"ours": "#2a6fdb", "stock": "#9aa3ad", "compile": "#d98e2b", "onnxruntime": "#5aa469", "openvino": "#8d63b5"}
 NAMES = {"compile": "torch.compile"}
@@ -23,7 +23,8 @@ def draw(found: Mapping[str, Any], out: Path) -> None:
     place, ticks = 0.0, []
     for row in rows:
         bars = _bars(row)
-        ticks.append((place + (len(bars) - 1) / 2, f"{row['op']}\n{row['direction']} {row['layer']}\n{SHORT[row['dtype']]}"))
+        name = f"{row['op']}, {row['direction']}\n{row['layer']} {SHORT[row['dtype']]}, batch {row['batch']}"
+        ticks.append((place + (len(bars) - 1) / 2, name))
         for name, seconds in bars.items():
             length = seconds / bars["ours"]
             axes.barh(place, length, color=COLOURS.get(name, "#c0c0c0"), height=0.85)
@@ -31,12 +32,13 @@ def draw(found: Mapping[str, Any], out: Path) -> None:
             place += 1
         place += 1
     axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.axvline(1, color="#2a6fdb", linewidth=0.8)
     axes.set_xlabel("time, ours being 1", fontsize=9)
     axes.set_xlim(0, 1.25 * axes.get_xlim()[1])
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(heading(found)[0], fontsize=7)
+    figure.suptitle(f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, {found['date']}", fontsize=9)
     FigureCanvasAgg(figure).print_png(str(out))
 
 

@@ -89,6 +89,8 @@ NEEDS = {
 
 
 def milliseconds(seconds: float) -> str:
+    if seconds >= 0.9995:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} us"
 
 

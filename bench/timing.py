@@ -18,7 +18,7 @@ LEAST_SAMPLE = 0.002  # seconds of a CPU sample; shorter ones repeat the call
 class Budget:
     """How long a case may take: rounds go on until `seconds` are over, but there are `least` of them and no more than `most`."""
 
-    seconds: float = 0.7
+    seconds: float = 0.4
     least: int = 5
     most: int = 50
 
