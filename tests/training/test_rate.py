@@ -11,8 +11,12 @@ def test_operations_of_a_convolution_packed_or_not_and_of_its_gradient():
     forward = 2 * 2 * 16 * 10 * 12 * 8 * 9
     result, counted = count_operations(lambda: F.conv2d(x, weight, padding=1))
     assert counted == forward and result.shape == (2, 16, 10, 12)
+    point = ops.pack(weight[:, :, :1, :1], x.shape)
+    assert count_operations(lambda: ops.conv2d(x, point))[1] == forward / 9
     packed = ops.pack(weight, x.shape, padding=1)
-    assert count_operations(lambda: ops.conv2d(x, packed, padding=1))[1] == forward
+    tiles = 2 * 3 * 3
+    wanted = 2 * 36 * tiles * 16 * 8 if packed.dim() == 3 else forward  # Winograd's, where it is built
+    assert count_operations(lambda: ops.conv2d(x, packed, padding=1))[1] == wanted
     assert count_operations(lambda: F.conv2d(x, weight, padding=1).sum().backward())[1] == 2 * forward  # x asks for no gradient
 
 
