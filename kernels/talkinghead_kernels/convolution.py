@@ -14,8 +14,8 @@ from .winograd import is_faster, native_runs, transform, winograd
 
 _ABLE: dict[torch.dtype, Callable[[], bool]] = {
     torch.float32: lambda: True,
-    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    torch.bfloat16: lambda: torch.ops.mkldnn._is_mkldnn_bf16_supported(),  # not every build of torch has the name
+    torch.float16: lambda: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
 }
 
 

@@ -79,10 +79,13 @@ def _attention_backward(_grad: Any, query: Any, key: Any, value: Any, *_: Any, *
 def _formulas() -> dict[Any, Callable[..., int]]:
     from torch.utils.flop_counter import flop_registry, shape_wrapper  # imports triton where it is
 
+    packed = {}
+    if torch.backends.mkldnn.is_available():
+        packed[torch.ops.mkldnn._convolution_pointwise] = shape_wrapper(_packed_convolution)
+        packed[torch.ops.mkldnn._convolution_transpose_pointwise] = shape_wrapper(_packed_transposed)
     return {
         **flop_registry,
-        torch.ops.mkldnn._convolution_pointwise: shape_wrapper(_packed_convolution),
-        torch.ops.mkldnn._convolution_transpose_pointwise: shape_wrapper(_packed_transposed),
+        **packed,
         torch.ops.talkinghead_native.winograd_forward: shape_wrapper(_winograd),
         torch.ops.talkinghead.attention: shape_wrapper(_attention),
         torch.ops.talkinghead.attention_backward: shape_wrapper(_attention_backward),
