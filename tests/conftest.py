@@ -2,12 +2,14 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from talkinghead_kernels import backends, use_backend
 
 from talkinghead.clip import Clip
 from talkinghead.config import NetworkConfig
@@ -32,6 +34,11 @@ SMALL_NETWORKS = NetworkConfig(
     spectral_discriminator=False,
 )
 """The least that has every part."""
+
+GPU = torch.cuda.is_available()
+DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
+RUNNABLE = [name for name, reason in backends().items() if reason is None]
+"""The backends that can run here, and above where each does."""
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +125,26 @@ def face_shards(carphone_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -
             info = ClipInfo(f"{person}.mp4", digest, person, 29.97, (144, 176), Crop(0, 0, 64), tuple(range(len(part))), 64, "dlib")
             writer.write(info, part.track.landmarks, part.frames)
     return folder
+
+
+@pytest.fixture
+def poisoned_allocations() -> Iterator[None]:
+    """Fresh memory is filled with NaN, so that what is not written shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=RUNNABLE)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of each backend in turn, which is chosen."""
+    with use_backend(request.param):
+        yield DEVICES[request.param]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; it is put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
-from runnable import DEVICES, RUNNABLE
 from talkinghead_kernels import adain, backends, decompositions, use_backend
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from conftest import DEVICES, RUNNABLE
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (2, 16, 32, 32), (1, 512, 4, 4), (1, 3, 96, 100), (3, 50, 30, 31)]

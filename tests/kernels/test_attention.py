@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
-from runnable import DEVICES, RUNNABLE
 from talkinghead_kernels import attention, backends, decompositions, use_backend
 from talkinghead_kernels.attention import torch_attention
 from torch import nn
+
+from conftest import DEVICES, RUNNABLE
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 SHAPES = [(1, 1, 1, 1, 1), (2, 37, 19, 3, 5), (3, 33, 16, 8, 24), (2, 300, 270, 10, 40), (1, 130, 129, 33, 150), (1, 64, 400, 40, 7)]

@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
-from runnable import DEVICES, RUNNABLE
 from talkinghead_kernels import decompositions, draw_landmarks, use_backend
 from torch import nn
+
+from conftest import DEVICES, RUNNABLE
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 PARTS = ((0, 1, 2, 3, 0), (4, 5), (6, 7, 8), (9, 10, 11))
