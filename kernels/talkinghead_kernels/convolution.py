@@ -75,13 +75,22 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     )
 
 
-def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, groups: int = 1, transposed: bool = False) -> Tensor:
+def pack(
+    weight: Tensor,
+    x: Sequence[int],
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    transposed: bool = False,
+    exportable: bool = False,
+) -> Tensor:
     """A weight for inference alone, for maps in channels_last; as it is where this device or build of torch has no packed form.
 
     Args:
         weight: as `conv2d` or, if transposed, `conv_transpose2d` takes it.
         x: shape [B, C, H, W] of the maps it is for; it gives the same for others, if not as fast.
         stride, padding, groups: of the convolution; a transposed one has a single group.
+        exportable: only in forms that can be exported, copied and saved; oneDNN's cannot.
     """
     cpu = weight.device.type == "cpu"
     if cpu and weight.dtype == torch.float32 and weight.shape[2:] == (3, 3) and (stride, padding, groups, transposed) == (1, 1, 1, False):
@@ -89,7 +98,7 @@ def pack(weight: Tensor, x: Sequence[int], stride: int = 1, padding: int = 0, gr
         if native_runs() and is_faster(inputs, weight.shape[0], batch, height, width):
             return transform(weight)
     able = cpu and torch.backends.mkldnn.is_available() and weight.dtype in _ABLE and _ABLE[weight.dtype]()
-    if not able:
+    if exportable or not able:
         return weight
     weight = weight.detach().contiguous()
     if transposed:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .attention import torch_attention
-from .rasterize import draw_landmarks_reference
+from .rasterize import draw_landmarks_flat
 from .spectral_norm import normalise_reference
 
 
@@ -23,7 +23,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         ops.add_adain.default: _add_adain,
         ops.normalise.default: _normalise,
         ops.attention.default: _attention,
-        ops.draw_landmarks.default: _draw_landmarks,
+        ops.draw_landmarks.default: draw_landmarks_flat,
     }
 
 
@@ -64,7 +64,3 @@ def _normalise(
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     return torch_attention(query, key, value), torch.logsumexp(query.to(wide) @ key.to(wide).mT, 2)
-
-
-def _draw_landmarks(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
-    return draw_landmarks_reference(points.float(), size, indices, lengths, colours)

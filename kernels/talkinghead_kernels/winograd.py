@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend, native
+from .registration import register
 
 _PANEL = 32
 """Output channels that lie together, as the kernel has it."""
@@ -104,6 +105,13 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple
     Raises:
         ValueError: an argument is not as above; the message names it.
     """
+    low, high = (None, None) if clamp is None else clamp
+    run = _WINOGRAD if torch.compiler.is_compiling() else _run  # the dispatcher takes as long as a small layer
+    made: Tensor = run(x.detach(), weight, None if bias is None else bias.detach(), low, high)
+    return made
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if x.dim() != 4 or x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[1:2] != weight.shape[1:2]:
         wanted = f"float32 [B, {weight.shape[1]}, H, W] on cpu"
         raise ValueError(f"winograd: x must be {wanted}, got {x.dtype} {list(x.shape)} on {x.device.type}")
@@ -112,14 +120,26 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple
         raise ValueError(
             f"winograd: bias must be float32 [out] = [{outputs}] on cpu, got {bias.dtype} {list(bias.shape)} on {bias.device.type}"
         )
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
+    _check(x, weight, bias)
     if not native_runs():
-        y = winograd_reference(x, weight, bias)
-        return y if clamp is None else y.clamp(*clamp)
-    y = torch.empty((x.shape[0], outputs, *x.shape[2:]), memory_format=torch.channels_last)
-    low, high = (-math.inf, math.inf) if clamp is None else clamp
-    x = x.detach().contiguous(memory_format=torch.channels_last)
-    torch.ops.talkinghead_native.winograd_forward(x, weight, None if bias is None else bias.detach().contiguous(), low, high, y)
+        made = winograd_reference(x, weight, bias)
+        return made if low is None and high is None else made.clamp(low, high)
+    y = _fake(x, weight, bias, low, high)
+    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.ops.talkinghead_native.winograd_forward(x, weight, None if bias is None else bias.contiguous(), low, high, y)
     return y
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
+    _check(x, weight, bias)
+    return torch.empty((x.shape[0], weight.shape[2], *x.shape[2:]), device=x.device, memory_format=torch.channels_last)
+
+
+_WINOGRAD = register("winograd(Tensor x, Tensor weight, Tensor? bias, float? low, float? high) -> Tensor", _run, _fake)
 
 
 def native_runs() -> bool:

@@ -1,6 +1,7 @@
 """A generator in its final form, for inference alone: every weight divided by its spectral norm, folded, cast and packed once."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 import talkinghead_kernels as ops
@@ -15,22 +16,25 @@ from .generator import Generator
 
 
 @torch.no_grad()
-def final_generator(generator: Generator, size: int, dtype: torch.dtype = torch.float32) -> Generator:
+def final_generator(
+    generator: Generator, size: int, dtype: torch.dtype = torch.float32, forms: Mapping[str, str] | None = None
+) -> Generator:
     """A copy of G without P that gives the same pictures from the same styles, faster, and cannot learn.
 
     Args:
         generator: on the device where the copy is to run; the fastest form of a folded layer depends on it.
         size: height and width of its pictures.
         dtype: of weights and maps: float32, bfloat16 or float16. Statistics, scales and shifts, styles and the picture stay float32.
+        forms: what "upsample_conv" and "conv_downsample" are folded to, as `ops.fold` has it; by default the fastest on the device.
     """
-    forms = _forms(generator, size, dtype)
+    chosen = _forms(generator, size, dtype, forms)
     final = copy.deepcopy(generator).requires_grad_(False)
     final.projection, final.spectral = None, False
     weights = generator.weights(layer for layer in generator.layers() if layer is not generator.projection)
     gates = {attention.out: attention.gamma for attention in (generator.down_attention, generator.up_attention)}
     for layer, (of, weight) in zip(final.layers(), weights.items(), strict=True):
         gate = cast(Tensor, gates.get(of, 1))
-        folded = gate * fold(weight, forms.get(of, "plain"), torch.channels_last)
+        folded = gate * fold(weight, chosen.get(of, "plain"), torch.channels_last)
         layer.weight = nn.Parameter(folded.to(dtype, memory_format=torch.channels_last), requires_grad=False)
         layer.bias = None if of.bias is None else nn.Parameter((gate * of.bias).to(dtype), requires_grad=False)
         if generator.spectral:
@@ -41,15 +45,16 @@ def final_generator(generator: Generator, size: int, dtype: torch.dtype = torch.
 
 
 @torch.no_grad()
-def pack_(final: Generator, size: int, batch: int = 1) -> Generator:
+def pack_(final: Generator, size: int, batch: int = 1, exportable: bool = False) -> Generator:
     """Lay the weights of a final generator out as this CPU's convolutions read them, in place; nothing where there is no such form.
 
-    After it the generator runs, and does nothing else: packed weights can be neither copied nor saved.
+    After it the generator runs, and does nothing else: unless exportable, packed weights can be neither copied nor saved.
 
     Args:
         final: from `final_generator`.
         size: height and width of its pictures.
         batch: pictures at a time for which it is to be fast.
+        exportable: leave weights that compilers ahead of time lay out themselves; the rest can be exported, copied and saved.
     """
     weight = final.out.weight
     drawn = weight.new_zeros(batch, 3, size, size).to(memory_format=torch.channels_last)
@@ -57,7 +62,7 @@ def pack_(final: Generator, size: int, batch: int = 1) -> Generator:
         final(drawn, drawn.new_zeros(batch, final.style_length, dtype=torch.float32))
     for layer in final.layers():
         if id(layer.weight) in found.calls:
-            layer.weight = nn.Parameter(ops.pack(layer.weight, **found.calls[id(layer.weight)]), requires_grad=False)
+            layer.weight = nn.Parameter(ops.pack(layer.weight, exportable=exportable, **found.calls[id(layer.weight)]), requires_grad=False)
     return final
 
 
@@ -75,13 +80,13 @@ class _Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _forms(generator: Generator, size: int, dtype: torch.dtype) -> dict[Layer, str]:
+def _forms(generator: Generator, size: int, dtype: torch.dtype, given: Mapping[str, str] | None) -> dict[Layer, str]:
     """The form of each layer beside a resampling."""
     forms = {}
     for op, blocks in (("conv_downsample", generator.down), ("upsample_conv", generator.up)):
         for block in cast(list[ResidualBlock], blocks):
             layer = block.conv2 if op == "conv_downsample" else block.conv1
             outputs, inputs = layer.weight.shape[:2]
-            forms[layer] = choose_form(op, inputs, outputs, size, size, dtype, layer.weight.device)
+            forms[layer] = given[op] if given else choose_form(op, inputs, outputs, size, size, dtype, layer.weight.device)
             size = size // 2 if op == "conv_downsample" else size * 2
     return forms

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from talkinghead_kernels import decompositions, draw_landmarks, use_backend
+from talkinghead_kernels.rasterize import draw_landmarks_flat, draw_landmarks_reference
 from torch import nn
 
 from conftest import DEVICES, RUNNABLE
@@ -207,3 +208,12 @@ def test_bad_input_is_named(arguments, message):
     torch._dynamo.reset()
     with pytest.raises(Exception, match=re.escape(f"draw_landmarks: {message}")):
         torch.compile(draw_landmarks, fullgraph=True, backend="aot_eager")(*arguments)
+
+
+@pytest.mark.parametrize("size, spread", [(1, 1), (7, 0.02), (64, 1), (65, 4), (300, 30), (512, 1)])
+def test_what_is_exported_draws_the_same(size, spread):
+    points = faces(3, size, spread)
+    points[0, 5], points[1, 0], points[2, 7], points[2, 6] = math.nan, 1e6, size / 3, size / 3
+    indices, lengths = [index for part in PARTS for index in part], [len(part) for part in PARTS]
+    given = points, size, indices, lengths, [value for colour in COLOURS for value in colour]
+    torch.testing.assert_close(draw_landmarks_flat(*given), draw_landmarks_reference(*given), atol=1 / 255, rtol=0)

@@ -173,3 +173,34 @@ def test_bad_input_is_named(wrong, message):
     x, weight, bias = inputs((2, 20, 40, 9, 6))
     with pytest.raises(ValueError, match=f"winograd: {message}"):
         ops.conv2d(**{"x": x, "weight": winograd.transform(weight), "bias": bias, "padding": 1, **wrong})
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (0.0, None), (-1.0, 1.5)])
+def test_as_an_op(backend, bounds):
+    x, weight, offset = inputs((2, 20, 40, 9, 6))
+    packed = ops.pack(weight, x.shape, 1, 1, exportable=True) if backend == "cpp" else winograd.transform(weight)
+    given = x.contiguous(memory_format=torch.channels_last), packed, offset, *bounds
+    torch.library.opcheck(torch.ops.talkinghead.winograd.default, given, test_utils=("test_schema", "test_faketensor"))
+    wanted = F.conv2d(x, weight, offset, padding=1)
+    wanted = wanted if bounds == (None, None) else wanted.clamp(*bounds)
+    torch.testing.assert_close(torch.ops.talkinghead.winograd(*given), wanted, atol=1e-5, rtol=0)
+
+
+def test_compiled_and_exported_code_holds_the_op():
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return ops.conv2d(x * 2, packed, offset, padding=1, clamp=(0, 6)) + 1
+
+    x, weight, offset = inputs((2, 20, 40, 9, 6))
+    packed = winograd.transform(weight)
+    wanted = Layer()(x)
+    program = torch.export.export(Layer(), (x,))
+    assert "talkinghead.winograd" in str(program.graph)
+    torch.testing.assert_close(program.module()(x), wanted)
+    torch.testing.assert_close(torch.compile(Layer(), fullgraph=True)(x), wanted)
+
+
+def test_what_can_be_exported_is_packed_for_winograd_alone():
+    assert ops.pack(torch.randn(32, 16, 1, 1), (1, 16, 32, 32), exportable=True).layout == torch.strided
+    weight = torch.randn(32, 16, 4, 4)
+    assert ops.pack(weight, (1, 16, 32, 32), 2, 1, exportable=True) is weight
