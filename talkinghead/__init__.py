@@ -19,8 +19,7 @@ from .data.read import read_clip
 from .errors import TalkingheadError
 from .training.finetune import finetune
 from .training.meta import train
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "Clip",

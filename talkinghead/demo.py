@@ -17,7 +17,7 @@ import numpy as np
 
 from . import metrics
 from .animate import SYNTHESISED, animate, landmark_frame
-from .checkpoint import Model
+from .checkpoint import Model, save_person
 from .clip import Clip, Track
 from .data.crop import crop_around
 from .data.read import Progress, read_track, silent
@@ -112,7 +112,7 @@ def run(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Demo:
-    """Write `result.mp4`, `sheet.png` and `metrics.json` to the folder `out`.
+    """Write `result.mp4`, `sheet.png`, `metrics.json` and, if it was fine-tuned, `person.safetensors` to the folder `out`.
 
     Args:
         video: of one person, a second or more.
@@ -145,6 +145,9 @@ def run(
     with replacing(out / "metrics.json") as metrics_file:
         person = finetune(model, pictures, steps, seed=seed, progress=ticking(progress, steps, "fine-tuning"))
         tuned = perf_counter()
+        (out / "person.safetensors").unlink(missing_ok=True)
+        if not person.feed_forward:
+            save_person(person, out / "person.safetensors")
 
         drive = track[parts.cut :]
         results = np.stack(list(progress(animate(person, drive, crop), len(drive), "animating")))

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from .clip import Clip
-from .errors import TalkingheadError, require
+from .engines.sessions import onnxruntime_session
+from .errors import TalkingheadError
 from .files import sha256
 from .landmarks.dlib_face import face_descriptor
 from .landmarks.face import Detector, largest_face
@@ -182,17 +183,16 @@ def warn_of_strangers(clip: Clip) -> None:
 
 def _open_session(path: Path) -> tuple[Any, bool]:
     """The network, and whether it takes channels before rows."""
-    runtime = require("onnxruntime", "evaluate")
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = 4  # what is wrong is told below, in one line
     wanted = "an ArcFace network was expected: one input [N, 3, 112, 112] or [N, 112, 112, 3], first output [N, D]"
     try:
-        session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime_session(path)
         inputs = session.get_inputs()
         shape = list(inputs[0].shape)
         channels_first = shape[1:] != [_SIDE, _SIDE, 3]
         face = np.zeros((1, 3, _SIDE, _SIDE) if channels_first else (1, _SIDE, _SIDE, 3), np.float32)
         made = np.shape(session.run(None, {inputs[0].name: face})[0])
+    except TalkingheadError:
+        raise
     except Exception as error:  # onnxruntime has a kind of its own for each complaint
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TalkingheadError(f"{path}: cannot be run as a face-recognition network ({reason[:160]}); {wanted}") from error

@@ -10,12 +10,12 @@ import torch
 from talkinghead_kernels import backend
 from torch import nn
 
-from . import __version__
 from .checkpoint import shipped_models
 from .config import PRESETS, preset
 from .errors import TalkingheadError
 from .landmarks.detect import open_detector
 from .networks import Discriminator, Embedder, Generator
+from .version import __version__
 
 _OPTIONAL = {
     "av": ("app", "reads and writes video"),
@@ -26,12 +26,25 @@ _OPTIONAL = {
     "efficientnet_lite_pytorch": ("train", "content loss offline"),
     "tensorboard": ("train", "figures of a training run"),
     "matplotlib": ("evaluate", "plots of an evaluation"),
-    "onnxruntime": ("evaluate", "ArcFace networks"),
+    "onnx": ("onnx", "exports engines"),
+    "onnxruntime": ("onnx", "runs ONNX engines and ArcFace networks"),
+    "openvino": ("onnx", "runs ONNX engines on CPUs, the faster one"),
+    "cv2": ("live", "shows a window"),
+    "pyvirtualcam": ("live", "is a webcam for other programs"),
+    "tensorrt": ("tensorrt", "builds and runs TensorRT engines"),
+    "tensorrt_rtx": ("tensorrt", "the same, of TensorRT for RTX"),
     "webdataset": ("test", "opens prepared data elsewhere"),
     "torchmetrics": ("app", "SSIM, PSNR"),
     "skimage": ("app", "warps the nearest frame"),
 }
 """Import name -> the extra that brings it, and what it is for."""
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "dlib": "dlib-bin",
+    "skimage": "scikit-image",
+    "tensorrt_rtx": "tensorrt-rtx-cu13",
+}
 
 
 def info() -> dict[str, Any]:
@@ -68,8 +81,7 @@ def _part(name: str, extra: str, what: str) -> str:
     if importlib.util.find_spec(name) is None:
         return f"not installed ({what}): pip install 'talkinghead[{extra}]'"
     try:
-        distribution = {"PIL": "pillow", "dlib": "dlib-bin", "skimage": "scikit-image"}.get(name, name)
-        return f"{version(distribution)} ({what})"
+        return f"{version(_DISTRIBUTIONS.get(name, name))} ({what})"
     except PackageNotFoundError:
         return f"installed ({what})"
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from talkinghead_kernels import backends, use_backend
 
+from talkinghead.checkpoint import Person, load_model
 from talkinghead.clip import Clip
 from talkinghead.config import NetworkConfig
 from talkinghead.corpus.shard_writer import ShardWriter
@@ -19,6 +20,7 @@ from talkinghead.data.read import read_clip
 from talkinghead.data.shards import ClipInfo
 from talkinghead.landmarks.face import Face
 from talkinghead.media.video import write_video
+from talkinghead.training.finetune import finetune
 
 SMALL_NETWORKS = NetworkConfig(
     image_size=32,
@@ -54,6 +56,16 @@ def carphone() -> Path:
 def carphone_clip(carphone: Path) -> Clip:
     """The carphone clip at size 64, with landmarks by dlib or, where its weights are at hand, face-alignment."""
     return read_clip(carphone, size=64)
+
+
+@pytest.fixture(scope="session")
+def people(carphone_clip: Clip) -> dict[str, Person]:
+    """Of `tiny`, from real frames: a fine-tuned person and a feed-forward one."""
+    model = load_model("tiny")
+    return {
+        "fine-tuned": finetune(model, carphone_clip[:2], steps=2, adversarial=False),
+        "feed-forward": finetune(model, carphone_clip[:8], steps=0),
+    }
 
 
 def drawn_frame(size: tuple[int, int], face: tuple[int, int, int] | None, shade: int = 0) -> np.ndarray:

@@ -26,7 +26,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import DOUBTFUL, Face
 from talkinghead.media.video import VideoReader
 
-VERBS = ("demo", "finetune", "animate", "landmarks", "prepare", "train", "evaluate", "info")
+VERBS = ("demo", "finetune", "animate", "export", "live", "landmarks", "prepare", "train", "evaluate", "info")
 FACES = [(40 + 2 * i, 30, 40) for i in range(20)]
 
 
@@ -85,7 +85,8 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_parse(verb: str) -> None:
     """What the help shows is what the command takes."""
-    from talkinghead.arguments import EXAMPLES, build_parser
+    from talkinghead.arguments import build_parser
+    from talkinghead.examples import EXAMPLES
 
     parser = build_parser(dict.fromkeys(VERBS, print))
     lines = [line.split("#")[0].split()[1:] for line in EXAMPLES[verb].splitlines() if line.startswith("  talkinghead ")]
@@ -102,6 +103,8 @@ def test_seed_quiet_json_where_they_mean_something() -> None:
         "demo": [],
         "finetune": ["p.png", "--out", "o"],
         "animate": ["p", "--drive", "d", "--out", "o"],
+        "live": ["p"],
+        "export": ["p", "--format", "onnx", "--out", "o"],
         "landmarks": ["v", "--out", "o.png"],
         "prepare": ["v", "--out", "o"],
         "train": ["d", "--out", "o"],

@@ -1,6 +1,7 @@
 import json
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -11,7 +12,7 @@ from PIL import Image
 import talkinghead.demo as demo
 from conftest import RedSquare, draw_video
 from talkinghead import metrics
-from talkinghead.checkpoint import random_model
+from talkinghead.checkpoint import load_person, random_model
 from talkinghead.clip import Clip, Track
 from talkinghead.errors import TalkingheadError
 from talkinghead.media.panels import GAP, STRIP, Panels, Row, sheet
@@ -70,6 +71,10 @@ def test_video_shows_the_held_out_third(made: tuple[demo.Demo, Any]) -> None:
     assert frames[10][:STRIP].max() > 200  # labels
 
 
+def test_the_person_is_kept(made: tuple[demo.Demo, Any]) -> None:
+    assert load_person(made[0].video.parent / "person.safetensors").provenance["steps"] == 2
+
+
 def test_sheet_is_a_picture_of_five_rows(made: tuple[demo.Demo, Any]) -> None:
     with Image.open(made[0].sheet) as picture:
         assert picture.width > 8 * 144 and picture.height > 5 * 144
@@ -93,11 +98,11 @@ class Cut:
         monkeypatch.setattr(demo, "animate", self.animate)
         monkeypatch.setattr(demo, "measure", lambda *given: dict.fromkeys(("ssim", "psnr", "identity", "landmark_error")))
 
-    def finetune(self, model: Any, clip: Clip, steps: int, **rest: Any) -> str:
+    def finetune(self, model: Any, clip: Clip, steps: int, **rest: Any) -> SimpleNamespace:
         self.pictures = clip
-        return "person"
+        return SimpleNamespace(feed_forward=True)
 
-    def animate(self, person: str, drive: Track, crop: Any) -> Any:
+    def animate(self, person: SimpleNamespace, drive: Track, crop: Any) -> Any:
         self.drive, self.crop = drive, crop
         return (np.zeros((64, 64, 3), np.uint8) for _ in range(len(drive)))
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor
 from ..checkpoint import Person
 from ..landmarks.draw import landmark_image
 from ..networks import final_generator, pack_
+from .engine import Engine
+from .frame import DTYPES, finish
+from .manifest import PRECISIONS, Manifest
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST = 64  # frames at a time, of which a GPU keeps a graph for each number
 
 
-class EagerEngine:
+class EagerEngine(Engine):
     """Renders a person.
 
     Weights are brought into their final form once. On a GPU what `run` does is captured in a CUDA graph, one for each size of batch.
@@ -27,60 +31,61 @@ class EagerEngine:
         precision: of weights and maps: "fp32", "bf16", "fp16", or "auto": bf16 where the device has instructions for it, else fp32. What it
             cannot do falls back to fp32, with one line in the log.
         batch: how many frames at a time it is to be fast for; it takes others too.
-
-    Attributes:
-        precision: what runs.
-        size: height and width of the frames.
     """
 
     def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32", batch: int = 1) -> None:
-        self.size = person.config.networks.image_size
         self.device = torch.device(device)
-        self.precision = choose_precision(self.device, precision)
-        self._dtype = PRECISIONS[self.precision]
         generator = person.generator
+        # what it holds is the person it was given
+        self.manifest = Manifest.of(person, "eager", choose_precision(self.device, precision), _MOST, weights="")
+        self._dtype = DTYPES[self.manifest.precision]
         if generator.out.weight.device != self.device:
             generator = copy.deepcopy(generator).to(self.device)
         self._generator = pack_(final_generator(generator, self.size, self._dtype).eval(), self.size, batch)
-        self._styles = person.styles.detach().to(self.device)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._own = person.styles.detach().float().to(self.device)
+        self.styles = self._own.cpu().numpy() if person.feed_forward else None
+        self._graphs: dict[int, _Graph] = {}
 
     @torch.inference_mode()
-    def run(self, points: np.ndarray | Tensor) -> np.ndarray:
-        """Landmarks to frames.
-
-        Args:
-            points: float32 [B, 68, 2] as fractions of the person's crop.
-
-        Returns:
-            uint8 [B, size, size, 3], RGB.
-        """
-        points = torch.as_tensor(points, dtype=torch.float32)
+    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+        points, rows = torch.from_numpy(given), None if styles is None else torch.from_numpy(styles)
         if self.device.type != "cuda":
-            return self._render(points.to(self.device)).cpu().numpy()
-        graph, given, made = self._graphs.get(len(points)) or self._capture(points)
-        given.copy_(points, non_blocking=True)
-        graph.replay()
-        return made.cpu().numpy()
+            return self._render(points, self._own.expand(len(points), -1) if rows is None else rows).numpy()
+        graph = self._graphs.get(len(points)) or self._capture(points, rows)
+        graph.points.copy_(points, non_blocking=True)
+        if rows is not None:
+            graph.styles.copy_(rows, non_blocking=True)
+        graph.captured.replay()
+        return graph.made.cpu().numpy()
 
-    def _render(self, points: Tensor) -> Tensor:
+    def _render(self, points: Tensor, styles: Tensor) -> Tensor:
         drawn = landmark_image(points, self.size).to(self._dtype, memory_format=torch.channels_last)
-        frames = self._generator(drawn, self._styles.expand(len(points), -1))
-        return frames.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return finish(self._generator(drawn, styles), "uint8")
 
-    def _capture(self, points: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    def _capture(self, points: Tensor, rows: Tensor | None) -> "_Graph":
         given = points.to(self.device)
+        styles = self._own.expand(len(points), -1) if rows is None else rows.to(self.device)
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose their algorithms and take their memory before the capture
-                self._render(given)
+                self._render(given, styles)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            made = self._render(given)
-        self._graphs[len(points)] = graph, given, made
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=stream):
+            made = self._render(given, styles)
+        self._graphs[len(points)] = _Graph(graph, given, styles, made)
         return self._graphs[len(points)]
+
+
+@dataclass
+class _Graph:
+    """A captured run: it reads `points` and `styles` and writes `made`."""
+
+    captured: torch.cuda.CUDAGraph
+    points: Tensor
+    styles: Tensor
+    made: Tensor
 
 
 def choose_precision(device: torch.device, precision: str) -> str:

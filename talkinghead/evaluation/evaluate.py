@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..corpus.workers import Lost, cores, in_order
 from ..data.read import Progress, silent
 from ..errors import TalkingheadError
 from ..files import replacing
 from ..media.pictures import write_picture
+from ..version import __version__
 from .clips import Measure
 from .contact import COLUMNS, contact_sheet
 from .material import Subject

@@ -118,5 +118,5 @@ def test_a_precision_that_is_not_there_falls_back_with_one_line(monkeypatch, cap
 
 
 def test_an_unknown_precision_is_named(person):
-    with pytest.raises(ValueError, match="precision 'int8': unknown, one of auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="precision 'int8': unknown, one of auto, fp32, fp16, bf16"):
         EagerEngine(person, precision="int8")

@@ -1,0 +1,100 @@
+"""AOTInductor: a person compiled ahead of time by torch, for the kind of machine it is made on.
+
+With our ops it needs torch and talkinghead_kernels to run; portable, decomposed into torch's own, torch alone. A package is native code:
+opening one runs it, so its seal is checked before, and nothing is unpickled.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..checkpoint import Person
+from ..errors import TalkingheadError
+from ..networks import pack_
+from ..version import __version__
+from .engine import Engine
+from .frame import FrameNetwork
+from .manifest import Manifest, read_sidecar
+from .onnx import FORMS, exported, quiet
+
+
+def write_aoti(
+    person: Person,
+    path: Path,
+    precision: str = "fp32",
+    batch: int = 8,
+    input: str = "points",
+    output: str = "uint8",
+    name: str = "",
+    portable: bool = False,
+    device: str = "cpu",
+) -> Manifest:
+    """Compile a person; gives the manifest, which is to lie beside the package.
+
+    Args:
+        person, path, precision, batch, input, output, name: as for `write_onnx`; path ends in .pt2.
+        portable: in torch's own ops, without ours.
+        device: "cpu" or "cuda", where it is to run.
+
+    Raises:
+        TalkingheadError: there is no C++ compiler, or the network cannot be compiled.
+    """
+    from torch._inductor import aoti_compile_and_package  # takes seconds to import
+
+    there = torch.device(device)
+    forms = None if there.type == "cpu" else FORMS[precision]  # the fastest ones of a GPU are not known here
+    network = FrameNetwork(person, precision, input, output, forms).to(there)
+    if not portable:
+        pack_(network.generator, network.size, batch, exportable=True)
+    with quiet():
+        program = exported(network, batch, decomposed=portable)
+        try:
+            aoti_compile_and_package(program, package_path=str(path))
+        except (OSError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the compiler's, of many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise TalkingheadError(f"aoti: cannot be compiled here ({reason}); a C++ compiler such as g++ is needed") from error
+    details = {**_machine(there), "portable": portable}
+    return Manifest.of(person, "aoti", precision, batch, input, output, name, details=details)
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    """What native code is bound to."""
+    able = " ".join(sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True))
+    found = {"torch": torch.__version__, "device": device.type, "cpu": able}
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        found["gpu"] = f"sm_{major}{minor}"
+    return found
+
+
+class AotiEngine(Engine):
+    """Runs a package of `write_aoti`.
+
+    Raises:
+        TalkingheadError: the file is missing, cut or edited, or was made for another device, CPU or version of torch.
+    """
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        path = Path(path)
+        self.manifest = read_sidecar(path)
+        self._device = torch.device(device)
+        made = self.manifest.details
+        here = {"talkinghead": __version__, **_machine(self._device)}
+        for what, value in here.items():
+            compiled_for = self.manifest.talkinghead if what == "talkinghead" else made.get(what)
+            if compiled_for != value and not (what == "talkinghead" and made.get("portable")):
+                raise TalkingheadError(f"{path}: was compiled for {what} {compiled_for}, this is {value}; export it here")
+        from torch._inductor import aoti_load_package
+
+        try:
+            self._package = aoti_load_package(str(path), device_index=-1 if self._device.index is None else self._device.index)
+        except RuntimeError as error:
+            raise TalkingheadError(f"{path}: cannot be loaded ({str(error).splitlines()[0][:160]}); export it again") from error
+
+    @torch.inference_mode()
+    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+        arguments = [torch.from_numpy(each).to(self._device) for each in (given, styles) if each is not None]
+        return self._package(*arguments).cpu().numpy()

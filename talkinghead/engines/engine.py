@@ -1,0 +1,99 @@
+"""The interface of all engines: landmarks or landmark images, and styles, to frames."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clip import POINTS
+from ..errors import TalkingheadError
+from ..landmarks.draw import landmark_image
+from .manifest import Manifest
+
+
+class Engine(ABC):
+    """Renders a person, or, where styles are an input, people.
+
+    Attributes:
+        manifest: what it holds.
+        styles: float32 [1, S] that are used where `run` is given none; None where they are inside.
+    """
+
+    manifest: Manifest
+    styles: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Height and width of its frames."""
+        return self.manifest.size
+
+    def run(self, given: np.ndarray | Tensor, styles: np.ndarray | Tensor | None = None) -> np.ndarray:
+        """Landmarks, or landmark images, to frames.
+
+        Args:
+            given: float32 [B, 68, 2] as fractions of the person's crop; for an engine whose input is "image" they are drawn first. Such an
+                engine also takes landmark images float32 [B, 3, size, size] in [-1, 1].
+            styles: float32 [S], [1, S] or [B, S] for an engine whose styles are an input: whose face each row shows. By default `styles`.
+
+        Returns:
+            uint8 [B, size, size, 3], RGB.
+
+        Raises:
+            TalkingheadError: a shape is not as above, or the engine lacks or has no use for styles.
+        """
+        given = _array(given)
+        image = (3, self.size, self.size)
+        takes = self.manifest.input
+        if given.shape[1:] != (POINTS, 2) and (takes == "points" or given.shape[1:] != image):
+            wanted = f"landmarks [B, {POINTS}, 2]" + ("" if takes == "points" else f" or landmark images {['B', *image]}")
+            raise TalkingheadError(f"engine: {wanted} were expected, got {list(given.shape)}")
+        rows = self._rows(styles, len(given))
+        if takes == "image" and given.shape[1:] == (POINTS, 2):
+            given = landmark_image(torch.from_numpy(given), self.size).numpy()
+        most = self.manifest.batch
+        pieces = [
+            self._told(given[start : start + most], None if rows is None else rows[start : start + most])
+            for start in range(0, len(given), most)
+        ]
+        made = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty((0, self.size, self.size, 3), np.uint8)
+        return made if made.dtype == np.uint8 else levels(made)
+
+    def _rows(self, styles: np.ndarray | Tensor | None, count: int) -> np.ndarray | None:
+        if self.manifest.styles == "constant":
+            if styles is not None:
+                raise TalkingheadError("engine: holds one person, whose styles are inside; leave styles out, or export one of --steps 0")
+            return None
+        chosen = self.styles if styles is None else styles
+        if chosen is None:
+            raise TalkingheadError("engine: was made for many people; give the styles of the one to show")
+        rows = np.atleast_2d(_array(chosen))
+        if rows.shape not in {(1, self.manifest.style_length), (count, self.manifest.style_length)}:
+            raise TalkingheadError(
+                f"engine: styles must be [1 or {count}, {self.manifest.style_length}], got {list(rows.shape)}; are they of another preset?"
+            )
+        return np.array(np.broadcast_to(rows, (count, rows.shape[1])))
+
+    def _told(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+        try:
+            return self._run(given, styles)
+        except (TalkingheadError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # each runtime has a kind of its own for every complaint
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise TalkingheadError(f"{self.manifest.format}: running failed ({reason}); export it again, or render with torch") from error
+
+    @abstractmethod
+    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+        """Up to `manifest.batch` rows of what it takes, to what it gives: uint8 [B, size, size, 3] or float [B, 3, size, size]."""
+
+
+def _array(given: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(given, Tensor):
+        given = given.detach().float().cpu().numpy()
+    return np.ascontiguousarray(given, dtype=np.float32)
+
+
+def levels(pictures: np.ndarray) -> np.ndarray:
+    """Pictures float [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
+    return ((pictures + 1) * 127.5).round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
