@@ -184,7 +184,7 @@ def machine() -> dict[str, Any]:
         "class": resample.device_class(torch.device(DEVICE, 0) if DEVICE == "cuda" else torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "versions": {
-            name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python-headless", "onnxruntime", "openvino")
+            name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python", "onnxruntime", "openvino")
         }
         | {"python": platform.python_version(), "cuda": torch.version.cuda},
         "commit": git("rev-parse", "HEAD") or None,

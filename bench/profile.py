@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.harness import keep_freed_memory, machine
 from talkinghead.checkpoint import random_model
 from talkinghead.config import PRESETS, preset
-from talkinghead.engines.eager import PRECISIONS
+from talkinghead.engines.frame import DTYPES
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import Generator, final_generator, pack_
 from talkinghead.perceptual import EfficientNetLite0
@@ -84,7 +84,7 @@ def tensors(of: Any) -> Iterator[Tensor]:
 
 def generator(network: str, precision: str) -> Callable[[], Any]:
     """A frame, from the landmark image to the picture."""
-    config, dtype = preset(network).networks, PRECISIONS[precision]
+    config, dtype = preset(network).networks, DTYPES[precision]
     made = Generator(config, projection=False)
     final = pack_(final_generator(made, config.image_size, dtype), config.image_size)
     drawn = landmark_image(torch.rand(1, 68, 2), config.image_size).to(dtype, memory_format=torch.channels_last)
@@ -182,7 +182,7 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     whole, calls = watch({"generator": generator, "step": step}[given.what](given.network, given.precision))
-    rate, bandwidth = rates(PRECISIONS[given.precision])
+    rate, bandwidth = rates(DTYPES[given.precision])
     about = machine()
     machine_words = f"{about['device']}, {about['threads']} threads, torch {about['versions']['torch']}, {about['date']}"
     print(f"{given.what} of {given.network}, {given.precision}: {machine_words}; ", end="")

@@ -13,7 +13,7 @@ from typing import Any
 
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 OURS = ("reference", "cpp", "cuda", "triton", "ours")
-YARDSTICKS = ("copy", "folded", "opencv", "instance_norm", "convolutions")
+YARDSTICKS = ("copy", "folded", "opencv", "instance_norm", "convolutions", "eager", "portable")
 
 
 def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
@@ -44,6 +44,8 @@ def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
         "opencv": times["opencv"][key] / mine if "opencv" in times else None,
         "instance_norm": times["instance_norm"][key] / mine if "instance_norm" in times else None,
         "convolutions": times["convolutions"][key] / mine if "convolutions" in times else None,
+        "eager": times["eager"][key] / mine if "eager" in times else None,
+        "portable": times["portable"][key] / mine if "portable" in times else None,
         "peak": times[row["ours"]]["peak_bytes"] or None,  # none where another thread does the work
     }
 
@@ -61,6 +63,8 @@ COLUMNS = {
     "torch.compile": lambda f: times_faster(f["compile"]),
     "onnxruntime": lambda f: times_faster(f["onnxruntime"]),
     "openvino": lambda f: times_faster(f["openvino"]),
+    "our eager path": lambda f: times_faster(f["eager"]),
+    "portable": lambda f: times_faster(f["portable"]),
     "best other": lambda f: times_faster(f["best"]),
     "OpenCV": lambda f: times_faster(f["opencv"]),
     "instance_norm": lambda f: times_faster(f["instance_norm"]),
@@ -76,6 +80,8 @@ NEEDS = {
     "torch.compile": "compile",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "our eager path": "eager",
+    "portable": "portable",
     "torch's convolutions alone": "convolutions",
     "OpenCV": "opencv",
     "instance_norm": "instance_norm",

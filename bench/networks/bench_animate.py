@@ -13,7 +13,8 @@ from bench.networks.stock import StockGenerator
 from talkinghead.animate import BATCH
 from talkinghead.checkpoint import Person, random_model
 from talkinghead.engines.ahead import ahead
-from talkinghead.engines.eager import PRECISIONS, EagerEngine
+from talkinghead.engines.eager import EagerEngine
+from talkinghead.engines.frame import DTYPES
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.media.video import write_video
 from talkinghead.networks import Generator
@@ -25,7 +26,7 @@ def test_animate(bench, request, tmp_path):
     pytest.importorskip("av", reason="frames are encoded with PyAV: pip install 'talkinghead[app]'")
     name, frames = ("tiny", 4) if request.config.getoption("quick") else ("small", FRAMES)
     model = random_model(name)
-    config, dtype = model.config.networks, PRECISIONS[PRECISION]
+    config, dtype = model.config.networks, DTYPES[PRECISION]
     generator = Generator(config, projection=False)
     styles = torch.randn(1, generator.style_length)
     points = torch.rand(frames, 68, 2)
