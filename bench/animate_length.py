@@ -1,6 +1,6 @@
 """What a frame takes, in time and memory, from 5 seconds of video to 60: `python -m bench.animate_length`, from the root.
 
-The demo's clip, repeated, drives a feed-forward person of `small`, from pixels, landmarks detected. Every run is a process of its own,
+The demo's clip, to and fro, drives a feed-forward person of `small`, from pixels, landmarks detected. Every run is a process of its own,
 and the lengths take turns.
 """
 
@@ -43,12 +43,13 @@ def run(video: Path) -> dict[str, float]:
 
 
 def write_long(folder: Path, seconds: int) -> Path:
-    """The first seconds of the demo's clip, repeated, so that every length shows alike much."""
+    """The first seconds of the demo's clip, to and fro, so that every length shows the same and the face never jumps."""
     from talkinghead.demo import demo_clip
     from talkinghead.media.video import VideoReader, write_video
 
     reader = VideoReader(demo_clip())
-    shown = list(islice(reader, round(LENGTHS[0] * reader.fps)))
+    shown = list(islice(reader, round(LENGTHS[0] / 2 * reader.fps)))
+    shown += shown[::-1]
     frames = islice(chain.from_iterable(repeat(shown)), round(seconds * reader.fps))
     path = folder / f"{seconds}.mp4"
     with write_video(path, reader.fps, shown[0].shape[:2]) as video:

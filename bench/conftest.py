@@ -39,6 +39,7 @@ REPLAY = Replay()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="small shapes and few rounds: whether the bench runs, not how fast anything is")
+    parser.addoption("--thorough", action="store_true", help="on a CPU: every batch and layout of the ops, and what takes long to compile")
     parser.addoption(
         "--results",
         type=Path,
@@ -63,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=REPLAY))
     items.sort(key=lambda item: "channels_last" in item.name)  # what matters less comes last
+
+
+@pytest.fixture
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether to measure what matters less, too: where that was asked for or takes no time, and on a GPU as far as its time goes."""
+    return DEVICE == "cuda" or any(map(request.config.getoption, ("thorough", "quick")))
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ class Case:
         yardsticks: functions that bound it and give something else, such as a copy.
         flops: operations it must do; 0 where bytes are what counts.
         tolerance: relative error that is allowed in any case.
+        by_the_clock: whether a call is timed from its start until the GPU has done all of it: for what no CUDA graph can hold.
     """
 
     op: str
@@ -54,6 +55,7 @@ class Case:
     memory_format: str = "nchw"
     flops: int = 0
     tolerance: float | None = None
+    by_the_clock: bool = False
 
 
 def measure(case: Case, budget: Budget) -> dict[str, Any]:
@@ -70,10 +72,10 @@ def measure(case: Case, budget: Budget) -> dict[str, Any]:
     if any(name in functions for name in NAMES if name != "reference"):
         functions.pop("reference", None)
     flushed: Mapping[str, Times] = {}
-    if DEVICE == "cuda":
+    if DEVICE == "cuda" and not case.by_the_clock:
         times, flushed = take_turns_on_gpu(functions, budget)
     else:
-        times = take_turns(functions, budget)
+        times = take_turns({name: partial(_finished, run) for name, run in functions.items()}, budget)
     measured = {}
     for name, run in functions.items():
         found: dict[str, Any] = {"seconds": times[name].median, "spread": times[name].spread, "rounds": len(times[name].samples)}
@@ -94,6 +96,12 @@ def measure(case: Case, budget: Budget) -> dict[str, Any]:
         "missing": missing,
         "samples": {name: list(times[name].samples) for name in functions},
     }
+
+
+def _finished(run: Run) -> None:
+    run()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def check(case: Case) -> tuple[dict[str, float], dict[str, str]]:
@@ -183,9 +191,7 @@ def machine() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else cpu,
         "class": resample.device_class(torch.device(DEVICE, 0) if DEVICE == "cuda" else torch.device("cpu")),
         "threads": torch.get_num_threads(),
-        "versions": {
-            name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python", "onnxruntime", "openvino")
-        }
+        "versions": {name: version(name) for name in ("torch", "triton", "pytest-benchmark", "opencv-python", "onnxruntime", "openvino")}
         | {"python": platform.python_version(), "cuda": torch.version.cuda},
         "commit": git("rev-parse", "HEAD") or None,
         "changed": bool(git("status", "--porcelain", "--untracked-files=no")),

@@ -28,10 +28,9 @@ def ours(x: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None = None)
     return adain(x, scale, bias, activation="relu", residual=residual)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", "residual", "backward"])
-def test_adain(bench, direction, dtype, memory_format, layer, batch):
+def test_adain(bench, thorough, direction, dtype, memory_format, layer, batch):
     if batch > 1 and memory_format == "channels_last" and direction != "forward":
         pytest.skip("channels_last with residual or backward is measured at batch 1")
     channels, side = layer
@@ -40,7 +39,8 @@ def test_adain(bench, direction, dtype, memory_format, layer, batch):
     inputs = (x, scale, bias, torch.randn_like(x)) if direction == "residual" else (x, scale, bias)
     backward = direction == "backward"
     # compiling takes longer than measuring: not of everything
-    with_compiled = memory_format == "nchw" and direction != "residual" and (batch == 8 if DEVICE == "cuda" else dtype == torch.float32)
+    compiles = batch == 8 if DEVICE == "cuda" else dtype == torch.float32 and (batch == 1 or thorough)
+    with_compiled = compiles and memory_format == "nchw" and direction != "residual"
     functions = {"stock": stock} | ({"compile": compiled(reference)} if with_compiled else {})
     if backward:
         grad = torch.randn_like(x)

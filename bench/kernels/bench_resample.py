@@ -12,23 +12,21 @@ from bench.harness import DEVICE, Case, gradients, size
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_upsample_conv(bench, direction, dtype, memory_format, up, batch):
-    measure(bench, upsample_conv, direction, dtype, memory_format, up, batch)
+def test_upsample_conv(bench, thorough, direction, dtype, memory_format, up, batch):
+    measure(bench, thorough, upsample_conv, direction, dtype, memory_format, up, batch)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_conv_downsample(bench, direction, dtype, memory_format, down, batch):
-    measure(bench, conv_downsample, direction, dtype, memory_format, down, batch)
+def test_conv_downsample(bench, thorough, direction, dtype, memory_format, down, batch):
+    measure(bench, thorough, conv_downsample, direction, dtype, memory_format, down, batch)
 
 
-def measure(bench, op, direction, dtype, memory_format, layer, batch):
-    if DEVICE == "cpu" and batch > 1 and (memory_format == "channels_last" or dtype != torch.float32):
-        pytest.skip("channels_last and bfloat16 are measured at batch 1 on a CPU")
+def measure(bench, thorough, op, direction, dtype, memory_format, layer, batch):
+    if DEVICE == "cpu" and batch > 1 and (memory_format == "channels_last" or dtype != torch.float32 or not thorough):
+        pytest.skip("more than one picture at a time, with --thorough, in float32 NCHW alone")
     inputs, outputs, side = layer
     name, wanted = op.__name__, FORMATS[memory_format]
     backward = direction == "backward"

@@ -1,4 +1,4 @@
-"""The shapes that ops are measured at: those of the paper's generator."""
+"""The shapes that ops are measured at, those of the paper's generator, and their layouts."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "attended": ATTENDED,  # channels and size of the map that attends to its pooled self
     "faces": FACES,  # how many, and the size of the image
     "batch": (1, 8, 32) if DEVICE == "cuda" else (1, 8),
+    "memory_format": ("nchw", "channels_last"),
 }
+BRIEF = SHAPES | {"faces": tuple(faces for faces in FACES if faces[0] <= 16), "memory_format": ("nchw",)}
 QUICK: dict[str, tuple[Any, ...]] = {
     "layer": ((4, 8),),
     "up": ((4, 6, 4),),
@@ -26,11 +28,13 @@ QUICK: dict[str, tuple[Any, ...]] = {
     "attended": ((16, 8),),
     "faces": ((2, 16),),
     "batch": (2,),
+    "memory_format": SHAPES["memory_format"],
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    shapes = QUICK if metafunc.config.getoption("quick") else SHAPES
+    options = metafunc.config.option
+    shapes = QUICK if options.quick else SHAPES if options.thorough or DEVICE == "cuda" else BRIEF
     for name in metafunc.fixturenames:
         if name in shapes:
             metafunc.parametrize(name, shapes[name], ids=lambda value: str(value).strip("()").replace(", ", "-"))

@@ -65,5 +65,6 @@ def test_animate(bench, request, tmp_path):
             expected=((plain.permute(0, 2, 3, 1) + 1) * 127.5,),
             providers={"ours": ours, "stock": lambda: encode(one_by_one())},
             tolerance=0.05,
+            by_the_clock=True,
         )
     )

@@ -1,9 +1,10 @@
-"""A step of fine-tuning on eight pictures, G, psi', D and w', against the textbook's and torch.compile of that."""
+"""Fine-tuning on eight pictures, G, psi', D and w': a step against the textbook's, and on a GPU the whole of it."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch import Tensor
 from bench.harness import DEVICE, Case, compiled
 from bench.networks.stock_learner import StockLearner, StockLite0
 from bench.timing import Budget, take_turns
-from talkinghead.checkpoint import networks_of, random_model
+from talkinghead.checkpoint import Person, networks_of, random_model
+from talkinghead.clip import Clip, Track
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.perceptual import VGG19, EfficientNetLite0, PerceptualNetwork, VGGFace, vgg_layers
-from talkinghead.training.finetune import PersonLearner
+from talkinghead.training.finetune import PersonLearner, embed, finetune, inputs
 
 SHOTS = 8
 TERMS = ("content", "pixel", "adversarial", "feature_matching", "discriminator")
@@ -58,11 +60,9 @@ def test_finetune(bench, request, network):
     if DEVICE == "cpu":
         times = take_turns(tried, Budget(0.0, 2, 2))
         best = min(tried, key=lambda name: times[name].median)
-    providers = {
-        "ours": step,
-        "stock": partial(stock(formats[best]).step, real, drawn),
-        "compile": partial(stock(formats[best], wrap=compiled).step, real, drawn),
-    }
+    providers = {"ours": step, "stock": partial(stock(formats[best]).step, real, drawn)}
+    if request.config.getoption("thorough"):
+        providers["compile"] = partial(stock(formats[best], wrap=compiled).step, real, drawn)
     bench(
         Case(
             "fine-tuning",
@@ -74,5 +74,48 @@ def test_finetune(bench, request, network):
             expected=(expected,),
             providers=providers,
             tolerance=0.02,  # of the first step's losses; later ones go their own ways
+        )
+    )
+
+
+def test_person(bench, request):
+    """From pictures in memory to a person: every step, and on a GPU capturing the first ones."""
+    quick = request.config.getoption("quick")
+    if DEVICE == "cpu" and not quick:
+        pytest.skip("takes minutes a round on a CPU, where one step is measured")
+    model = random_model("tiny" if quick else "paper").to(torch.device(DEVICE))
+    model = replace(model, config=replace(model.config, finetune=replace(model.config.finetune, precision="bf16")))
+    config, size = model.config.finetune, model.config.networks.image_size
+    steps = 2 if quick else config.steps(SHOTS)
+    random = np.random.default_rng(0)
+    landmarks = random.uniform(0, size, (SHOTS, 68, 2)).astype(np.float32)
+    clip = Clip(Track(landmarks, (size, size)), random.integers(0, 256, (SHOTS, size, size, 3), np.uint8))
+    real, drawn, _ = inputs(model, clip)
+    networks, stock_networks = perceptual("tiny" if quick else "paper")
+
+    def ours() -> Tensor:
+        person: Person = finetune(model, clip, steps, perceptual=networks)
+        with torch.no_grad():
+            return person.generator(drawn, person.styles.expand(SHOTS, -1))
+
+    def stock() -> Tensor:
+        learner = StockLearner(model, embed(model, clip), config, stock_networks, torch.channels_last)
+        for _ in range(steps):
+            learner.step(real, drawn)
+        with torch.no_grad():
+            return learner.generator(drawn, learner.styles.expand(SHOTS, -1))
+
+    bench(
+        Case(
+            "fine-tuning",
+            f"{steps} steps, a person",
+            f"{size}x{size}",
+            SHOTS,
+            torch.bfloat16,
+            moved=0,
+            expected=(real,),
+            providers={"ours": ours, "stock": stock},
+            tolerance=0.0,  # of how far a person's frames are from the pictures: ours may be at twice the distance of stock's
+            by_the_clock=True,
         )
     )
