@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.harness import keep_freed_memory, machine
 from talkinghead.checkpoint import random_model
 from talkinghead.config import PRESETS, preset
+from talkinghead.engines.eager import choose_precision
 from talkinghead.engines.frame import DTYPES
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import Generator, final_generator, pack_
@@ -176,16 +177,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("generator", "step"))
     parser.add_argument("network", choices=PRESETS)
-    parser.add_argument("precision", nargs="?", choices=("fp32", "bf16"), default="bf16", help="of the generator; a step has its preset's")
+    parser.add_argument(
+        "precision", nargs="?", choices=("fp32", "bf16"), help="of the generator; by default, and of a step, what is faster here"
+    )
     given = parser.parse_args()
+    precision = choose_precision(torch.device("cpu"), (given.what == "generator" and given.precision) or "auto")
     torch.set_num_threads(2)
     keep_freed_memory()
     torch.manual_seed(0)
-    whole, calls = watch({"generator": generator, "step": step}[given.what](given.network, given.precision))
-    rate, bandwidth = rates(DTYPES[given.precision])
+    whole, calls = watch({"generator": generator, "step": step}[given.what](given.network, precision))
+    rate, bandwidth = rates(DTYPES[precision])
     about = machine()
     machine_words = f"{about['device']}, {about['threads']} threads, torch {about['versions']['torch']}, {about['date']}"
-    print(f"{given.what} of {given.network}, {given.precision}: {machine_words}; ", end="")
+    print(f"{given.what} of {given.network}, {precision}: {machine_words}; ", end="")
     print(f"best convolution {rate / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s.\n")
     print("\n".join(table(whole, calls, rate, bandwidth)))
 

@@ -57,16 +57,20 @@ constexpr int64_t words_of(int64_t count) {
 
 // ---- exponential
 
-// 2^t of t not far above 0; 0 below 2^-126, NaN of NaN. Polynomials of 2^f on [0, 1), exact at 0:
-// to 8e-8 of it, or, where it is then rounded to bfloat16, to 3e-6.
+// 2^t of t not far above 0; NaN of NaN. Polynomials of 2^f on [0, 1), exact at 0: to 8e-8 of it, or,
+// where it is then rounded to bfloat16, to 3e-6. Of t below kLeast it is 0, which no sum beside the
+// 1 of the largest score can tell: products with smaller numbers would be denormal, and those take
+// some CPUs a hundred times as long.
+constexpr float kLeast = -100.0f;
+
 template <int kExactness>
 SIMD_INLINE Floats power_of_two(Floats t) {
 #if SIMD_BYTES == 64
   // t - floor(t), and 0 of infinities
   const Floats f = (Floats)_mm512_maskz_reduce_ps(-1, (__m512)t, 1);
 #else
-  const Ints tiny = t < -126.0f;
-  t = at_least(splat(-126.0f), t);
+  const Ints tiny = t < kLeast;
+  t = at_least(splat(kLeast), t);
   Ints whole = __builtin_convertvector(t, Ints);
   whole += __builtin_convertvector(whole, Floats) > t;  // a true comparison is -1
   const Floats f = t - __builtin_convertvector(whole, Floats);
@@ -84,7 +88,8 @@ SIMD_INLINE Floats power_of_two(Floats t) {
   }
   power = power * f + 1.0f;
 #if SIMD_BYTES == 64
-  return (Floats)_mm512_maskz_scalef_ps(-1, (__m512)power, (__m512)t);  // by 2^floor(t)
+  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)t, (__m512)splat(kLeast), _CMP_NLT_UQ);
+  return (Floats)_mm512_maskz_scalef_ps(kept, (__m512)power, (__m512)t);  // by 2^floor(t)
 #else
   return where(tiny, Floats{}, from_bits(to_bits(power) + ((Words)whole << 23)));
 #endif

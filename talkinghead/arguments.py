@@ -331,7 +331,7 @@ def _add_precision(it: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", *PRECISIONS),
         default="auto",
-        help="of the generator's arithmetic; auto: bf16 where the machine has instructions for it, else fp32 (default: %(default)s)",
+        help="of the generator's arithmetic; auto: bf16 where the machine is faster with it, else fp32 (default: %(default)s)",
     )
 
 

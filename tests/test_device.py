@@ -2,10 +2,12 @@ import pytest
 import torch
 
 import talkinghead.cli as cli
+from talkinghead import device as devices
 from talkinghead.animate import animate_video
 from talkinghead.checkpoint import random_model
-from talkinghead.device import choose_device
+from talkinghead.device import bfloat16_is_faster, choose_device
 from talkinghead.errors import TalkingheadError
+from talkinghead.training.adversarial import mixed_precision
 
 
 def test_a_gpu_is_taken_where_torch_sees_one(monkeypatch):
@@ -48,3 +50,22 @@ def test_animation_tells_it_before_the_drive_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(TalkingheadError, match="device 'cuda'"):
         animate_video(None, "not-there.mp4", "out.mp4", device="cuda")
+
+
+def test_bfloat16_is_taken_where_it_is_faster(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    for times, faster in ((2.0, True), (1.0, False)):
+        monkeypatch.setattr(devices, "_measured", lambda times=times: times)
+        assert bfloat16_is_faster(cpu) is faster
+        assert mixed_precision(cpu, "bf16")._enabled is faster and mixed_precision(cpu, "fp32")._enabled is False
+    assert bfloat16_is_faster(torch.device("cuda"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # emulated
+    monkeypatch.setattr(devices, "_measured", lambda: 2.0)
+    assert not bfloat16_is_faster(cpu)
+
+
+def test_both_precisions_are_measured():
+    devices._measured.cache_clear()
+    times = devices._measured()
+    assert 0 < times < float("inf") and devices._measured() == times

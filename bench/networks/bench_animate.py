@@ -13,26 +13,27 @@ from bench.networks.stock import StockGenerator
 from talkinghead.animate import BATCH
 from talkinghead.checkpoint import Person, random_model
 from talkinghead.engines.ahead import ahead
-from talkinghead.engines.eager import EagerEngine
+from talkinghead.engines.eager import EagerEngine, choose_precision
 from talkinghead.engines.frame import DTYPES
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.media.video import write_video
 from talkinghead.networks import Generator
 
-FRAMES, PRECISION = 25, "bf16"
+FRAMES = 25
 
 
 def test_animate(bench, request, tmp_path):
     pytest.importorskip("av", reason="frames are encoded with PyAV: pip install 'talkinghead[app]'")
     name, frames = ("tiny", 4) if request.config.getoption("quick") else ("small", FRAMES)
     model = random_model(name)
-    config, dtype = model.config.networks, DTYPES[PRECISION]
+    config, precision = model.config.networks, choose_precision(torch.device(DEVICE), "auto")
+    dtype = DTYPES[precision]
     generator = Generator(config, projection=False)
     styles = torch.randn(1, generator.style_length)
     points = torch.rand(frames, 68, 2)
     person = Person(model.config, generator, styles, points[0].numpy(), model.digest, feed_forward=False)
     stock = StockGenerator(generator).eval().requires_grad_(False).to(DEVICE, dtype, memory_format=torch.channels_last)
-    engine = EagerEngine(person, DEVICE, PRECISION, BATCH)
+    engine = EagerEngine(person, DEVICE, precision, BATCH)
 
     def encode(made: Iterator[np.ndarray]) -> Tensor:
         kept = []

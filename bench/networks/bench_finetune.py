@@ -14,11 +14,13 @@ from bench.networks.stock_learner import StockLearner, StockLite0
 from bench.timing import Budget, take_turns
 from talkinghead.checkpoint import Person, networks_of, random_model
 from talkinghead.clip import Clip, Track
+from talkinghead.device import bfloat16_is_faster
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.perceptual import VGG19, EfficientNetLite0, PerceptualNetwork, VGGFace, vgg_layers
 from talkinghead.training.finetune import PersonLearner, embed, finetune, inputs
 
 SHOTS = 8
+DTYPE = torch.bfloat16 if bfloat16_is_faster(torch.device(DEVICE)) else torch.float32  # what mixed precision comes to
 TERMS = ("content", "pixel", "adversarial", "feature_matching", "discriminator")
 
 
@@ -69,7 +71,7 @@ def test_finetune(bench, request, network):
             "step",
             network,
             shots,
-            torch.bfloat16,
+            DTYPE,
             moved=0,
             expected=(expected,),
             providers=providers,
@@ -111,7 +113,7 @@ def test_person(bench, request):
             f"{steps} steps, a person",
             f"{size}x{size}",
             SHOTS,
-            torch.bfloat16,
+            DTYPE,
             moved=0,
             expected=(real,),
             providers={"ours": ours, "stock": stock},

@@ -11,6 +11,7 @@ from bench.networks.stock_learner import StockLite0
 from bench.networks.stock_meta import StockMetaLearner
 from talkinghead.checkpoint import random_model
 from talkinghead.data.episodes import Episodes
+from talkinghead.device import bfloat16_is_faster
 from talkinghead.perceptual import EfficientNetLite0
 from talkinghead.training.meta import MetaLearner
 
@@ -38,7 +39,7 @@ def test_meta(bench, network):
             "step",
             network,
             meta.batch,
-            torch.bfloat16 if meta.precision == "bf16" else torch.float32,
+            torch.bfloat16 if meta.precision == "bf16" and bfloat16_is_faster(torch.device(DEVICE)) else torch.float32,
             moved=0,
             expected=(StockMetaLearner(ours, [StockLite0()], torch.channels_last).step(episodes),),
             providers={"ours": step, "stock": partial(stock.step, episodes)},

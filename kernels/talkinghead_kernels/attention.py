@@ -4,7 +4,8 @@
 
 query [B, N, d], key [B, M, d], value [B, M, e]; out [B, N, e]. Scores are not scaled, and the matrix of them is never whole. They are
 float32, and so are sums, whatever the dtype (float64 for float64); the kernels round weights to bfloat16 where value is that. Saved for
-backward: the arguments, the result and the logarithm of each query's sum of exponentials.
+backward: the arguments, the result and the logarithm of each query's sum of exponentials. The kernels count weights below 2^-100 of the
+largest as 0: products with numbers so small would be denormal, and those take some CPUs a hundred times as long.
 
 The kernels are C++; elsewhere torch's own attention is the op, and the formula is what runs where "reference" is chosen or in float64.
 """

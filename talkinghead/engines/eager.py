@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Person
+from ..device import bfloat16_is_faster, has_bfloat16
 from ..landmarks.draw import landmark_image
 from ..networks import final_generator, pack_
 from .engine import Engine
@@ -28,7 +29,7 @@ class EagerEngine(Engine):
     Args:
         person: whose generator and styles to run; neither is changed.
         device: where.
-        precision: of weights and maps: "fp32", "bf16", "fp16", or "auto": bf16 where the device has instructions for it, else fp32. What it
+        precision: of weights and maps: "fp32", "bf16", "fp16", or "auto": bf16 where the device is faster with it, else fp32. What it
             cannot do falls back to fp32, with one line in the log.
         batch: how many frames at a time it is to be fast for; it takes others too.
     """
@@ -96,12 +97,12 @@ def choose_precision(device: torch.device, precision: str) -> str:
     """
     if precision != "auto" and precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: unknown, one of auto, {', '.join(PRECISIONS)} was expected")
-    if device.type != "cpu":
-        return "bf16" if precision == "auto" else precision
-    has = torch.cpu.get_capabilities()
-    able = {"fp32": True, "bf16": has.get("avx512_bf16") or has.get("amx_bf16"), "fp16": has.get("avx512_fp16") or has.get("amx_fp16")}
     if precision == "auto":
-        return "bf16" if able["bf16"] else "fp32"
+        return "bf16" if bfloat16_is_faster(device) else "fp32"
+    if device.type != "cpu":
+        return precision
+    has = torch.cpu.get_capabilities()
+    able = {"fp32": True, "bf16": has_bfloat16(), "fp16": has.get("avx512_fp16") or has.get("amx_fp16")}
     if not able[precision]:
         log.warning("precision %s: this CPU has no instructions for it; fp32 is used", precision)
         return "fp32"

@@ -1,6 +1,7 @@
 """Attention on every backend that can run here; those without a kernel of it run the reference."""
 
 import io
+import math
 import os
 import re
 import subprocess
@@ -123,6 +124,17 @@ def test_nothing_to_mix(device):
 def test_gradcheck():
     query, key, value, _ = (t.requires_grad_() for t in inputs((2, 5, 4, 2, 3), torch.float64))
     assert torch.autograd.gradcheck(attention, (query, key, value))
+
+
+@pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
+def test_a_number_too_small_to_count_is_zero_in_cpp():
+    """Powers of 2 below the largest score; small weights would be denormal, which is slow on some CPUs."""
+    key = torch.tensor([0.0, -90, -110, -127, -140]).mul(math.log(2)).view(1, 5, 1)
+    value = 2.0**100 * torch.eye(5)[None]
+    with use_backend("cpp"):
+        out = attention(torch.ones(1, 1, 1), key, value)
+    assert (out[0, 0] > 0).tolist() == [True, True, False, False, False]
+    assert float(out[0, 0, 1]) == pytest.approx(2.0**10, rel=1e-4)
 
 
 @pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
