@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure
+from bench.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure, short
 from bench.plot import draw
 from bench.report import report
 from bench.timing import Budget
@@ -111,7 +111,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     folders = dict.fromkeys(row.pop("folder") for row in rows)
     found = {**machine(), "quick": quick, "rows": rows}
-    path = path or ROOT / "bench" / "results" / f"{'_'.join(folders)}_{found['class']}.json"
+    path = path or ROOT / "bench" / "results" / f"{'_'.join(folders)}_{short(found['device'])}.json"
     head = json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1)[:-2]
     lines = ",\n".join("  " + json.dumps(_rounded(row)) for row in rows)
     path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')

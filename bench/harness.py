@@ -4,6 +4,7 @@ import ctypes
 import datetime
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,6 +199,11 @@ def machine() -> dict[str, Any]:
         "date": str(datetime.date.today()),
         "backends": {name: reason or "runs" for name, reason in backends().items()},
     }
+
+
+def short(device: str) -> str:
+    """The name of a device as file names have it: "Intel(R) Xeon(R) Processor" is intel_xeon."""
+    return "_".join(re.findall(r"[a-z0-9]+", re.sub(r"\(\w+\)|processor", " ", device.lower())))
 
 
 def _lines(path: str) -> list[str]:

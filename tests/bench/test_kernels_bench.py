@@ -13,7 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench.harness import Case, check, error, measure  # noqa: E402
+from bench.harness import Case, check, error, measure, short  # noqa: E402
 from bench.plot import draw  # noqa: E402
 from bench.report import comparison, figures, report  # noqa: E402
 from bench.timing import Budget, Times, peak_bytes, take_turns  # noqa: E402
@@ -96,6 +96,11 @@ def test_the_reference_is_timed_only_where_nothing_else_of_ours_runs():
     beside = measure(case(reference=lambda: x, cpp=lambda: x), Budget(0, 2, 2))
     alone = measure(case(reference=lambda: x), Budget(0, 2, 2))
     assert set(beside["times"]) == {"stock", "cpp"} and set(alone["times"]) == {"stock", "reference"}
+
+
+def test_results_are_named_after_the_device():
+    names = ["Intel(R) Xeon(R) Processor", "AMD EPYC", "NVIDIA H100 80GB HBM3"]
+    assert [short(name) for name in names] == ["intel_xeon", "amd_epyc", "nvidia_h100_80gb_hbm3"]
 
 
 def test_error_is_relative_and_the_worst():
