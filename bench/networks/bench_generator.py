@@ -89,6 +89,7 @@ def exported(stock: StockGenerator, drawn: Tensor, styles: Tensor, precision: st
     if precision == "fp32":  # its CPU kernels know no bfloat16
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads take time from whoever comes next
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
         named = dict(zip((each.name for each in session.get_inputs()), inputs, strict=True))
         runs["onnxruntime"] = lambda: torch.from_numpy(session.run(None, named)[0])

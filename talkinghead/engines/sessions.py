@@ -24,6 +24,8 @@ def onnxruntime_session(path: Path, device: str = "cpu") -> Any:
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4  # what is wrong is told by the caller, in one line
     settings.intra_op_num_threads = torch.get_num_threads()
+    # its threads would go on waiting busily for 50 ms, on the cores that whatever comes next needs
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     wanted = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     if wanted not in runtime.get_available_providers():
         raise TalkingheadError(f"onnx: this onnxruntime has no {wanted}; use --device cpu, or pip install onnxruntime-gpu")
