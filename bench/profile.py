@@ -181,9 +181,9 @@ def main() -> None:
         "precision", nargs="?", choices=("fp32", "bf16"), help="of the generator; by default, and of a step, what is faster here"
     )
     given = parser.parse_args()
-    precision = choose_precision(torch.device("cpu"), (given.what == "generator" and given.precision) or "auto")
     torch.set_num_threads(2)
     keep_freed_memory()
+    precision = choose_precision(torch.device("cpu"), (given.what == "generator" and given.precision) or "auto")
     torch.manual_seed(0)
     whole, calls = watch({"generator": generator, "step": step}[given.what](given.network, precision))
     rate, bandwidth = rates(DTYPES[precision])

@@ -5,9 +5,8 @@ import talkinghead.cli as cli
 from talkinghead import device as devices
 from talkinghead.animate import animate_video
 from talkinghead.checkpoint import random_model
-from talkinghead.device import bfloat16_is_faster, choose_device
+from talkinghead.device import bfloat16_is_faster, choose_device, training_precision
 from talkinghead.errors import TalkingheadError
-from talkinghead.training.adversarial import mixed_precision
 
 
 def test_a_gpu_is_taken_where_torch_sees_one(monkeypatch):
@@ -55,17 +54,22 @@ def test_animation_tells_it_before_the_drive_is_read(monkeypatch):
 def test_bfloat16_is_taken_where_it_is_faster(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    for times, faster in ((2.0, True), (1.0, False)):
-        monkeypatch.setattr(devices, "_measured", lambda times=times: times)
+    for times, faster in ((2.0, True), (1.3, False)):
+        monkeypatch.setattr(devices, "_measured", lambda threads, times=times: times)
         assert bfloat16_is_faster(cpu) is faster
-        assert mixed_precision(cpu, "bf16")._enabled is faster and mixed_precision(cpu, "fp32")._enabled is False
+        assert training_precision(cpu, "bf16") == ("bf16" if faster else "fp32") and training_precision(cpu, "fp32") == "fp32"
     assert bfloat16_is_faster(torch.device("cuda"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # emulated
-    monkeypatch.setattr(devices, "_measured", lambda: 2.0)
+    monkeypatch.setattr(devices, "_measured", lambda threads: 2.0)
     assert not bfloat16_is_faster(cpu)
 
 
-def test_both_precisions_are_measured():
+def test_both_precisions_are_measured(monkeypatch):
+    ran, convolve = [], torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        devices.F, "conv2d", lambda x, weight, padding: ran.append((x.dtype, weight.dtype)) or convolve(x, weight, padding=padding)
+    )
     devices._measured.cache_clear()
-    times = devices._measured()
-    assert 0 < times < float("inf") and devices._measured() == times
+    assert 0 < devices._measured(1) < float("inf")
+    assert ran[:2] == [(dtype, dtype) for dtype in (torch.float32, torch.bfloat16)] and ran == ran[:2] * (len(ran) // 2)
+    devices._measured.cache_clear()

@@ -49,6 +49,8 @@ def frame(what: str, name: str, drawn: Tensor, precision: str, expected: Tensor,
 @pytest.fixture(scope="module")
 def onnx(request, tmp_path_factory) -> Callable[[str], Case]:
     """The case of each runtime; both run the same two files."""
+    for runtime in RUNTIMES:  # both run the stock network
+        pytest.importorskip(runtime, reason=f"{runtime} is not installed: pip install 'talkinghead[onnx]'")
     name = "tiny" if request.config.getoption("quick") else "paper"
     person, stock, drawn = subject(name)
     folder = tmp_path_factory.mktemp("onnx")
@@ -68,7 +70,6 @@ def onnx(request, tmp_path_factory) -> Callable[[str], Case]:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_onnx(bench, onnx, runtime):
-    pytest.importorskip(runtime, reason=f"{runtime} is not installed: pip install 'talkinghead[onnx]'")
     bench(onnx(runtime))
 
 

@@ -11,7 +11,7 @@ from bench.networks.stock_learner import StockLite0
 from bench.networks.stock_meta import StockMetaLearner
 from talkinghead.checkpoint import random_model
 from talkinghead.data.episodes import Episodes
-from talkinghead.device import bfloat16_is_faster
+from talkinghead.engines.frame import DTYPES
 from talkinghead.perceptual import EfficientNetLite0
 from talkinghead.training.meta import MetaLearner
 
@@ -26,8 +26,9 @@ def test_meta(bench, network):
     frames = torch.rand(meta.batch, 1 + meta.shots, 3, size, size) * 2 - 1
     points = torch.rand(meta.batch, 1 + meta.shots, 68, 2)
     episodes = Episodes(frames, points, torch.arange(meta.batch)).to(torch.device(DEVICE))
+    lite0 = StockLite0()
     ours = MetaLearner(model, VIDEOS, [EfficientNetLite0().to(DEVICE)])
-    stock = StockMetaLearner(ours, [StockLite0()], torch.channels_last)
+    stock = StockMetaLearner(ours, [lite0], torch.channels_last)
 
     def step() -> Tensor:
         figures, _ = ours.step(episodes)
@@ -39,9 +40,9 @@ def test_meta(bench, network):
             "step",
             network,
             meta.batch,
-            torch.bfloat16 if meta.precision == "bf16" and bfloat16_is_faster(torch.device(DEVICE)) else torch.float32,
+            DTYPES[ours.precision],
             moved=0,
-            expected=(StockMetaLearner(ours, [StockLite0()], torch.channels_last).step(episodes),),
+            expected=(StockMetaLearner(ours, [lite0], torch.channels_last).step(episodes),),
             providers={"ours": step, "stock": partial(stock.step, episodes)},
             tolerance=0.02,  # of the first step's losses; later ones go their own ways
         )

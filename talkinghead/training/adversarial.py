@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LossWeights
-from ..device import bfloat16_is_faster
 from ..errors import TalkingheadError
 from ..losses import Activations, adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
 from ..networks import Discriminator
@@ -142,11 +141,8 @@ def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which networks run: "bf16" lets torch choose bfloat16 where that is safe, "fp32" does not.
-
-    On a CPU that is slower in bfloat16 it is float32 in either case.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and bfloat16_is_faster(device))
+    """The context in which networks run: "bf16" lets torch choose bfloat16 where that is safe, "fp32" does not."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def finite(figures: Mapping[str, Tensor], where: str, step: int) -> dict[str, float]:

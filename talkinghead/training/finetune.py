@@ -15,6 +15,7 @@ from ..checkpoint import Model, Person
 from ..clip import Clip
 from ..config import FinetuneConfig, LossWeights
 from ..data.variants import draw_jitter
+from ..device import training_precision
 from ..errors import TalkingheadError
 from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
@@ -147,13 +148,14 @@ def finetune_stages(
         perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
     random = np.random.default_rng(seed)
     networks = perceptual or ()
-    step_of = GraphedSteps(learner, networks) if model.device.type == "cuda" else partial(learner.step, networks)
+    step_of = GraphedSteps(learner, networks, model.device) if model.device.type == "cuda" else partial(learner.step, networks)
     targets = learner.targets(networks, images) if any(stages) and not config.jitter else []
     order: list[int] = []
     done = 0
 
     def person(steps: int) -> Person:
         provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
+        provenance |= {"precision": learner.precision} if steps else {}
         return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
 
     def check(figures: dict[str, Tensor], step: int) -> dict[str, float]:
@@ -196,11 +198,14 @@ class PersonLearner(nn.Module):
         embedding: [1, D], the person's.
         config: of the fine-tuning.
         adversarial: whether D takes part.
+
+    Attributes:
+        precision: what it computes in, "bf16" or "fp32".
     """
 
     def __init__(self, model: Model, embedding: Tensor, config: FinetuneConfig, adversarial: bool) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.precision = config, training_precision(model.device, config.precision)
         weights = config.losses
         self.weights = weights if adversarial else _without_discriminator(weights)
         self.generator = _without_projection(model)
@@ -223,7 +228,7 @@ class PersonLearner(nn.Module):
 
     def targets(self, networks: Sequence[PerceptualNetwork], real: Tensor) -> Activations:
         """What the networks say of pictures [N, 3, size, size] that are shown as they are: the same at every step."""
-        with mixed_precision(real.device, self.config.precision):
+        with mixed_precision(real.device, self.precision):
             batches = [activations(networks, batch) for batch in real.split(self.config.batch)]
         return [[torch.cat(parts) for parts in zip(*layers, strict=True)] for layers in zip(*batches, strict=True)]
 
@@ -237,7 +242,7 @@ class PersonLearner(nn.Module):
             real, drawn: frames and landmark images [B, 3, size, size].
             wanted: rows of `targets`, where the frames are not changed from step to step.
         """
-        with mixed_precision(real.device, self.config.precision):
+        with mixed_precision(real.device, self.precision):
             return self._step(networks, real, drawn, wanted)
 
     def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None) -> dict[str, Tensor]:

@@ -27,16 +27,21 @@ class GraphedSteps:
     Args:
         learner: whose parameters, optimisers and averages stay where they are.
         networks: of the content loss.
+        device: the GPU where both are.
     """
 
-    def __init__(self, learner: Learner, networks: Sequence[PerceptualNetwork]) -> None:
-        self._learner, self._networks = learner, networks
-        self._stream = torch.cuda.Stream()
+    def __init__(self, learner: Learner, networks: Sequence[PerceptualNetwork], device: torch.device) -> None:
+        self._learner, self._networks, self._device = learner, networks, device
+        self._stream = torch.cuda.Stream(device)
         self._seen: Counter[int] = Counter()
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor], dict[str, Tensor]]] = {}
 
     def __call__(self, real: Tensor, drawn: Tensor, wanted: Activations | None = None) -> dict[str, Tensor]:
         """As the learner's step; the figures hold until the next call."""
+        with torch.cuda.device(self._device):  # streams and graphs are of the current one
+            return self._step(real, drawn, wanted)
+
+    def _step(self, real: Tensor, drawn: Tensor, wanted: Activations | None) -> dict[str, Tensor]:
         size = len(real)
         given = [real, drawn, *(layer for layers in wanted or () for layer in layers)]
         if size in self._graphs:

@@ -15,7 +15,7 @@ from ..checkpoint import Model, load_model, random_model, save_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
-from ..device import choose_device
+from ..device import choose_device, training_precision
 from ..errors import TalkingheadError
 from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
@@ -69,6 +69,9 @@ class MetaLearner:
         videos: columns of W.
         networks: of the content loss.
         accumulate: parts that a step's episodes are taken in, one after the other, so that only one is in memory.
+
+    Attributes:
+        precision: what it computes in, "bf16" or "fp32".
     """
 
     def __init__(self, model: Model, videos: int, networks: Sequence[PerceptualNetwork], accumulate: int = 1) -> None:
@@ -78,6 +81,7 @@ class MetaLearner:
         self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         meta = self.config.meta
+        self.precision = training_precision(model.device, meta.precision)
         groups = [{"params": list(network.parameters())} for network in (self.embedder, self.generator)]
         self.generator_optimiser = adam(groups, meta.generator)
         parameters = [*self.discriminator.parameters(), *self.columns.parameters()]
@@ -106,7 +110,7 @@ class MetaLearner:
         Returns:
             figures (scalars on the device), and the source, landmark, generated and true images [B, 3, size, size].
         """
-        with mixed_precision(episodes.frames.device, self.config.meta.precision):
+        with mixed_precision(episodes.frames.device, self.precision):
             return self._step(episodes)
 
     def _step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -235,16 +239,20 @@ def train(
         if differing:
             raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
         step, seconds = header["step"], header["seconds"]
+        learner.precision = header.get("precision", meta.precision)  # whatever is faster here now, a run goes on as it began
     elif parent is not None:
         fill_columns(learner.columns.weight, learner.embedder, source)
 
     def save() -> None:
-        save_state(state, learner.modules, learner.optimisers, {**settings, "step": step, "seconds": seconds})
+        save_state(
+            state, learner.modules, learner.optimisers, {**settings, "precision": learner.precision, "step": step, "seconds": seconds}
+        )
         save_model(learner.model(provenance()), out / "model.safetensors")
 
     def provenance() -> dict[str, Any]:
         people = {clip.person for clip in source.clips}
         told: dict[str, Any] = {"variant": variant, "steps": step, "seconds": round(seconds), "seed": seed}
+        told["precision"] = learner.precision
         if parent is not None:
             people |= set(parent.provenance.get("people", ()))
             told["start"] = {"digest": parent.digest} | {name: parent.provenance.get(name) for name in ("steps", "seconds")}
@@ -252,7 +260,7 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "log", step)
-    peak = peak_rate(place, torch.bfloat16 if meta.precision == "bf16" else torch.float32)
+    peak = peak_rate(place, torch.bfloat16 if learner.precision == "bf16" else torch.float32)
     operations = 0
     last = saved = time.monotonic()
     with stop_flag() as stopped:

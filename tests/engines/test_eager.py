@@ -106,10 +106,10 @@ def test_an_engine_leaves_its_person_alone(person):
 def test_a_precision_that_is_not_there_falls_back_with_one_line(monkeypatch, caplog):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    monkeypatch.setattr(device, "_measured", lambda: 2.0)
+    monkeypatch.setattr(device, "_measured", lambda threads: 2.0)
     assert [choose_precision(cpu, name) for name in ("auto", "bf16", "fp32")] == ["bf16", "bf16", "fp32"] and not caplog.records
     assert choose_precision(cpu, "fp16") == "fp32"
-    monkeypatch.setattr(device, "_measured", lambda: 0.6)
+    monkeypatch.setattr(device, "_measured", lambda threads: 0.6)
     assert [choose_precision(cpu, name) for name in ("auto", "bf16")] == ["fp32", "bf16"]
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert choose_precision(cpu, "auto") == "fp32" and len(caplog.records) == 1

@@ -18,7 +18,7 @@ class Learner:
 
 
 def test_a_replay_sees_the_pictures_of_its_call(monkeypatch):
-    learner = Learner()
+    learner, made_on, gpu = Learner(), [], torch.device("cuda:1")
 
     class Graph:
         def replay(self):
@@ -31,6 +31,9 @@ def test_a_replay_sees_the_pictures_of_its_call(monkeypatch):
         graph.again, graph.figures = learner.last, {"sum": torch.zeros(())}
 
     class Stream:
+        def __init__(self, device=None):
+            made_on.append(device)
+
         def wait_stream(self, other):
             pass
 
@@ -38,8 +41,10 @@ def test_a_replay_sees_the_pictures_of_its_call(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    current = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(current.append(device)))
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    steps, given = GraphedSteps(learner, []), []
+    steps, given = GraphedSteps(learner, [], gpu), []
     for number in range(12):
         size = 2 + number % 2
         real, drawn = torch.full((size, 3), float(number)), torch.full((size, 3), 100.0 + number)
@@ -47,6 +52,7 @@ def test_a_replay_sees_the_pictures_of_its_call(monkeypatch):
         given.append([real, drawn, *wanted[0], *wanted[1]])
         steps(real, drawn, wanted)
         assert len(learner.ran) == number + 1, "every step runs once"
+        assert current == [gpu] * (number + 1) and made_on[0] == gpu
         for seen, wished in zip(learner.ran[-1], given[-1], strict=True):
             assert torch.equal(seen, wished)
     held = {id(tensor) for tensor in learner.ran[-1]}

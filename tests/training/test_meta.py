@@ -57,6 +57,12 @@ def test_a_run_killed_at_random_points_goes_on_bit_for_bit(face_shards, tmp_path
     assert a.provenance["steps"] == STEPS
 
 
+def test_a_run_goes_on_in_the_precision_it_began_with(face_shards, tmp_path, monkeypatch):
+    for faster, steps in (("fp32", 1), ("bf16", 2)):
+        monkeypatch.setattr(meta, "training_precision", lambda device, wanted, faster=faster: faster)
+        assert train(face_shards, tmp_path, "tiny", steps=steps, seed=1).provenance["precision"] == "fp32"
+
+
 def test_interrupting_politely_saves_the_last_step(face_shards, tmp_path):
     run = start(face_shards, tmp_path, steps=10_000)
     while not (tmp_path / "model.safetensors").exists():

@@ -76,7 +76,7 @@ def test_steps_as_graphs_are_the_steps():
     for graphed in (False, True):
         model = random_model("tiny").to("cuda")
         learner = PersonLearner(model, embedding, model.config.finetune, adversarial=True)
-        step = GraphedSteps(learner, []) if graphed else partial(learner.step, [])
+        step = GraphedSteps(learner, [], torch.device("cuda")) if graphed else partial(learner.step, [])
         for number in range(16):  # two sizes in turn, each captured at its fourth
             some = slice(0, 3) if number % 2 else slice(3, 5)
             figures = {name: float(value) for name, value in step(real[some], drawn[some]).items()}
