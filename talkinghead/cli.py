@@ -133,6 +133,8 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
 
 def _animate(given: argparse.Namespace, console: Console) -> None:
     if given.rank_drivers:
+        if given.engine is not None:
+            raise TalkingheadError("--engine goes with --drive: nothing is rendered to rank drivers; leave it out")
         _rank(given, console)
         return
     if given.pictures or given.identity_network:

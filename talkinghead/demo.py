@@ -6,6 +6,7 @@ Everything is shown and measured beside the truth and beside the trivial answer,
 import importlib.util
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -142,12 +143,13 @@ def run(
 
     steps = model.config.finetune.steps(SHOTS) if steps is None else steps
     # opened before the work of minutes, so that a place that cannot be written to is told at once
-    with replacing(out / "metrics.json") as metrics_file:
+    with ExitStack() as stack:
+        metrics_file = stack.enter_context(replacing(out / "metrics.json"))
+        person_file = stack.enter_context(replacing(out / "person.safetensors")) if steps else None
         person = finetune(model, pictures, steps, seed=seed, progress=ticking(progress, steps, "fine-tuning"))
         tuned = perf_counter()
-        (out / "person.safetensors").unlink(missing_ok=True)
-        if not person.feed_forward:
-            save_person(person, out / "person.safetensors")
+        if person_file is not None:  # without steps it is nobody without the model
+            save_person(person, person_file)
 
         drive = track[parts.cut :]
         results = np.stack(list(progress(animate(person, drive, crop), len(drive), "animating")))

@@ -219,7 +219,7 @@ def _show(line: Line, source: Source, sink: Sink, stopped: Callable[[], bool], m
         if stopped() and ended == "source":
             ended, until = "interrupted", perf_counter() + _GRACE
             line.stop()
-        elif line.silent > source.patience:
+        elif ended == "source" and line.silent > source.patience:
             raise TalkingheadError(
                 f"{source.name}: no frame came for {source.patience:g} seconds; look whether it is broken or used elsewhere"
             )

@@ -316,6 +316,18 @@ def test_a_webcam_that_falls_silent_is_told(person: Person, endless: Endless, tm
     assert list(tmp_path.iterdir()) == [] and threads() == []
 
 
+def test_a_silent_webcam_that_is_interrupted_leaves_its_video(
+    person: Person, endless: Endless, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is waited for longer than a webcam may be silent."""
+    endless.frames, endless.patience = 3, 0.5  # type: ignore[misc]
+    monkeypatch.setattr(live, "_GRACE", 1.0)
+    shown = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    shown.start()
+    report = run_live(person, Painter(), "webcam", tmp_path / "out.mp4", RedSquare())
+    assert report.ended == "interrupted" and (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize("source, sink", [("webcam:97", "out.mp4"), ("nonsense", "out.mp4"), ("drive", "nonsense")])
 def test_what_is_not_there_is_one_line_and_leaves_nothing(
     source: str, sink: str, person: Person, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

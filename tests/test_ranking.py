@@ -79,6 +79,7 @@ def test_the_command_asks_for_one_of_the_two(capsys: pytest.CaptureFixture[str])
         ("person",): "one of the arguments --drive --rank-drivers is required",
         ("person", "--drive", "a.mp4"): "--out OUT.mp4 is needed with --drive",
         ("person", "--drive", "a.mp4", "--out", "o.mp4", "--pictures", "p.png"): "go with --rank-drivers",
+        ("person", "--rank-drivers", "b.mp4", "--engine", "e.onnx"): "--engine goes with --drive",
         ("person", "--drive", "a.mp4", "--rank-drivers", "b.mp4"): "not allowed with argument --drive",
         ("gone.safetensors", "--rank-drivers", "b.mp4"): "gone.safetensors: no such file",
     }.items():

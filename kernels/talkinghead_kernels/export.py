@@ -9,6 +9,7 @@ from torch import Tensor
 from .attention import torch_attention
 from .rasterize import draw_landmarks_flat
 from .spectral_norm import normalise_reference
+from .winograd import clamped_reference
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
@@ -24,6 +25,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         ops.normalise.default: _normalise,
         ops.attention.default: _attention,
         ops.draw_landmarks.default: draw_landmarks_flat,
+        ops.winograd.default: clamped_reference,
     }
 
 

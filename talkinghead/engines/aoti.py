@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..checkpoint import Person
+from ..device import choose_device
 from ..errors import TalkingheadError
 from ..networks import pack_
 from ..version import __version__
@@ -78,9 +79,8 @@ class AotiEngine(Engine):
     """
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        path = Path(path)
+        path, self._device = Path(path), choose_device(device)
         self.manifest = read_sidecar(path)
-        self._device = torch.device(device)
         made = self.manifest.details
         here = {"talkinghead": __version__, **_machine(self._device)}
         for what, value in here.items():

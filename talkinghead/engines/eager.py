@@ -34,6 +34,8 @@ class EagerEngine(Engine):
         batch: how many frames at a time it is to be fast for; it takes others too.
     """
 
+    advice = "use --device cpu, or another --precision"
+
     def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32", batch: int = 1) -> None:
         self.device = torch.device(device)
         generator = person.generator

@@ -23,6 +23,9 @@ class Engine(ABC):
     manifest: Manifest
     styles: np.ndarray | None = None
 
+    advice = "export it again, or render with torch"
+    """What to do when it fails to run."""
+
     @property
     def size(self) -> int:
         """Height and width of its frames."""
@@ -81,7 +84,7 @@ class Engine(ABC):
             raise
         except Exception as error:  # each runtime has a kind of its own for every complaint
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise TalkingheadError(f"{self.manifest.format}: running failed ({reason}); export it again, or render with torch") from error
+            raise TalkingheadError(f"{self.manifest.format}: running failed ({reason}); {self.advice}") from error
 
     @abstractmethod
     def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:

@@ -117,6 +117,9 @@ def export(
     chosen = {"precision": precision, "batch": batch, "input": input, "output": output}
     wanted = {what: value for what, value in chosen.items() if value is not None}
     _check_settings(out, format, wanted, portable, target, base)
+    for source in filter(None, (name, base)):
+        if out.exists() and os.path.exists(source) and out.samefile(source):
+            raise TalkingheadError(f"{out}: is what the engine is made from, it would be overwritten; name another file")
     if format == "tensorrt":
         if base is not None:
             manifest = refit_tensorrt(base, person, out, name, _gpu(device), **wanted)
@@ -157,7 +160,10 @@ def _write(person: Person, out: Path, format: str, settings: dict[str, Any], por
             stack.enter_context(replacing(sidecar(out))).write_text(text, encoding="utf-8")
             stack.callback(sidecar(beside).unlink, missing_ok=True)
             sidecar(beside).write_text(text, encoding="utf-8")
-        return manifest, probe(open_engine(beside, person, device), person)
+        try:
+            return manifest, probe(open_engine(beside, person, device), person)
+        except TalkingheadError as error:  # the name it was tried under is gone when this is read
+            raise TalkingheadError(str(error).replace(str(beside), str(out))) from error
 
 
 def _gpu(device: str) -> str:

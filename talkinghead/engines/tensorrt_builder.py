@@ -57,7 +57,8 @@ def build_tensorrt(
         # a refittable engine costs a GPU even to build, and kREFIT is known to lose biases: the probe tells
         for refittable in (True, False) if card else (False,):
             try:
-                plan, warnings = _build(trt, onnx, path, described, target, refittable, card)
+                with nullcontext() if card is None else card.current():
+                    plan, warnings = _build(trt, onnx, path, described, target, refittable, card)
                 made.write_bytes(plan)
                 details = {
                     **described.details,
@@ -133,7 +134,7 @@ def _both(path: Path) -> Iterator[tuple[Path, Path]]:
 def _build(
     trt: Any, onnx: Path, path: Path, manifest: Manifest, target: str, refittable: bool, card: Card | None
 ) -> tuple[memoryview, int]:
-    """The engine's bytes and how many warnings there were."""
+    """The engine's bytes and how many warnings there were; the card is the current one."""
     complaints = emptied_log(trt)
     builder = trt.Builder(complaints)
     network = parsed(trt, builder, onnx, path, complaints)
@@ -154,8 +155,7 @@ def _build(
             profile.set_shape(tensor.name, (1, *row), (batch, *row), (batch, *row))
         config.add_optimization_profile(profile)
     timings = None if builds_anywhere(trt) or card is None else _timings(trt, config, card)
-    with nullcontext() if card is None else card.current():
-        plan = builder.build_serialized_network(network, config)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise TalkingheadError(f"{path}: {trt.__name__} {trt.__version__} cannot build it ({first(complaints.errors)}); try fp16")
     if timings is not None:

@@ -100,8 +100,8 @@ class TensorRTEngine(Engine):
         fits(path, self.manifest, self._card)
         plan = path.read_bytes()
         self._log = emptied_log(self._trt)
-        self._runtime = self._trt.Runtime(self._log)
         with self._card.current():
+            self._runtime = self._trt.Runtime(self._log)
             self._engine = deserialised(self._runtime, plan, path, self._log)
         self._check(path)
         kept = f"{self._trt.__name__}-{self._trt.__version__}-{self._card.target}-{hashlib.sha256(plan).hexdigest()[:16]}.kernels"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -152,6 +153,16 @@ def test_a_batch_of_one(people, tmp_path):
     assert made.manifest.batch == 1 and made.decibels > 60
 
 
+def test_an_engine_that_cannot_be_opened_is_named_by_where_it_was_to_be(people, tmp_path, monkeypatch):
+    def refused(path, *others):
+        raise TalkingheadError(f"{path}: cannot be run")
+
+    monkeypatch.setattr(formats, "open_engine", refused)
+    with pytest.raises(TalkingheadError, match=f"^{re.escape(str(tmp_path / 'it.onnx'))}: cannot be run$"):
+        export(people["fine-tuned"], tmp_path / "it.onnx", "onnx", batch=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_wrong_engine_is_not_kept(people, tmp_path, monkeypatch):
     def wrong(person, path, *given, **named):
         other = load_person(tmp_path / "other.safetensors")
@@ -184,6 +195,8 @@ def test_a_wrong_engine_is_not_kept(people, tmp_path, monkeypatch):
         (["person.safetensors", "--format", "tensorrt", "--out", "o", "--base", "b", "--target", "sm_89"], "leave --target out, or --base"),
         (["person.safetensors", "--format", "aoti", "--out", "o.so"], "an aoti engine is a .pt2 file"),
         (["person.safetensors", "--format", "onnx", "--out", "/proc/nowhere/o.onnx"], "cannot write here"),
+        (["person.safetensors", "--format", "onnx", "--out", "./person.safetensors"], "is what the engine is made from"),
+        (["person.safetensors", "--format", "tensorrt", "--out", "it.onnx", "--base", "it.onnx"], "is what the engine is made from"),
         (["person.safetensors", "--format", "onnx", "--out", "o", "--device", "cuda:99"], "device 'cuda:99'"),
         (["nobody.safetensors", "--format", "onnx", "--out", "o"], "nobody.safetensors: no such file"),
         (["--check", "nothing.onnx"], "nothing.onnx: no such file; an engine is what"),
