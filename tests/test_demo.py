@@ -96,11 +96,12 @@ class Cut:
         self.crop: Any
         monkeypatch.setattr(demo, "finetune", self.finetune)
         monkeypatch.setattr(demo, "animate", self.animate)
+        monkeypatch.setattr(demo, "save_person", lambda person, path: None)
         monkeypatch.setattr(demo, "measure", lambda *given: dict.fromkeys(("ssim", "psnr", "identity", "landmark_error")))
 
     def finetune(self, model: Any, clip: Clip, steps: int, **rest: Any) -> SimpleNamespace:
         self.pictures = clip
-        return SimpleNamespace(feed_forward=True)
+        return SimpleNamespace()
 
     def animate(self, person: SimpleNamespace, drive: Track, crop: Any) -> Any:
         self.drive, self.crop = drive, crop

@@ -85,12 +85,15 @@ def test_finetune(bench, request, network):
 
 
 def test_person(bench, request):
-    """From pictures in memory to a person: every step, and on a GPU capturing the first ones. Compared by how frames change by it."""
+    """From pictures in memory to a person: every step, and on a GPU capturing the first ones.
+
+    Compared by how far frames move: from random weights each rounding goes its own way, and none farther than others.
+    """
     quick = request.config.getoption("quick")
     if DEVICE == "cpu" and not quick:
         pytest.skip("takes minutes a round on a CPU, where one step is measured")
     model = random_model("tiny" if quick else "paper").to(torch.device(DEVICE))
-    model = replace(model, config=replace(model.config, finetune=replace(model.config.finetune, precision=PRECISION)))
+    model = replace(model, config=replace(model.config, finetune=replace(model.config.finetune, precision=PRECISION, jitter=0.0)))
     config, size = model.config.finetune, model.config.networks.image_size
     steps = 6 if quick else config.steps(SHOTS)
     random = np.random.default_rng(0)
@@ -100,22 +103,26 @@ def test_person(bench, request):
     networks, stock_networks = perceptual("tiny" if quick else "paper")
     embedding = embed(model, clip)
 
+    @torch.no_grad()
     def shown(generator: Callable[..., Tensor], styles: Tensor) -> Tensor:
-        with torch.no_grad():
-            return generator(drawn, styles.expand(SHOTS, -1)).float()
+        return generator(drawn, styles.expand(SHOTS, -1)).float()
 
-    before = shown(model.generator, model.generator.project(embedding))
+    with torch.no_grad():
+        before = shown(model.generator, model.generator.project(embedding))
+
+    def moved(frames: Tensor) -> Tensor:
+        return (frames - before).flatten(1).norm(dim=1)
 
     def ours() -> Tensor:
         person: Person = finetune(model, clip, steps, perceptual=networks)
-        return shown(person.generator, person.styles) - before
+        return moved(shown(person.generator, person.styles))
 
     def stock(precision: str = PRECISION) -> Tensor:
         learner = StockLearner(model, embed(model, clip), replace(config, precision=precision), stock_networks, torch.channels_last)
         for _ in range(steps):
             learner.step(real, drawn)
         learner.finish()
-        return shown(learner.generator, learner.styles) - before
+        return moved(shown(learner.generator, learner.styles))
 
     bench(
         Case(
@@ -127,7 +134,7 @@ def test_person(bench, request):
             moved=0,
             expected=(stock("fp32"),),
             providers={"ours": ours, "stock": stock},
-            tolerance=0.5,  # who learns nothing is off by 1; two ways of rounding part a little at every step
+            tolerance=0.3,  # who learns nothing is off by 1
             by_the_clock=True,
         ),
         Budget(0.0, 2, 2),

@@ -9,14 +9,14 @@ from torch import Tensor
 from .attention import torch_attention
 from .rasterize import draw_landmarks_flat
 from .spectral_norm import normalise_reference
-from .winograd import clamped_reference
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     """What each op is in plain ATen: for `torch.export.ExportedProgram.run_decompositions`.
 
     `torch.export.export(module, ...).run_decompositions(decompositions())` holds no op of this package and goes wherever ATen goes,
-    such as `torch.onnx.export`. Ops that mutate are for training and are not here.
+    such as `torch.onnx.export`. Ops that mutate are for training and are not here, nor is the convolution of weights that
+    `pack` laid out: export plain ones.
     """
     ops = torch.ops.talkinghead
     return {
@@ -25,7 +25,6 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         ops.normalise.default: _normalise,
         ops.attention.default: _attention,
         ops.draw_landmarks.default: draw_landmarks_flat,
-        ops.winograd.default: clamped_reference,
     }
 
 

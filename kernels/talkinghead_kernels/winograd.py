@@ -90,12 +90,6 @@ def winograd_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     return y.contiguous(memory_format=torch.channels_last)
 
 
-def clamped_reference(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
-    """The formula within bounds."""
-    y = winograd_reference(x, weight, bias)
-    return y if low is None and high is None else y.clamp(low, high)
-
-
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple[float, float] | None = None) -> Tensor:
     """A 3x3 convolution, stride 1, padding 1, of a transformed weight; not differentiable. A NaN or infinity reaches its whole tile.
 
@@ -131,7 +125,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
     _check(x, weight, bias)
     if not native_runs():
-        return clamped_reference(x, weight, bias, low, high)
+        made = winograd_reference(x, weight, bias)
+        return made if low is None and high is None else made.clamp(low, high)
     y = _fake(x, weight, bias, low, high)
     low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     x = x.contiguous(memory_format=torch.channels_last)
