@@ -8,8 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCH_READY := .venv/.bench_ready
-EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,dev
+EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,bench,dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test bench lint clean
@@ -20,7 +19,7 @@ demo: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-bench: $(BENCH_READY)
+bench: $(READY)
 	$(BIN)/python -m pytest bench/networks
 	$(BIN)/python -m pytest bench/kernels
 
@@ -47,8 +46,4 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PIP) torch  # first: the kernels are built against it
 	$(PIP) -e '.[$(EXTRAS)]'
 	@$(BIN)/python -m talkinghead_kernels
-	@touch $@
-
-$(BENCH_READY): $(READY)
-	$(PIP) -e '.[bench]'
 	@touch $@
