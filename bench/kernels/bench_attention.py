@@ -20,11 +20,11 @@ def reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_attention(bench, direction, dtype, attended, batch):
+def test_attention(bench, thorough, direction, dtype, attended, batch):
     channels, side = attended
     shapes = (side * side, channels // 8), (side * side // 4, channels // 8), (side * side // 4, channels // 2)
     inputs = tuple(torch.randn(batch, *shape, device=DEVICE).to(dtype) for shape in shapes)
-    functions = {"stock": stock} | ({"compile": compiled(reference)} if batch == 1 else {})
+    functions = {"stock": stock} | ({"compile": compiled(reference)} if batch == 1 and (dtype == torch.float32 or thorough) else {})
     if direction == "backward":
         wide = [tensor.float().requires_grad_() for tensor in inputs]
         for tensor in inputs:

@@ -75,8 +75,8 @@ def test_onnx(bench, onnx, runtime):
 
 @pytest.mark.parametrize("network, precision", [("small", "bf16"), ("paper", "fp32")])
 def test_aoti(bench, request, thorough, tmp_path, network, precision):
-    if network == "paper" and not thorough:
-        pytest.skip("is compiled for minutes: with --thorough")
+    if not thorough:
+        pytest.skip("is compiled for a minute or two: with --thorough")
     name = "tiny" if request.config.getoption("quick") else network
     person, stock, drawn = subject(name)
     dtype, side = DTYPES[precision], drawn.shape[2]
@@ -93,11 +93,8 @@ def test_aoti(bench, request, thorough, tmp_path, network, precision):
     def eager() -> Tensor:
         return final(drawn.to(dtype, memory_format=torch.channels_last), person.styles)
 
-    yardsticks: dict[str, Run] = {"eager": eager}
     with torch.inference_mode(False):
-        ours = package(portable=False)
-        if thorough:
-            yardsticks["portable"] = package(portable=True)
+        ours, yardsticks = package(portable=False), {"eager": eager, "portable": package(portable=True)}
     with torch.inference_mode():
         torchs = stock_providers(stock, drawn, person.styles, dtype)["stock"]
         bench(frame("aoti", name, drawn, precision, expected, {"ours": ours, "stock": torchs}, yardsticks=yardsticks))
