@@ -95,7 +95,7 @@ def test_person(bench, request):
     model = random_model("tiny" if quick else "paper").to(torch.device(DEVICE))
     model = replace(model, config=replace(model.config, finetune=replace(model.config.finetune, precision=PRECISION, jitter=0.0)))
     config, size = model.config.finetune, model.config.networks.image_size
-    steps = 6 if quick else config.steps(SHOTS)
+    steps = 2 if quick else config.steps(SHOTS)
     random = np.random.default_rng(0)
     landmarks = random.uniform(0, size, (SHOTS, 68, 2)).astype(np.float32)
     clip = Clip(Track(landmarks, (size, size)), random.integers(0, 256, (SHOTS, size, size, 3), np.uint8))

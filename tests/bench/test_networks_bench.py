@@ -22,7 +22,7 @@ def test_training_and_animation_against_the_stock_networks(tmp_path):
     table = path.with_suffix(".md").read_text()
     assert (
         "**animate, 4 frames, encoding included**" in table
-        and "**fine-tuning, 6 steps, a person**" in table
+        and "**fine-tuning, 2 steps, a person**" in table
         and "**meta-learning, step**" in table
     )
     with Image.open(path.with_suffix(".png")) as picture:

@@ -236,7 +236,8 @@ def test_zero_weight_stays_finite(library, shape):
     grad = torch.randn(folded[0].shape)
     (result,) = layers.backward([grad], constants.clone())
     wanted = normalise_backward_reference(grad, weights[0], constants[0], us[0], vs[0], EPS, forms[0])
-    torch.testing.assert_close(result, wanted)  # no term of rank one
+    # no term of rank one; a fold's sums of several may nearly cancel
+    torch.testing.assert_close(result, wanted, rtol=1.3e-6, atol=1e-6 * float(grad.abs().max()) / EPS)
     (u,), (v,) = layers.power_iteration()
     assert u.eq(0).all() and v.eq(0).all()
 
