@@ -156,6 +156,7 @@ class VideoWriter:
             raise TalkingheadError(f"video: a frame must be uint8 {[*self._size, 3]}, got {frame.dtype} {list(frame.shape)}")
         odd = [(0, side % 2) for side in self._size]
         picture = av().VideoFrame.from_ndarray(np.ascontiguousarray(np.pad(frame, [*odd, (0, 0)], mode="edge")), format="rgb24")
+        picture = picture.reformat(format=self._stream.pix_fmt)  # left to the encoder, the same frames give other videos now and then
         picture.pts, picture.time_base = self._count, 1 / self._fps
         self._container.mux(self._stream.encode(picture))
         self._count += 1

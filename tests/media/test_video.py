@@ -80,6 +80,17 @@ def test_frames_rate_and_tags_come_back(tmp_path: Path) -> None:
         assert (stream.codec_context.name, stream.codec_context.pix_fmt, stream.codec_context.colorspace) == ("h264", "yuv420p", 6)
 
 
+def test_the_same_frames_give_the_same_video(tmp_path: Path, carphone: Path) -> None:
+    frames = list(islice(VideoReader(carphone), 60))
+    made = set()
+    for _ in range(12):
+        with write_video(tmp_path / "out.mp4", FPS, frames[0].shape[:2]) as video:
+            for frame in frames:
+                video.write(frame)
+        made.add((tmp_path / "out.mp4").read_bytes())
+    assert len(made) == 1
+
+
 def test_an_odd_side_is_filled_up(tmp_path: Path) -> None:
     with write_video(tmp_path / "odd.mp4", 25, (47, 63)) as video:
         video.write(np.full((47, 63, 3), 200, np.uint8))
