@@ -70,12 +70,14 @@ class Clip:
         frames: uint8 [N, H, W, 3], RGB.
         name: where it came from, for messages.
         person: who it shows, for splitting by person; empty when unknown.
+        valid: bool [N, H, W], the pixels that the source has, not only stand for what lies beyond its border; None when it has all.
     """
 
     track: Track
     frames: np.ndarray
     name: str = "clip"
     person: str = ""
+    valid: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames
@@ -87,12 +89,19 @@ class Clip:
                 f"{len(self.track)} landmarks of {self.track.size[0]}x{self.track.size[1]}"
             )
 
+        if self.valid is not None and (self.valid.shape != frames.shape[:3] or self.valid.dtype != np.bool_):
+            raise TalkingheadError(
+                f"{self.name}: valid must be bool {list(frames.shape[:3])}, one for each pixel, "
+                f"got {self.valid.dtype} {list(self.valid.shape)}; leave it out when the source has all pixels"
+            )
+
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: slice | list[int] | np.ndarray) -> "Clip":
         index = _several(index)
-        return replace(self, track=self.track[index], frames=self.frames[index])
+        valid = None if self.valid is None else self.valid[index]
+        return replace(self, track=self.track[index], frames=self.frames[index], valid=valid)
 
 
 def _several(index: slice | list[int] | np.ndarray) -> slice | list[int] | np.ndarray:

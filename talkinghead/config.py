@@ -1,7 +1,8 @@
-"""Configuration: frozen dataclasses, and the presets paper, small and tiny.
+"""Configuration: frozen dataclasses, and the presets portrait, paper, small and tiny.
 
 `paper` is the paper's 256x256 system. `small` (128x128) and `tiny` (64x64) keep its structure at less width and depth, and must learn in
-minutes to hours, so their learning rates, losses and spectral norms differ where a measured run said so.
+minutes to hours, so their learning rates, losses and spectral norms differ where a measured run said so. `portrait` (256x256) is ours: the
+networks of `small`, guided by the person's pictures.
 """
 
 import dataclasses
@@ -39,6 +40,10 @@ class NetworkConfig:
     """V's pooled vector is scaled by this before it is scored."""
     initialisation: str = "orthogonal"
     """Weights at the start: "orthogonal", or "uniform" (torch's default, within 1/sqrt(fan-in))."""
+    reference_guided: bool = False
+    """Whether G also sees the person's pictures, warped and as they stand, and composes them with its own (`ReferenceGuidedGenerator`)."""
+    network_size: int = 0
+    """Side of the pictures that E, G's layers and D see; 0 is `image_size`. Only a reference-guided G composes larger ones."""
 
     def __post_init__(self) -> None:
         blocks = {"encoder": self.encoder, "down": self.down, "up": self.up}
@@ -50,9 +55,15 @@ class NetworkConfig:
             and 0 <= self.residual <= _MOST_BLOCKS
             and all(0 < getattr(self, f"{name}_attention") <= len(channels) for name, channels in blocks.items())
             and len(self.down) == len(self.up)
+            and (self.network_size == 0 or (self.reference_guided and self.network_size > 0 and self.image_size % self.network_size == 0))
         )
         if not sound:
             raise TalkingheadError(f"networks: {self} makes no network; start from a preset")
+
+    @property
+    def layer_size(self) -> int:
+        """Side of the pictures and landmark images that the networks' layers see."""
+        return self.network_size or self.image_size
 
     @property
     def embedding(self) -> int:
@@ -98,6 +109,12 @@ class MetaConfig:
     """Bound of the gradient's norm per network; 0 leaves it alone."""
     precision: str = "fp32"
     """"bf16" runs convolutions in bfloat16 where the machine can; weights, statistics, losses and optimiser stay float32."""
+    own_picture: float = 0.0
+    """Of a reference-guided G: share of the episodes in which its own picture alone is shown, so that it is learned too."""
+    details: float = 0.0
+    """Weight of the content and pixel losses on enlarged crops of eyes and mouth, as a multiple of those of the whole picture."""
+    far_targets: float = 0.0
+    """Share of the episodes whose target frame is chosen far from the others: most clips hardly move."""
     videos: int = 1
     """A data set of fewer videos counts as this many: each also stands for others made of it by fixed changes of colour and shape."""
     losses: LossWeights = LossWeights()
@@ -120,6 +137,10 @@ class FinetuneConfig:
     precision: str = "fp32"
     jitter: float = 0.0
     """Each step sees its pictures and their landmarks moved, turned, scaled and bent together by about this share of the frame."""
+    own_picture: float = 0.0
+    details: float = 0.0
+    head_jitter: float = 0.0
+    """Of a reference-guided G: the head alone moves by about this share of the frame, over a background that stands still."""
     losses: LossWeights = LossWeights(matching=0.0)
 
     def steps(self, pictures: int) -> int:
@@ -137,10 +158,12 @@ class Config:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     perceptual: tuple[str, ...] = ("vgg19", "vggface")
     """Networks of the content loss, by name."""
+    crop: int = 1
+    """Convention of the crop (data/crop.py) that its pictures have."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
+        """Return plain values for JSON; a field that older versions do not know is left out where it says what they do."""
+        return _without_defaults(dataclasses.asdict(self), "configuration")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
@@ -152,10 +175,27 @@ class Config:
         return _build(cls, values, "configuration")
 
 
+_ADDED: dict[str, dict[str, Any]] = {
+    "configuration": {"crop": 1},
+    "configuration.networks": {"reference_guided": False, "network_size": 0},
+    "configuration.meta": {"own_picture": 0.0, "details": 0.0, "far_targets": 0.0},
+    "configuration.finetune": {"own_picture": 0.0, "details": 0.0, "head_jitter": 0.0},
+}
+"""Fields that files of earlier versions lack, and what those files mean without them."""
+
+
+def _without_defaults(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the values without those fields of `_ADDED` that have their default."""
+    kept = {name: value for name, value in values.items() if name not in _ADDED.get(where, {}) or value != _ADDED[where][name]}
+    return {name: _without_defaults(value, f"{where}.{name}") if isinstance(value, dict) else value for name, value in kept.items()}
+
+
 def _build(kind: Any, value: Any, where: str) -> Any:
     """A value of plain JSON as what a field is declared to be: a dataclass, a tuple or a plain type."""
     if dataclasses.is_dataclass(kind):
         kinds = get_type_hints(kind)
+        if isinstance(value, dict):
+            value = {**_ADDED.get(where, {}), **value}
         if not isinstance(value, dict) or set(value) != set(kinds):
             odd = sorted(set(value) ^ set(kinds)) if isinstance(value, dict) else [type(value).__name__]
             raise TalkingheadError(f"{where}: fields {', '.join(odd)} do not fit this version; make the file again with it")
@@ -212,8 +252,12 @@ _TINY = NetworkConfig(
     initialisation="uniform",
 )
 _SMALL = dataclasses.replace(_TINY, image_size=128, embedding_gain=0.0025, discriminator_gain=0.0025)  # sums over four times the places
+_PORTRAIT = dataclasses.replace(_SMALL, image_size=256, network_size=128, reference_guided=True)
+_PORTRAIT_META = dataclasses.replace(_FAST_META, steps=20_000, own_picture=0.35, details=0.5, far_targets=0.5)
+_PORTRAIT_FINETUNE = dataclasses.replace(_FAST_FINETUNE, own_picture=0.25, details=0.5, head_jitter=0.03, jitter=0.0)
 _EFFICIENTNET = ("efficientnet-lite0",)
 _PRESETS = {
+    "portrait": Config("portrait", _PORTRAIT, _PORTRAIT_META, _PORTRAIT_FINETUNE, _EFFICIENTNET, crop=2),
     "paper": Config("paper"),
     "small": Config("small", _SMALL, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),
     "tiny": Config("tiny", _TINY, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),

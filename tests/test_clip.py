@@ -72,3 +72,23 @@ def test_how_long_a_gap_is_told_from() -> None:
     assert [len(given.gaps(seconds)) for seconds in (0, 0.1, 0.15, 0.25)] == [2, 1, 1, 0]
     with np.errstate(all="raise"):
         assert track([1, 0, 0, 1], fps=0).gaps(0) == []  # pictures are not in time
+
+
+def test_clip_valid_of_another_kind_raises() -> None:
+    frames = np.zeros((4, 20, 30, 3), np.uint8)
+    assert Clip(track(), frames).valid is None
+    assert Clip(track(), frames, valid=np.ones((4, 20, 30), bool)).valid is not None
+    for wrong in (np.ones((4, 20, 30), np.uint8), np.ones((20, 30), bool), np.ones((3, 20, 30), bool)):
+        with pytest.raises(TalkingheadError, match=r"^clip: valid must be bool \[4, 20, 30\], one for each pixel, got .*; leave it out"):
+            Clip(track(), frames, valid=wrong)
+
+
+def test_clip_sliced_keeps_valid_beside_frames() -> None:
+    frames = np.zeros((4, 20, 30, 3), np.uint8)
+    valid = np.zeros((4, 20, 30), bool)
+    valid[2] = True
+    clip = Clip(track(), frames, valid=valid)
+    for index in (slice(1, 4), [2, 0], np.array([True, False, True, False])):
+        part = clip[index].valid
+        assert part is not None and np.array_equal(part, valid[index])
+    assert Clip(track(), frames)[1:3].valid is None

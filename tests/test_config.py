@@ -38,3 +38,63 @@ def test_paper_values():
 def test_epochs_are_passes_over_the_pictures():
     config = FinetuneConfig(epochs=40, batch=8)
     assert [config.steps(pictures) for pictures in (1, 8, 9, 32)] == [40, 40, 80, 160]
+
+
+ADDED = {
+    "": {"crop"},
+    "networks": {"reference_guided", "network_size"},
+    "meta": {"own_picture", "details", "far_targets"},
+    "finetune": {"own_picture", "details", "head_jitter"},
+}
+"""Fields that files of earlier versions lack, by where they lie."""
+
+
+def part_of(values, where):
+    return values[where] if where else values
+
+
+@pytest.mark.parametrize("name", ["paper", "small", "tiny"])
+def test_defaults_of_later_fields_are_left_out(name):
+    values = preset(name).to_dict()
+    for where, names in ADDED.items():
+        assert not names & set(part_of(values, where)), where
+    assert Config.from_dict(values) == preset(name)
+
+
+def test_files_without_the_later_fields_mean_their_defaults():
+    """A dictionary with every field of an earlier version, as `dataclasses.asdict` made it."""
+    values = json.loads(json.dumps(dataclasses.asdict(preset("tiny"))))
+    for where, names in ADDED.items():
+        for name in names:
+            del part_of(values, where)[name]
+    config = Config.from_dict(values)
+    assert config == preset("tiny")
+    assert config.crop == 1 and not config.networks.reference_guided and config.networks.layer_size == 64
+    assert (config.meta.own_picture, config.meta.details, config.meta.far_targets) == (0, 0, 0)
+    assert (config.finetune.own_picture, config.finetune.details, config.finetune.head_jitter) == (0, 0, 0)
+
+
+def test_other_values_of_later_fields_are_kept():
+    values = preset("portrait").to_dict()
+    assert values["crop"] == 2 and values["networks"]["reference_guided"] is True and values["networks"]["network_size"] == 128
+    assert values["meta"]["own_picture"] > 0 and values["finetune"]["head_jitter"] > 0
+    alone = dataclasses.replace(preset("tiny"), meta=dataclasses.replace(preset("tiny").meta, far_targets=0.5)).to_dict()
+    assert alone["meta"]["far_targets"] == 0.5 and "details" not in alone["meta"] and "crop" not in alone
+
+
+def test_a_missing_old_field_is_still_named():
+    values = preset("tiny").to_dict()
+    del values["networks"]["residual"]
+    with pytest.raises(TalkingheadError, match=r"configuration\.networks: fields residual"):
+        Config.from_dict(values)
+
+
+@pytest.mark.parametrize("change", [{"network_size": 32}, *({"reference_guided": True, "network_size": size} for size in (48, 128, -32))])
+def test_network_sizes_that_do_not_fit_are_refused(change):
+    with pytest.raises(TalkingheadError, match="makes no network"):
+        dataclasses.replace(preset("tiny").networks, **change)
+
+
+def test_layers_see_the_network_size():
+    assert preset("portrait").networks.layer_size == 128 and preset("small").networks.layer_size == 128
+    assert dataclasses.replace(preset("tiny").networks, reference_guided=True).layer_size == 64

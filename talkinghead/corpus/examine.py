@@ -73,12 +73,14 @@ class Examiner:
         size: side of the clips in pixels.
         filters: what shots must have.
         out: the data set's folder, for messages.
+        convention: of the clips' crops, one of `talkinghead.data.crop.CONVENTIONS`.
     """
 
     detector: Detector
     size: int
     filters: Filters
     out: Path
+    convention: int = 1
 
     def __call__(self, job: Job, alive: Callable[[], None]) -> Finding:
         """What one video is worth; its clips are written to `job.clips` when it has any.
@@ -120,7 +122,7 @@ class Examiner:
         """Fill in the record and write the clips; returns why there is none."""
         faces = _read(job.path, self.detector, alive)
         record.update(frames=faces.total, fps=round(faces.fps, 3), size=list(faces.size), faces=len(faces.chains))
-        shots = [Shot(faces, start, end) for start, end in pairwise([0, *faces.cuts, faces.total])]
+        shots = [Shot(faces, start, end, self.convention) for start, end in pairwise([0, *faces.cuts, faces.total])]
         reasons = [shot.reason(self.filters) for shot in shots]
         record["shots"] = [shot.figures() for shot in shots]
         good = [index for index, reason in enumerate(reasons) if not reason]

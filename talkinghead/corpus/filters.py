@@ -44,10 +44,17 @@ class Filters:
 
 
 class Shot:
-    """The frames from `start` up to and without `end`, and the face that is largest times longest in them."""
+    """The frames from `start` up to and without `end`, and the face that is largest times longest in them.
 
-    def __init__(self, faces: Faces, start: int, end: int) -> None:
+    Args:
+        faces: of the whole video.
+        start, end: numbers of frames.
+        convention: of the crop, one of `talkinghead.data.crop.CONVENTIONS`.
+    """
+
+    def __init__(self, faces: Faces, start: int, end: int, convention: int = 1) -> None:
         self.start, self.end = start, end
+        self._frame_size, self._convention = faces.size, convention
         chains = sorted((chain.between(start, end) for chain in faces.chains), key=lambda chain: -chain.weight)
         self._chains = [chain for chain in chains if len(chain)]
 
@@ -60,7 +67,7 @@ class Shot:
 
     @cached_property
     def crop(self) -> Crop:
-        return crop_around(self.kept.landmarks)
+        return crop_around(self.kept.landmarks, self._frame_size, self._convention)
 
     @cached_property
     def side(self) -> float:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.crop import CONVENTIONS
 from ..data.read import Progress, silent
 from ..data.shards import VERSION
 from ..errors import TalkingheadError, one_line
@@ -118,14 +119,15 @@ def prepare(
     workers: int | None = None,
     filters: Filters | None = None,
     progress: Progress = silent,
+    convention: int = 2,
 ) -> Report:
     """Add the faces of videos to the data set in a folder.
 
     The folder then holds tar shards (see `talkinghead.data.shards`), `report.jsonl` (see `talkinghead.corpus.book`) and `dataset.json`
-    (version, size, detector, filters, clips, frames, people). The work is done by other processes; one that crashes or hangs costs the
-    video it was at. Shards appear one by one, each when it is whole. Run again after an interruption, it goes on after the last, and ends
-    with the same bytes, whatever the number of workers; files whose content the report knows, taken or rejected, are not examined again.
-    Memory does not grow with the length of a video.
+    (version, size, detector, filters, crop unless it is 1, clips, frames, people). The work is done by other processes; one that crashes or
+    hangs costs the video it was at. Shards appear one by one, each when it is whole. Run again after an interruption, it goes on after the
+    last, and ends with the same bytes, whatever the number of workers; files whose content the report knows, taken or rejected, are not
+    examined again. Memory does not grow with the length of a video.
 
     Args:
         videos: files, and folders whose videos are taken, with those of their subfolders.
@@ -136,19 +138,21 @@ def prepare(
         workers: processes that work at a time; by default one for each core that this process may use.
         filters: what a shot must have to be taken; ``Filters()`` by default.
         progress: shows the advance.
+        convention: of the crops (see `talkinghead.data.crop`) in a new data set; one that is there goes on with its own.
 
     Raises:
-        TalkingheadError: a video does not exist or none is given; none could be used; the folder cannot be written to, is being written
-            by another run, or was prepared with other settings.
+        TalkingheadError: a video does not exist or none is given; none could be used; the convention is unknown; the folder cannot be
+            written to, is being written by another run, or was prepared with other settings.
     """
     sources, out = find_videos(videos, people), Path(out)
     opened = open_detector(detector) if isinstance(detector, str) else detector
     workers, filters = workers or cores(), filters or Filters()
-    examiner = Examiner(opened, size, filters, out)
-    settings = {"version": VERSION, "size": size, "detector": opened.name, "filters": asdict(filters)}
+    if convention not in CONVENTIONS:
+        raise TalkingheadError(f"convention {convention!r}: unknown, 1 or 2 was expected; name one of them, or none")
     try:
-        with workplace(out) as place, Book(out, settings) as book:
-            run = _Run(book, place)
+        # what is there is looked at once no other run can begin it
+        with workplace(out) as place, Book(out, settings := _settings(out, size, opened.name, filters, convention)) as book:
+            run, examiner = _Run(book, place), Examiner(opened, size, filters, out, settings.get("crop", 1))
             with closing(in_order(examiner, run.jobs(sources), workers)) as results:
                 for entry, result in progress(results, len(sources), "videos"):
                     run.enter(entry, result)
@@ -164,6 +168,19 @@ def prepare(
     layouts = Counter(source.layout for source in sources)
     cost = Cost(run.examined, run.seconds, workers, run.frames, run.bytes)
     return Report(out, tuple(run.taken), tuple(run.present), tuple(run.rejected), layouts, len(book.people), cost)
+
+
+def _settings(out: Path, size: int, detector: str, filters: Filters, convention: int) -> dict[str, Any]:
+    """Return what all clips of the data set share, with the convention of the one that is there, or else the one asked for."""
+    settings = {"version": VERSION, "size": size, "detector": detector, "filters": asdict(filters)}
+    with suppress(FileNotFoundError, ValueError, AttributeError):  # without a report, or with one that Book refuses, it is a new one's
+        with open(out / REPORT, "rb") as file:
+            first = file.readline()
+        if first.endswith(b"\n"):  # else it was cut by an interruption, and Book begins it anew
+            there = json.loads(first).get("crop", 1)
+            convention = there if there in CONVENTIONS else convention  # which Book refuses
+    # a data set of convention 1 says nothing of it, as those of earlier versions
+    return settings | ({"crop": convention} if convention != 1 else {})
 
 
 @dataclass(frozen=True)

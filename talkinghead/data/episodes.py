@@ -23,6 +23,7 @@ from .variants import draw_variant
 
 CACHE_BYTES = 2 << 30
 """Decoded frames kept in memory, at most."""
+_FAR_CANDIDATES = 8
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,31 @@ class Episodes:
         frames: float32 [B, 1 + K, 3, size, size] in [-1, 1].
         points: float32 [B, 1 + K, 68, 2], landmarks as fractions of the frame.
         columns: int64 [B], which column of W each episode's video (and variant) has.
+        valid: float32 [B, 1, size, size], 1 where the target frame shows what its source has, which costs loss, and 0 where it shows what
+            stands for what lies beyond the source's border. All 1 when it is left out.
     """
 
     frames: Tensor
     points: Tensor
     columns: Tensor
+    valid: Tensor = None  # type: ignore[assignment]  # always a tensor afterwards
+
+    def __post_init__(self) -> None:
+        if self.valid is None:
+            object.__setattr__(self, "valid", torch.ones_like(self.frames[:, 0, :1]))
 
     def to(self, device: torch.device) -> "Episodes":
         """The same on a device."""
-        return Episodes(self.frames.to(device), self.points.to(device), self.columns.to(device))
+        return Episodes(*(tensor.to(device) for tensor in self._tensors))
 
     def split(self, parts: int) -> "list[Episodes]":
         """The same in so many parts, nearly equal; of fewer episodes each is one."""
-        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in (self.frames, self.points, self.columns)]
+        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self._tensors]
         return [Episodes(*piece) for piece in zip(*pieces, strict=True)]
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.frames, self.points, self.columns, self.valid
 
 
 class EpisodeSource:
@@ -60,6 +72,7 @@ class EpisodeSource:
         videos: that a data set is to count at least; where it has fewer, each stands for others made of it as well (`variants.py`).
         seed: of the draw.
         leave_out: people not to draw from.
+        far_targets: share of the episodes whose target is, of eight frames, the one whose landmarks are farthest from the others'.
 
     Raises:
         TalkingheadError: of a data set no clip is left, or none has 1 + K frames; or one is given twice.
@@ -74,6 +87,7 @@ class EpisodeSource:
         videos: int,
         seed: int,
         leave_out: Sequence[str] = (),
+        far_targets: float = 0.0,
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
         if len({Path(folder).resolve() for folder in folders}) < len(folders):
@@ -96,7 +110,7 @@ class EpisodeSource:
             self.variants += [-(-videos // new)] * new
         if unknown:
             raise TalkingheadError(f"{', '.join(map(str, folders))}: there is nobody called {', '.join(sorted(unknown))} to leave out")
-        self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
+        self.size, self.shots, self.batch, self.seed, self.far_targets = size, shots, batch, seed, far_targets
         self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -108,21 +122,29 @@ class EpisodeSource:
     def draw(self, step: int) -> Episodes:
         """The episodes of a step."""
         random = np.random.default_rng((self.seed, step))
-        drawn = [self._episode(random) for _ in range(self.batch)]
-        return Episodes(
-            frames=torch.stack([frames for frames, _, _ in drawn]),
-            points=torch.stack([points for _, points, _ in drawn]),
-            columns=torch.tensor([column for _, _, column in drawn]),
-        )
+        frames, points, columns, valid = zip(*(self._episode(random) for _ in range(self.batch)), strict=True)
+        return Episodes(torch.stack(frames), torch.stack(points), torch.tensor(columns), torch.stack(valid))
 
-    def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int]:
+    def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
+        """Return an episode's frames, points, column and the valid pixels of its frames."""
         people = self.sets[random.integers(len(self.sets))]
         videos = people[random.integers(len(people))]
         index = videos[random.integers(len(videos))]
-        chosen = random.choice(len(self.clips[index].landmarks), 1 + self.shots, replace=False)
+        chosen = self._choose(self.clips[index].landmarks, random)
         number = int(random.integers(self.variants[index]))
         frames, points = self._shown(index, number, chosen)
-        return frames, points, self._first_column[index] + number
+        return frames, points, self._first_column[index] + number, self._valid(index, number)
+
+    def _choose(self, landmarks: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return numbers of a target frame and of K others; the target is at times the one of several that is farthest from the others."""
+        far = self.far_targets > 0 and random.random() < self.far_targets
+        candidates = min(_FAR_CANDIDATES if far else 1, len(landmarks) - self.shots)
+        numbers = random.choice(len(landmarks), candidates + self.shots, replace=False)
+        if not far:
+            return numbers
+        targets, others = landmarks[numbers[:candidates]], landmarks[numbers[candidates:]]
+        distance = np.linalg.norm(targets[:, None] - others[None], axis=3).mean(axis=2).min(axis=1)
+        return np.concatenate([numbers[[int(distance.argmax())]], numbers[candidates:]])
 
     def of_column(self, column: int) -> tuple[Tensor, Tensor]:
         """K frames [K, 3, size, size] of a column's video, as its variant shows them, evenly spaced, and their points [K, 68, 2]."""
@@ -137,6 +159,13 @@ class EpisodeSource:
         points = torch.from_numpy(clip.landmarks[chosen] / clip.size).float()
         variant = draw_variant(self.seed, index, number)
         return (frames, points) if variant is None else variant.apply(frames, points)
+
+    def _valid(self, index: int, number: int) -> Tensor:
+        """Return float32 [1, size, size]: 1 where the frames of a clip, as one of its variants shows them, show what the source has."""
+        inside = self.clips[index].info.valid(self.size)
+        mask = torch.ones(1, self.size, self.size) if inside is None else torch.from_numpy(inside).float()[None]
+        variant = draw_variant(self.seed, index, number)
+        return mask if variant is None else variant.apply_to_mask(mask[None])[0]
 
     def _frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
         """uint8 [n, 3, size, size], decoded once while they fit in the cache."""

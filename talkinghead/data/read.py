@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -144,6 +144,7 @@ def read_clip(
     limit: int | None = None,
     person: str = "",
     progress: Progress = silent,
+    convention: int = 1,
 ) -> Clip:
     """Square pictures of one person with their landmarks, all in memory.
 
@@ -158,6 +159,7 @@ def read_clip(
         limit: look at no more than this many frames of each video and pictures of each folder.
         person: who it shows.
         progress: shows the advance.
+        convention: of the crops around the face, one of `talkinghead.data.crop.CONVENTIONS`.
 
     Returns:
         A Clip of frames uint8 [N, size, size, 3], N >= 1; fps is that of the video, 0 for pictures and for more than one video.
@@ -169,13 +171,10 @@ def read_clip(
     if not given:
         raise TalkingheadError("read_clip: no pictures given, expected at least one picture or a video; name some")
     detector = detector or open_detector()
-    tracks: list[Track] = []
-    frames: list[np.ndarray] = []
+    clips: list[Clip] = []
 
-    def add(landmarks: np.ndarray, confidence: Any, sources: Iterable[np.ndarray], fps: float) -> None:
-        square = crop or crop_around(landmarks)
-        tracks.append(Track(square.points(landmarks, size), (size, size), fps, confidence))
-        frames.extend(square.pixels(source, size) for source in sources)
+    def add(track: Track, frames: Iterable[np.ndarray]) -> None:
+        clips.append(cut_out(frames, track, crop or crop_around(track.landmarks, track.size, convention), size))
 
     for path in given:
         if os.path.isdir(path) or is_picture(path):
@@ -185,7 +184,7 @@ def read_clip(
                 frame = read_picture(picture)
                 face = largest_face(detector, frame)
                 if face is not None:
-                    add(face.landmarks[None], [face.confidence], [frame], 0.0)
+                    add(Track(face.landmarks[None], frame.shape[:2], confidence=np.array([face.confidence])), [frame])
                     found += 1
             if not found:
                 raise _no_face(path, len(pictures))
@@ -193,10 +192,44 @@ def read_clip(
             reader = VideoReader(path)
             track = read_track(reader, detector, limit=limit, progress=progress)
             kept = np.flatnonzero(track.seen)
-            add(track.landmarks[kept], track.confidence[kept], select(reader, kept), track.fps)
+            add(track[kept], select(reader, kept))
     name = given[0].name if len(given) == 1 else f"{given[0].name} and {len(given) - 1} more"
-    points, confidence = (np.concatenate([getattr(track, what) for track in tracks]) for what in ("landmarks", "confidence"))
-    return Clip(Track(points, (size, size), tracks[0].fps if len(given) == 1 else 0.0, confidence), np.stack(frames), name, person)
+    return joined(clips, name, clips[0].track.fps if len(given) == 1 else 0.0, person)
+
+
+def cut_out(frames: Iterable[np.ndarray], track: Track, crop: Crop, size: int, name: str = "clip") -> Clip:
+    """Return a Clip of the square of frames.
+
+    Args:
+        frames: uint8 [H, W, 3], as many as the track has.
+        track: the landmarks, in pixels of these frames.
+        crop: the square.
+        size: side of the Clip's frames in pixels.
+        name: of the Clip.
+
+    Raises:
+        TalkingheadError: there are fewer frames, or more.
+    """
+    points = Track(crop.points(track.landmarks, size), (size, size), track.fps, track.confidence)
+    return Clip(points, np.stack([crop.pixels(frame, size) for frame in frames]), name, valid=valid_pixels(crop, track, size))
+
+
+def valid_pixels(crop: Crop, track: Track, size: int) -> np.ndarray | None:
+    """Return bool [N, size, size]: the pixels of a crop, `size` wide, that each of the N frames of a track has; None when that is all."""
+    inside = crop.valid(track.size, size)
+    return None if inside.all() else np.repeat(inside[None], len(track), axis=0)
+
+
+def joined(clips: Sequence[Clip], name: str, fps: float = 0.0, person: str = "") -> Clip:
+    """Return the frames of one or more clips of one size as one Clip, in order."""
+    if len(clips) == 1:
+        return replace(clips[0], track=replace(clips[0].track, fps=fps), name=name, person=person)
+    landmarks, confidence = (np.concatenate([getattr(clip.track, what) for clip in clips]) for what in ("landmarks", "confidence"))
+    frames = np.concatenate([clip.frames for clip in clips])
+    valid = None
+    if any(clip.valid is not None for clip in clips):
+        valid = np.concatenate([np.ones(clip.frames.shape[:3], bool) if clip.valid is None else clip.valid for clip in clips])
+    return Clip(Track(landmarks, clips[0].track.size, fps, confidence), frames, name, person, valid)
 
 
 def select(frames: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,8 +3,9 @@
 Per clip, one after the other, with a key that has no dot:
     <key>.0000.jpg ...      the crops, size x size
     <key>.landmarks.npy     float32 [N, 68, 2] in pixels of the crops
-    <key>.json              version, name, sha256, person, fps, frame_size [height, width], crop [x, y, side], frames (their
-                            numbers in the source), size, detector, part (the shot of the source, if it has several)
+    <key>.json              version, name, sha256, person, fps, frame_size [height, width], crop [x, y, side] of convention 1 or
+                            [x, y, side, 2] of convention 2 (data/crop.py), frames (their numbers in the source), size, detector,
+                            part (the shot of the source, if it has several)
 Bytes depend on nothing but the clips and their order.
 """
 
@@ -67,8 +68,15 @@ class ClipInfo:
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem)[:48]
         return f"{stem}-{self.sha256[:12]}" + (f"-{self.part}" if self.part else "")
 
+    def valid(self, size: int) -> np.ndarray | None:
+        """Return bool [size, size]: the pixels of the crops at that size that the source has, whatever is shown elsewhere; None for all."""
+        inside = self.crop.valid(self.frame_size, size)
+        return None if inside.all() else inside
+
     def to_json(self) -> str:
         crop = [self.crop.x, self.crop.y, self.crop.side]
+        if self.crop.convention != 1:  # versions that know convention 1 alone read three numbers
+            crop.append(self.crop.convention)
         return json.dumps({"version": VERSION, **asdict(self), "crop": crop}, indent=1)
 
     @classmethod
@@ -85,7 +93,8 @@ class ClipInfo:
         info = cls(
             **{**fields, "crop": Crop(*fields["crop"]), "frame_size": tuple(fields["frame_size"]), "frames": tuple(fields["frames"])}
         )
-        texts, numbers = (info.name, info.sha256, info.person, info.detector), (*info.frame_size, *info.frames, info.size, info.part)
+        texts = (info.name, info.sha256, info.person, info.detector)
+        numbers = (*info.frame_size, *info.frames, info.size, info.part, info.crop.convention)
         if not all(type(each) is str for each in texts) or not all(type(each) is int and each >= 0 for each in numbers):
             raise ValueError("its JSON has a text where a number belongs, or a number where a text does")
         if not 0 < info.fps < math.inf or not info.size:

@@ -2,23 +2,30 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..clip import Clip, Track
+from ..clip import Clip
 from ..errors import TalkingheadError
 from ..landmarks.face import DOUBTFUL, Detector
 from ..media.pictures import is_picture
 from ..media.video import VideoReader
 from .crop import crop_around
-from .read import Progress, read_clip, read_track, select, silent
+from .read import Progress, cut_out, joined, read_clip, read_track, select, silent
 
 _CANDIDATES = 8  # frames of a video looked at for each one taken
 
 
-def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Detector, face: int = 1, progress: Progress = silent) -> Clip:
+def read_shots(
+    paths: Sequence[str | Path],
+    size: int,
+    shots: int,
+    detector: Detector,
+    face: int = 1,
+    progress: Progress = silent,
+    convention: int = 1,
+) -> Clip:
     """Pictures to fine-tune on, in constant memory however long a video is.
 
     Args:
@@ -28,6 +35,7 @@ def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Det
         detector: finds the landmarks.
         face: which of a video's faces, 1 being the largest times longest.
         progress: shows the advance.
+        convention: of the crops, one of `talkinghead.data.crop.CONVENTIONS`.
 
     Returns:
         A Clip of frames uint8 [N, size, size, 3]; a video's share one crop, each picture has its own.
@@ -43,14 +51,11 @@ def read_shots(paths: Sequence[str | Path], size: int, shots: int, detector: Det
     for path in map(Path, paths):
         still = os.path.isdir(path) or is_picture(path)
         clips.append(
-            read_clip(path, size, detector, progress=progress) if still else _of_video(path, size, shots, face, detector, progress)
+            read_clip(path, size, detector, progress=progress, convention=convention)
+            if still
+            else _of_video(path, size, shots, face, detector, progress, convention)
         )
-    if len(clips) == 1:
-        return clips[0]
-    landmarks = np.concatenate([clip.track.landmarks for clip in clips])
-    confidence = np.concatenate([clip.track.confidence for clip in clips])
-    frames = np.concatenate([clip.frames for clip in clips])
-    return Clip(Track(landmarks, (size, size), 0.0, confidence), frames, f"{clips[0].name} and {len(clips) - 1} more")
+    return clips[0] if len(clips) == 1 else joined(clips, f"{clips[0].name} and {len(clips) - 1} more")
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -58,13 +63,12 @@ def spread(count: int, wanted: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64)
 
 
-def _of_video(path: Path, size: int, shots: int, face: int, detector: Detector, progress: Progress) -> Clip:
+def _of_video(path: Path, size: int, shots: int, face: int, detector: Detector, progress: Progress, convention: int) -> Clip:
     reader = VideoReader(path)
     stride = max(1, (reader.count or 0) // (_CANDIDATES * shots))
     track = read_track(reader, detector, face, stride=stride, progress=progress)
     sure = track.confidence >= DOUBTFUL
     kept = np.flatnonzero(sure if sure.sum() >= shots else track.seen)
-    crop = crop_around(track.landmarks[kept])
+    crop = crop_around(track.landmarks[kept], track.size, convention)
     chosen = kept[spread(len(kept), shots)]
-    frames = np.stack([crop.pixels(frame, size) for frame in select(reader, chosen * stride)])
-    return Clip(replace(track[chosen], landmarks=crop.points(track.landmarks[chosen], size), size=(size, size)), frames, path.name)
+    return cut_out(select(reader, chosen * stride), track[chosen], crop, size, path.name)

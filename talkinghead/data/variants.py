@@ -50,17 +50,33 @@ class Variant:
         if self.mirrored:
             images = images.flip(3)
             points = torch.stack([1 - points[..., 0], points[..., 1]], 2)[:, list(MIRROR)]
-        size = images.shape[2]
-        affine, bend, colour, offset = (
-            torch.from_numpy(each).to(images.device) for each in (self.affine, self.bend, self.colour, self.offset)
-        )
-        grid = F.affine_grid(affine[None], [1, 3, size, size], align_corners=False)
-        bend = F.interpolate(bend[None], size=(size, size), mode="bicubic", align_corners=False)
-        grid = (grid + bend.permute(0, 2, 3, 1)).expand(len(images), -1, -1, -1)
+        affine, bend, grid = self._warp(images)
+        colour, offset = (torch.from_numpy(each).to(images.device) for each in (self.colour, self.offset))
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         images = (images / 2 + 0.5).clamp(1e-4, 1).pow(self.gamma) * 2 - 1
         images = torch.einsum("dc,nchw->ndhw", colour, images) + offset[:, None, None]
         return images.clamp(-1, 1), self._move(points, affine, bend)
+
+    def apply_to_mask(self, masks: Tensor) -> Tensor:
+        """Warp masks as `apply` warps frames; a place that shows what lay beyond the frame is 0.
+
+        Args:
+            masks: float32 [N, 1, H, W], 0 or 1.
+
+        Returns:
+            the same shape, 0 or 1.
+        """
+        masks = masks.flip(3) if self.mirrored else masks
+        _, _, grid = self._warp(masks)
+        return (F.grid_sample(masks, grid, padding_mode="zeros", align_corners=False) >= 0.5).float()
+
+    def _warp(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the affine map [2, 3], the displacement [1, 2, H, W] and the places [N, H, W, 2] to sample images [N, C, H, W] at."""
+        size = images.shape[2]
+        affine, bend = (torch.from_numpy(array).to(images.device) for array in (self.affine, self.bend))
+        grid = F.affine_grid(affine[None], [1, 3, size, size], align_corners=False)
+        bend = F.interpolate(bend[None], size=(size, size), mode="bicubic", align_corners=False)
+        return affine, bend, (grid + bend.permute(0, 2, 3, 1)).expand(len(images), -1, -1, -1)
 
     @staticmethod
     def _move(points: Tensor, affine: Tensor, bend: Tensor) -> Tensor:

@@ -137,8 +137,8 @@ class Measure:
                 alive()
                 yield each
 
-        size = self.loaded.config.networks.image_size
-        material = read_material(subject, size, protocol.shots, protocol.held_out, judge.detector, heard)
+        size, crop = self.loaded.config.networks.image_size, self.loaded.config.crop
+        material = read_material(subject, size, protocol.shots, protocol.held_out, judge.detector, heard, crop)
         truth = judge.truth(material.held)
         shown = spread(len(material.held), self.shown)
         found: dict[str, Any] = {

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..clip import Clip, Track
 from ..corpus.layouts import find_videos
 from ..data.crop import crop_around
-from ..data.read import Progress, read_track, select, silent
+from ..data.read import Progress, read_track, select, silent, valid_pixels
 from ..data.shards import SHARDS, ShardClip, read_index
 from ..data.shots import spread
 from ..errors import TalkingheadError
@@ -120,11 +120,18 @@ def split(usable: np.ndarray, most: int, held_out: int, name: str) -> tuple[np.n
 
 
 def read_material(
-    subject: Subject, size: int, shots: Sequence[int], held_out: int, detector: Detector, progress: Progress = silent
+    subject: Subject,
+    size: int,
+    shots: Sequence[int],
+    held_out: int,
+    detector: Detector,
+    progress: Progress = silent,
+    convention: int = 1,
 ) -> Material:
     """The frames of a clip at `size` pixels, for every T of `shots`, evenly spaced; all T share the held-out frames.
 
-    A video is cropped around the face as the learnable part shows it; a data set's clip is cropped already.
+    A video is cropped around the face as the learnable part shows it, by that convention of `talkinghead.data.crop`; a data set's clip is
+    cropped already.
 
     Raises:
         TalkingheadError: the clip cannot be read, shows no face, or is shorter than T + 1 frames.
@@ -142,13 +149,13 @@ def read_material(
     if isinstance(source, ShardClip):
         clip = _resized(source, numbers, size)
     else:
-        crop = crop_around(track.landmarks[first])
+        crop = crop_around(track.landmarks[first], track.size, convention)
         frames = np.stack([crop.pixels(frame, size) for frame in select(reader, numbers)])
         if len(frames) < len(numbers):
             raise TalkingheadError(f"{subject.name}: fewer frames the second time it was read; copy it again")
-        clip = Clip(
-            Track(crop.points(track.landmarks[numbers], size), (size, size), track.fps, track.confidence[numbers]), frames, subject.name
-        )
+        there = track[numbers]
+        points = Track(crop.points(there.landmarks, size), (size, size), track.fps, there.confidence)
+        clip = Clip(points, frames, subject.name, valid=valid_pixels(crop, there, size))
 
     def taken(which: np.ndarray) -> Clip:
         return clip[np.searchsorted(numbers, which)]
@@ -162,4 +169,6 @@ def _resized(clip: ShardClip, numbers: np.ndarray, size: int) -> Clip:
         planes = F.interpolate(frames.permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", antialias=True)
         frames = planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     track = Track(clip.landmarks[numbers] * (size / clip.size), (size, size), clip.fps)
-    return Clip(track, frames.contiguous().numpy(), clip.key, clip.person)
+    inside = clip.info.valid(size)
+    valid = None if inside is None else np.repeat(inside[None], len(track), axis=0)
+    return Clip(track, frames.contiguous().numpy(), clip.key, clip.person, valid)

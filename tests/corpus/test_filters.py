@@ -76,6 +76,13 @@ def test_filters_can_be_set() -> None:
             Filters(**wrong)
 
 
+def test_shot_convention_2_moves_its_crop_into_the_frame() -> None:
+    faces = Faces(Path("a.mp4"), (chain(range(40), left=700),), 40, (600, 800), 25.0)
+    assert Shot(faces, 0, 40).crop.x + Shot(faces, 0, 40).crop.side == 850
+    crop = Shot(faces, 0, 40, 2).crop
+    assert (crop.x + crop.side, crop.side, crop.convention) == (800, 200, 2)
+
+
 @pytest.fixture(scope="module")
 def astronaut() -> tuple[np.ndarray, np.ndarray]:
     """A sharp portrait, and a face's box on it."""

@@ -14,6 +14,7 @@ from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead.corpus import book, workers
 from talkinghead.corpus.filters import Filters
 from talkinghead.corpus.prepare import Cost, prepare
+from talkinghead.data.crop import Crop, crop_around
 from talkinghead.data.shards import read_index
 from talkinghead.errors import TalkingheadError
 from talkinghead.files import sha256
@@ -49,6 +50,7 @@ def test_videos_become_clips(tmp_path: Path, red_square: RedSquare) -> None:
         "size": 64,
         "detector": "red-square",
         "filters": {"min_face": 48.0, "min_frames": 16, "min_sharpness": 0.05, "second_face": 0.1},
+        "crop": 2,
     }
     summary = {**settings, "clips": 3, "frames": 3 * FRAMES, "people": 3}
     assert json.loads((tmp_path / "data/dataset.json").read_text()) == summary
@@ -256,6 +258,58 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, red_square: RedSq
     (out / "report.jsonl").write_text('{"version": 1\n')
     before = contents(out)
     refused("line 1 cannot be read")
+
+
+def test_prepare_new_data_set_has_crops_of_convention_2(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 2)  # at (40, 30), 78 x 60 pixels large: the square is larger than the frame of 120 x 160
+    prepare(paths[:1], tmp_path / "data", 64, red_square, workers=1)
+    prepare(paths, tmp_path / "data", 64, red_square, workers=1)
+    for clip in read_index(tmp_path / "data"):
+        assert clip.info.crop == Crop(19, 0, 120, 2)
+        assert clip.info.valid(64) is None
+    assert json.loads((tmp_path / "data/dataset.json").read_text())["crop"] == 2
+
+
+def test_prepare_data_set_of_an_earlier_version_goes_on_with_convention_1(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 3)
+    prepare(paths[:2], tmp_path / "data", 64, red_square, workers=1, convention=1)
+    before = contents(tmp_path / "data")
+    for name in ("report.jsonl", "dataset.json"):  # as earlier versions wrote it
+        assert b"crop" not in before[name]
+    assert prepare(paths, tmp_path / "data", 64, red_square, workers=1).taken == (paths[2],)
+    after = contents(tmp_path / "data")
+    assert after["shard-000000.tar"] == before["shard-000000.tar"] and after["report.jsonl"].startswith(before["report.jsonl"])
+    assert "crop" not in json.loads(after["dataset.json"])
+    clips = read_index(tmp_path / "data")
+    assert [clip.info.crop for clip in clips] == [crop_around(red_corners())] * 3
+    assert all(clip.info.valid(64) is not None for clip in clips)
+
+
+def test_prepare_data_set_of_convention_2_goes_on_with_it(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 2)
+    prepare(paths[:1], tmp_path / "data", 64, red_square, workers=1)
+    prepare(paths, tmp_path / "data", 64, red_square, workers=1, convention=1)
+    assert [clip.info.crop.convention for clip in read_index(tmp_path / "data")] == [2, 2]
+
+
+def test_prepare_unknown_convention_raises(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 1)
+    with pytest.raises(TalkingheadError, match="^convention 3: unknown, 1 or 2 was expected"):
+        prepare(paths, tmp_path / "data", 64, red_square, workers=1, convention=3)
+    assert not (tmp_path / "data").exists()
+    # and in a data set of a later version
+    prepare(paths, tmp_path / "data", 64, red_square, workers=1)
+    report = tmp_path / "data/report.jsonl"
+    report.write_text(report.read_text().replace('"crop": 2', '"crop": 3'))
+    with pytest.raises(TalkingheadError, match="was prepared with crop 3, expected 2; prepare into another folder"):
+        prepare(paths, tmp_path / "data", 64, red_square, workers=1)
+
+
+def red_corners() -> np.ndarray:
+    """[1, 4, 2]: what is around all faces of the drawn videos."""
+    left, top, side = FACES[0]
+    right = max(face[0] for face in FACES) + side
+    return np.array([[[left, top], [right, top], [right, top + side], [left, top + side]]])
 
 
 def test_one_run_at_a_time(tmp_path: Path, red_square: RedSquare) -> None:

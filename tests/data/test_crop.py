@@ -65,3 +65,87 @@ def test_shrinking_is_antialiased() -> None:
 def test_no_square_around_nothing(landmarks: np.ndarray) -> None:
     with pytest.raises(TalkingheadError, match=r"crop_around: no landmarks|Crop: .* side above 0"):
         crop_around(landmarks)
+
+
+@pytest.mark.parametrize("convention", [0, 3])
+def test_crop_unknown_convention_raises(convention: int) -> None:
+    with pytest.raises(TalkingheadError, match=f"^Crop: convention must be 1 or 2, got {convention}$"):
+        Crop(0, 0, 1, convention)
+
+
+def test_crop_around_convention_2_without_frame_size_raises() -> None:
+    with pytest.raises(TalkingheadError, match="give the size of the frame"):
+        crop_around(landmarks_in(10, 10, 20, 20), convention=2)
+
+
+def test_crop_around_convention_2_inside_is_the_square_of_convention_1() -> None:
+    points = landmarks_in(200, 200, 260, 290)
+    first, second = crop_around(points), crop_around(points, (600, 800), 2)
+    assert (second.x, second.y, second.side) == (first.x, first.y, first.side)
+    frame = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    assert np.array_equal(first.pixels(frame, 64), second.pixels(frame, 64))
+    assert second.valid((600, 800), 64).all()
+
+
+def test_crop_around_convention_2_near_the_border_is_moved_inside() -> None:
+    crop = crop_around(landmarks_in(0, 40, 60, 100), (600, 800), 2)
+    assert (crop.x, crop.y, crop.side) == (0, 0, 120)
+    crop = crop_around(landmarks_in(740, 530, 800, 590), (600, 800), 2)
+    assert (crop.x, crop.y, crop.side) == (680, 480, 120)
+
+
+@pytest.mark.parametrize(
+    ("longer", "side"),
+    [(30, 60), (40, 80), (60, 100), (70, 100), (80, 112), (100, 140)],  # twice as large, then as the frame, then 1.4 times
+)
+def test_crop_around_convention_2_large_face_is_made_smaller(longer: int, side: float) -> None:
+    crop = crop_around(landmarks_in(10, 0, 10 + longer, longer), (100, 130), 2)
+    assert crop.side == pytest.approx(side)
+    # what is larger than the frame lies around its middle
+    if side > 100:
+        assert crop.y == pytest.approx(50 - side / 2)
+
+
+@pytest.mark.parametrize("longer", [20, 40, 55, 60])
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("bottom", [False, True])
+def test_crop_around_convention_2_face_in_a_corner_stays_wholly_inside(longer: int, right: bool, bottom: bool) -> None:
+    height, width = 60, 80
+    left, top = (width - longer) * right, (height - longer) * bottom
+    crop = crop_around(landmarks_in(left, top, left + longer, top + longer), (height, width), 2)
+    points = crop.points(landmarks_in(left, top, left + longer, top + longer), 64)
+    assert points.min() >= 0 and points.max() <= 64
+    fits = 1.4 * longer <= height
+    assert bool(crop.valid((height, width), 64).all()) == fits
+    if fits:
+        assert crop.x >= 0 and crop.y >= 0 and crop.x + crop.side <= width and crop.y + crop.side <= height
+
+
+def test_crop_pixels_convention_2_beyond_the_frame_shows_its_blurred_border() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    picture = Crop(-20, 0, 40, 2).pixels(frame, 40)
+    assert np.array_equal(picture[:, 20:], frame[:, :20])
+    border = frame[:, 0].astype(float)
+    padded = np.pad(border, [(10, 10), (0, 0)], mode="edge")
+    for distance, reach in ((1, 1), (6, 3), (20, 10)):  # averaged half as far to each side as it is away, rounded up
+        mean = np.mean([padded[10 + step : 50 + step] for step in range(-reach, reach + 1)], axis=0)
+        assert np.abs(picture[:, 20 - distance] - mean).max() <= 0.5
+    spreads = picture[:, :20].astype(float).std(axis=0).mean(axis=1)
+    assert spreads[0] < spreads[10] < spreads[19] < border.std(axis=0).mean()
+
+
+def test_crop_pixels_convention_2_beyond_above_and_below_shows_the_border_rows() -> None:
+    frame = np.zeros((20, 64, 3), np.uint8)
+    frame[0], frame[-1] = 200, 90
+    picture = Crop(16, -6, 32, 2).pixels(frame, 32)
+    assert (picture[:7] == 200).all() and (picture[25:] == 90).all() and (picture[7:25] == 0).all()
+
+
+def test_crop_valid_is_where_the_frame_is() -> None:
+    inside = Crop(-8, -4, 32, 2).valid((20, 40), 32)
+    expected = np.zeros((32, 32), bool)
+    expected[4:24, 8:] = True
+    assert inside.dtype == bool and np.array_equal(inside, expected)
+    # pixels of the crop that are four pixels of the frame large: the half of one counts
+    assert Crop(-6, 0, 32, 2).valid((40, 40), 8)[0].tolist() == [False] + [True] * 7
+    assert Crop(-6.1, 0, 32, 1).valid((40, 40), 8)[0].tolist() == [False] * 2 + [True] * 6

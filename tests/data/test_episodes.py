@@ -1,10 +1,15 @@
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from talkinghead.data.episodes import EpisodeSource
+from talkinghead.corpus.shard_writer import ShardWriter
+from talkinghead.data.crop import Crop
+from talkinghead.data.episodes import Episodes, EpisodeSource
+from talkinghead.data.shards import read_index
+from talkinghead.data.variants import draw_variant
 from talkinghead.errors import TalkingheadError
 
 
@@ -84,3 +89,75 @@ def test_a_column_shows_its_video_and_variant(face_shards):
     changed = source.variants[0] > 1 and column % 2 == 1
     plain = source.of_column(column - 1 if changed else column)[0].mean()
     assert changed == bool((source.of_column(column)[0].mean() - plain).abs() > 1e-6)
+
+
+@pytest.fixture
+def half_shards(face_shards, tmp_path):
+    """The clips of face_shards, whose source ends in the middle of their crops."""
+    with ShardWriter(tmp_path / "half") as writer:
+        for clip in read_index(face_shards):
+            info = dataclasses.replace(clip.info, crop=Crop(-32, 0, 64, 2))
+            writer.write(info, clip.landmarks, clip.frames(range(len(clip))))
+    return tmp_path / "half"
+
+
+def test_episodes_of_whole_frames_are_valid_everywhere(face_shards):
+    episodes = EpisodeSource(face_shards, 32, 3, 2, 1, seed=0).draw(0)
+    assert episodes.valid.dtype == torch.float32
+    assert torch.equal(episodes.valid, torch.ones(2, 1, 32, 32))
+
+
+def test_episodes_beyond_the_source_are_not_valid(half_shards, face_shards):
+    source = EpisodeSource(half_shards, 32, 3, 2, 1, seed=0)
+    valid = torch.zeros(2, 1, 32, 32)
+    valid[..., 16:] = 1
+    assert torch.equal(source.draw(0).valid, valid)
+    # and nothing else is drawn for it
+    whole = EpisodeSource(face_shards, 32, 3, 2, 1, seed=0)
+    for step in (0, 5):
+        assert torch.equal(source.draw(step).columns, whole.draw(step).columns)
+        assert torch.equal(source.draw(step).points, whole.draw(step).points)
+
+
+def test_episodes_valid_is_warped_as_their_frames(half_shards, face_shards):
+    source = EpisodeSource(half_shards, 64, 3, 8, 40, seed=1)
+    episodes = source.draw(0)
+    assert ((episodes.valid == 0) | (episodes.valid == 1)).all()
+    mirrored = 0
+    for column, valid in zip(episodes.columns.tolist(), episodes.valid, strict=True):
+        index, number = divmod(column, source.variants[0])
+        variant = draw_variant(1, index, number)
+        assert variant is not None
+        # a picture that is white where the source is, and wide enough that nothing is reflected in it
+        picture = torch.full((1, 3, 192, 192), -1.0)
+        picture[:, :, 64:128, 96:128] = 1
+        plain = dataclasses.replace(variant, colour=np.eye(3, dtype=np.float32), offset=np.zeros(3, np.float32), gamma=1.0)
+        wide = plain.affine.copy()
+        wide[:, 2] /= 3
+        bend = np.zeros_like(plain.bend)
+        warped, _ = dataclasses.replace(plain, affine=wide, bend=bend).apply(picture, torch.rand(1, 68, 2))
+        straight = dataclasses.replace(plain, bend=bend)
+        mask = torch.zeros(1, 1, 64, 64)
+        mask[..., 32:] = 1
+        expected = warped[0, :1, 64:128, 64:128] > 0
+        assert (straight.apply_to_mask(mask)[0] != expected).float().mean() < 0.03
+        torch.testing.assert_close(variant.apply_to_mask(mask)[0], valid, atol=0, rtol=0)
+        mirrored += variant.mirrored
+    assert 0 < mirrored < 8
+
+
+def test_variant_of_a_whole_clip_is_not_valid_where_it_is_reflected(face_shards):
+    valid = EpisodeSource(face_shards, 64, 3, 8, 40, seed=1).draw(0).valid
+    shares = valid.mean(dim=(1, 2, 3))
+    assert shares.min() < 0.97 and shares.min() > 0.6
+    assert (valid[:, 0, 16:48, 16:48] == 1).all()
+
+
+def test_episodes_to_and_split_carry_valid(half_shards):
+    episodes = EpisodeSource(half_shards, 32, 3, 5, 8, seed=0).draw(3)
+    parts = episodes.split(2)
+    assert [len(part.valid) for part in parts] == [3, 2]
+    assert torch.equal(torch.cat([part.valid for part in parts]), episodes.valid)
+    assert episodes.to(torch.device("meta")).valid.device.type == "meta"
+    bare = Episodes(episodes.frames, episodes.points, episodes.columns)
+    assert torch.equal(bare.valid, torch.ones(5, 1, 32, 32))

@@ -13,10 +13,11 @@ from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead.clip import Clip
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.data.read import Faces, read_clip, read_faces, read_track
+from talkinghead.data.shots import read_shots
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import Face
 from talkinghead.landmarks.follow import Chain
-from talkinghead.media.pictures import write_picture
+from talkinghead.media.pictures import read_picture, write_picture
 from talkinghead.media.video import VideoReader
 
 FACES = [(40 + 2 * n, 20 + 4 * n, 60) for n in range(10)]  # even, for two pixels share a colour in a video
@@ -326,3 +327,48 @@ def test_a_real_clip(carphone_clip: Clip, carphone: Path) -> None:
     assert (nose < mouth).all()
     # no jump of more than a tenth of the picture from frame to frame
     assert np.abs(np.diff(points.mean(axis=1), axis=0)).max() < 6.4
+
+
+# the convention of the crop
+
+
+def test_read_clip_convention_2_shows_the_source_alone(tmp_path: Path, red_square: RedSquare) -> None:
+    video = draw_video(tmp_path / "a.mp4", [(2 * n, 0, 50) for n in range(4)])
+    first, second = read_clip(video, 64, red_square), read_clip(video, 64, red_square, convention=2)
+    assert second.valid is None
+    frames = np.stack(list(VideoReader(video)))
+    assert np.array_equal(second.frames[1], Crop(0, 0, 112, 2).pixels(frames[1], 64))
+    assert all(np.abs(red_square(frame) - points).max() < 1 for frame, points in zip(second.frames, second.track.landmarks, strict=True))
+    # the first shows mirrored faces above and at the left, where nothing is valid
+    assert first.valid is not None and (first.valid.shape, first.valid.dtype) == ((4, 64, 64), bool)
+    assert not first.valid[:, 0].any() and not first.valid[:, :, 0].any() and first.valid[:, -1, -1].all()
+
+
+def test_read_clip_large_faces_marks_what_is_not_valid(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_pictures(tmp_path, [(60, 60, 20), (20, 5, 110)])
+    clip = read_clip(paths, 64, red_square, convention=2)
+    assert clip.valid is not None and clip.valid[0].all()
+    crop = crop_around(red_square(read_picture(paths[1]))[None], (120, 160), 2)
+    assert np.array_equal(clip.valid[1], crop.valid((120, 160), 64)) and not clip.valid[1].all()
+    assert read_clip(paths[:1], 64, red_square, convention=2).valid is None
+
+
+def test_read_clip_crop_of_the_caller_decides_what_is_valid(tmp_path: Path, red_square: RedSquare) -> None:
+    path = draw_pictures(tmp_path, [(60, 60, 20)])[0]
+    clip = read_clip(path, 64, red_square, crop=Crop(-32, 0, 64, 2))
+    assert clip.valid is not None and not clip.valid[:, :, :32].any() and clip.valid[:, :, 32:].all()
+
+
+def test_read_shots_convention_2_of_videos_and_pictures(tmp_path: Path, red_square: RedSquare) -> None:
+    video = draw_video(tmp_path / "a.mp4", [(2 * n, 0, 50) for n in range(4)])
+    large = draw_pictures(tmp_path / "large", [(20, 5, 110)])[0]
+    clip = read_shots([video, large], 64, 2, red_square, convention=2)
+    assert (len(clip), clip.track.fps, clip.name) == (3, 0, "a.mp4 and 1 more")
+    assert clip.valid is not None and clip.valid[:2].all() and not clip.valid[2].all()
+    crop = crop_around(red_square(read_picture(large))[None], (120, 160), 2)
+    assert np.array_equal(clip.frames[2], crop.pixels(read_picture(large), 64))
+    alone = read_shots([video], 64, 2, red_square, convention=2)
+    assert alone.valid is None and np.array_equal(alone.frames, clip.frames[:2])
+    assert np.array_equal(alone.track.landmarks[0], Crop(0, 0, 112).points(read_track(video, red_square).landmarks[0], 64))
+    mirrored = read_shots([video], 64, 2, red_square)
+    assert mirrored.valid is not None and not mirrored.valid.all()

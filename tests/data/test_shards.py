@@ -119,6 +119,38 @@ def test_shards_from_before_shots_had_numbers_are_read(tmp_path: Path) -> None:
     assert clip.info.part == 0
 
 
+@pytest.mark.parametrize(
+    ("crop", "written"), [(Crop(-3.25, 4.5, 90.125), [-3.25, 4.5, 90.125]), (Crop(-3.25, 4.5, 90.125, 2), [-3.25, 4.5, 90.125, 2])]
+)
+def test_clip_info_json_holds_the_convention_of_its_crop(tmp_path: Path, crop: Crop, written: list[float]) -> None:
+    clip = ClipInfo(**{**vars(info("clip.mp4", 3)), "crop": crop})
+    assert json.loads(clip.to_json())["crop"] == written
+    assert ClipInfo.from_json(clip.to_json().encode()) == clip
+    with ShardWriter(tmp_path) as writer:
+        writer.write(clip, landmarks(0, 3), frames_of(0, 3))
+    [there] = read_index(tmp_path)
+    assert there.info.crop == crop
+
+
+@pytest.mark.parametrize("crop", [[0, 0], [0, 0, 9, 3], [0, 0, 9, 2.0], [0, 0, 9, "2"], [0, 0, 9, True], [0, 0, 9, 2, 2]])
+def test_clip_info_json_with_another_crop_is_refused(tmp_path: Path, crop: list[object]) -> None:
+    odd = {**json.loads(info("clip 0.v2.mp4", 3).to_json()), "crop": crop}
+    replaced(tmp_path, "json", json.dumps(odd).encode())
+    with pytest.raises(TalkingheadError, match=r"cannot be read as a shard .*; prepare the data again$"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("convention", [1, 2])
+def test_clip_info_valid_is_where_the_source_is(convention: int) -> None:
+    whole = info("clip.mp4", 3)
+    assert ClipInfo(**{**vars(whole), "crop": Crop(8, 4, 80, convention)}).valid(16) is None
+    inside = ClipInfo(**{**vars(whole), "crop": Crop(-40, 0, 80, convention)}).valid(16)
+    assert inside is not None and (inside.shape, inside.dtype) == ((16, 16), bool)
+    assert not inside[:, :8].any() and inside[:, 8:].all()
+    low = ClipInfo(**{**vars(whole), "crop": Crop(0, 80, 80, convention)}).valid(16)  # of a frame that is 120 high and 160 wide
+    assert low is not None and low[:8].all() and not low[8:].any()
+
+
 def test_clips_written_elsewhere_are_taken_as_if_written_here(tmp_path: Path) -> None:
     with open(tmp_path / "two", "wb") as file:
         for seed in (0, 1):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from conftest import RedSquare, draw_video
+from talkinghead.corpus.prepare import prepare
+from talkinghead.data.shards import ShardClip
 from talkinghead.errors import TalkingheadError
 from talkinghead.evaluation.material import Subject, find_subjects, read_material, split
 
@@ -56,6 +58,34 @@ def test_a_data_set_is_brought_to_the_models_size(face_shards: Path, red_square:
     np.testing.assert_allclose(half.held.track.landmarks * 2, whole.held.track.landmarks, atol=1e-4)
     mean = whole.held.frames.reshape(4, 32, 2, 32, 2, 3).mean(axis=(2, 4))
     assert np.abs(half.held.frames.astype(float) - mean).mean() < 6
+
+
+def test_read_material_convention_2_marks_what_is_not_valid(tmp_path: Path, red_square: RedSquare) -> None:
+    inside = Subject("anna", "a.mp4", draw_video(tmp_path / "a.mp4", [(2 * i, 0, 60) for i in range(12)]))
+    large = Subject("anna", "b.mp4", draw_video(tmp_path / "b.mp4", [(20, 4, 110)] * 12))
+    first, second, third = (
+        read_material(subject, 64, (1, 2), 3, red_square, convention=convention)
+        for subject, convention in ((inside, 1), (inside, 2), (large, 2))
+    )
+    assert second.held.valid is None and all(clip.valid is None for clip in second.pictures.values())
+    for material in (first, third):
+        assert material.held.valid is not None and material.held.valid.shape == (3, 64, 64) and not material.held.valid.all()
+        assert material.pictures[2].valid is not None and material.pictures[2].valid.shape == (2, 64, 64)
+    for frame, points in zip(second.held.frames, second.held.track.landmarks, strict=True):
+        found = red_square(frame)
+        assert found is not None
+        np.testing.assert_allclose(found, points, atol=1.5)
+
+
+def test_read_material_data_set_clip_says_what_is_valid(tmp_path: Path, red_square: RedSquare) -> None:
+    video = draw_video(tmp_path / "b.mp4", [(20 + i % 2, 4, 110) for i in range(16)])
+    prepare([video], tmp_path / "data", 64, red_square, workers=1)
+    [subject] = find_subjects([tmp_path / "data"])
+    material = read_material(subject, 32, (2,), 3, red_square)
+    assert isinstance(subject.source, ShardClip)
+    expected = subject.source.info.valid(32)
+    assert expected is not None and material.held.valid is not None
+    assert np.array_equal(material.held.valid, np.repeat(expected[None], 3, axis=0))
 
 
 def test_people_come_from_the_table_the_data_set_or_the_file(tmp_path: Path, face_shards: Path) -> None:
