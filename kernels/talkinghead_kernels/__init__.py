@@ -9,6 +9,7 @@ from .rasterize import draw_landmarks
 from .resample import conv_downsample, upsample_conv
 from .residual_block import residual_block
 from .spectral_norm import normalise, power_iteration_
+from .warp_by_landmarks import landmark_motion, warp, warp_by_landmarks
 
 __all__ = [
     "adain",
@@ -19,10 +20,13 @@ __all__ = [
     "conv_transpose2d",
     "decompositions",
     "draw_landmarks",
+    "landmark_motion",
     "normalise",
     "pack",
     "power_iteration_",
     "residual_block",
     "upsample_conv",
     "use_backend",
+    "warp",
+    "warp_by_landmarks",
 ]

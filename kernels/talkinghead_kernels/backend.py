@@ -28,6 +28,8 @@ KERNELS = {
     "attention": ("attention_forward", "attention_backward"),
     "winograd": ("winograd_forward",),
     "draw_landmarks": ("draw_landmarks",),
+    "landmark_motion": ("landmark_motion",),
+    "warp": ("warp_forward", "warp_backward"),  # of Triton the first alone: its gradient is the reference's
 }
 """What each op with native kernels runs on."""
 _AUTOMATIC = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}

@@ -9,6 +9,7 @@ from torch import Tensor
 from .attention import torch_attention
 from .rasterize import draw_landmarks_flat
 from .spectral_norm import normalise_reference
+from .warp_by_landmarks import landmark_motion_reference, warp_reference
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
@@ -25,6 +26,8 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         ops.normalise.default: _normalise,
         ops.attention.default: _attention,
         ops.draw_landmarks.default: draw_landmarks_flat,
+        ops.landmark_motion.default: landmark_motion_reference,
+        ops.warp.default: warp_reference,
     }
 
 

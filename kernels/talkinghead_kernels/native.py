@@ -32,6 +32,11 @@ _SCHEMAS = (
     "winograd_forward(Tensor x, Tensor weight, Tensor? bias, float low, float high, Tensor(a!) y) -> ()",
     # points, image: float32, contiguous
     "draw_landmarks(Tensor points, int[] indices, int[] lengths, int[] colours, Tensor(a!) image) -> ()",
+    # source, target [B, N, 2], motion [B, 2, h, w], square where it is made: float32, contiguous. image, result, grad, grad_image:
+    # all NCHW-contiguous or all channels_last; of one of the three dtypes, but grad_image float32. grad_motion: like motion.
+    "landmark_motion(Tensor source, Tensor target, Tensor(a!) motion) -> ()",
+    "warp_forward(Tensor image, Tensor motion, Tensor(a!) result) -> ()",
+    "warp_backward(Tensor grad, Tensor image, Tensor motion, Tensor(a!)? grad_image, Tensor(b!)? grad_motion) -> ()",
 )
 _LIBRARY = torch.library.Library("talkinghead_native", "DEF")
 for _schema in _SCHEMAS:

@@ -81,6 +81,8 @@ def test_a_kernel_that_the_extension_lacks_runs_as_reference(holds):
         "attention": "reference",
         "winograd": "reference",
         "draw_landmarks": "reference",
+        "landmark_motion": "reference",
+        "warp": "reference",
     }
     assert found["ops"]["adain"]["cpp"] == "available"
     assert found["ops"]["normalise"]["cpp"] == "the extension was built without normalise_backward for CPU"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from talkinghead_kernels import adain, draw_landmarks, normalise, power_iteration_, use_backend
+from talkinghead_kernels import adain, draw_landmarks, landmark_motion, normalise, power_iteration_, use_backend, warp
 from talkinghead_kernels.resample import FORMS
 from talkinghead_kernels.spectral_norm import normalise_reference, power_iteration_reference
 from talkinghead_kernels.triton_kernels import spectral_norm as spectral_norm_kernels
@@ -293,3 +293,45 @@ def test_a_segment_that_ends_nowhere_or_too_far_is_not_drawn(bad, at):
     wanted = draw_landmarks(points, 40, ((2, 3),), ((9, 9, 9),))
     points[0, at[0], at[1]] = bad
     assert torch.equal(draw_landmarks(points, 40, ((0, 1), (2, 3)), ((255, 255, 255), (9, 9, 9))), wanted)
+
+
+@pytest.mark.parametrize("grid, batch, count", [(1, 2, 0), (7, 3, 5), (16, 1, 84)])
+def test_motion(grid, batch, count):
+    source = torch.rand(batch, count, 2)
+    target = source + 0.1 * torch.randn(source.shape)
+    target[:, 1::3] = target[:, :1]
+    answer = landmark_motion(source, target, grid)
+    with use_backend("reference"):
+        truth = landmark_motion(source, target, grid)
+    torch.testing.assert_close(answer, truth, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 5), (2, 5, 17, 31), (1, 3, 40, 26)])
+@pytest.mark.parametrize("field", [(1, 1), (64, 64), (5, 9), None])
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_warp(shape, field, memory_format, dtype):
+    image = torch.rand(shape).to(dtype).contiguous(memory_format=memory_format)
+    motion = 0.3 * torch.randn(shape[0], 2, *(field or shape[2:]))
+    motion[:, :, 0, 0] = torch.tensor([-4.0, 1e30])
+    leaves = [tensor.requires_grad_() for tensor in (image, motion)]
+    answer = warp(*leaves)
+    with use_backend("reference"):
+        truth = warp(*(tensor.double() for tensor in leaves))
+        plain = warp(*leaves)
+    assert answer.is_contiguous(memory_format=memory_format)
+    assert_close([answer], [plain], [truth])
+    grad = torch.randn(shape).to(dtype)
+    grads, plain_grads = torch.autograd.grad(answer, leaves, grad), torch.autograd.grad(plain, leaves, grad)
+    assert all(torch.equal(a, b) for a, b in zip(grads, plain_grads, strict=True))  # that of the reference
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_motion_that_is_not_finite_gives_nan_there_alone(bad):
+    image, motion = torch.rand(1, 3, 20, 24), 0.1 * torch.randn(1, 2, 20, 24)
+    truth = warp(image, motion)
+    motion[0, 1, 7, 5] = bad
+    answer = warp(image, motion)
+    assert answer[0, :, 7, 5].isnan().all() and int(answer.isnan().sum()) == 3
+    answer[0, :, 7, 5] = truth[0, :, 7, 5]
+    assert torch.equal(answer, truth)

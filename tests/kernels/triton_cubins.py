@@ -75,6 +75,15 @@ def landmarks():
     triton_kernels.draw_landmarks(torch.empty(2, 68, 2), indices, parts, [100] * 27, torch.empty(2, 3, 256, 256))
 
 
+def warps(dtype):
+    source, field = torch.empty(2, 84, 2), torch.empty(2, 2, 64, 64)
+    for memory_format in FORMATS:
+        image = torch.empty(2, 3, 256, 256, dtype=dtype).contiguous(memory_format=memory_format)
+        triton_kernels.warp_forward(image, field, image)
+    if dtype == torch.float32:
+        triton_kernels.landmark_motion(source, source, field)
+
+
 def main(capabilities):
     run = JITFunction.run
     dtype = None
@@ -97,6 +106,7 @@ def main(capabilities):
         for dtype in DTYPES:
             adain(dtype)
             spectral_norm(dtype)
+            warps(dtype)
         landmarks()
     assert len(tables) == len(capabilities), "a table is compiled for its numbers"
 

@@ -8,5 +8,15 @@ a timing: two runs give the same bits. This is the only place that imports trito
 from .adain import adain_backward, adain_forward
 from .rasterize import draw_landmarks
 from .spectral_norm import normalise_backward, normalise_forward, power_iteration_
+from .warp import landmark_motion, warp_forward
 
-__all__ = ["adain_backward", "adain_forward", "draw_landmarks", "normalise_backward", "normalise_forward", "power_iteration_"]
+__all__ = [
+    "adain_backward",
+    "adain_forward",
+    "draw_landmarks",
+    "landmark_motion",
+    "normalise_backward",
+    "normalise_forward",
+    "power_iteration_",
+    "warp_forward",
+]
