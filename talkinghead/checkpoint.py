@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ from .clip import POINTS
 from .config import Config, preset
 from .errors import TalkingheadError
 from .files import replacing
-from .networks import Discriminator, Embedder, Generator
+from .networks import Discriminator, Embedder, Generator, References, build_generator
 
 VERSION = 2
+MAX_REFERENCES = 64
 _HEADER = {"config": dict, "provenance": dict}
 _HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
 """Models that come with the package, `<preset>.safetensors`."""
 DEFAULT_MODEL = "tiny"
+PAPER_FORM_MODEL = "small"
+"""Where learning starts when a person's file is to hold no picture."""
+RANDOM_PRESET = "tiny"
+"""Preset of the random weights that the model "none" is."""
 
 
 @dataclass
@@ -76,6 +82,7 @@ class Person:
         feed_forward: True when only the styles are the person's own; the file then holds no weights.
         discriminator, column: D and w' [D] at the end of fine-tuning; not stored.
         provenance: plain values that say how it was made.
+        references: the person's pictures, where the generator is reference-guided: its file holds them, and every video shows them.
     """
 
     config: Config
@@ -87,6 +94,7 @@ class Person:
     discriminator: Discriminator | None = None
     column: Tensor | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    references: References | None = None
 
 
 def networks_of(model: Model) -> dict[str, nn.Module]:
@@ -103,7 +111,7 @@ def random_model(name: str | Config, seed: int = 0) -> Model:
     config = name if isinstance(name, Config) else preset(name)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
         torch.manual_seed(seed)
-        networks = Embedder(config.networks), Generator(config.networks), Discriminator(config.networks)
+        networks = Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks)
     return Model(config, *networks, provenance={"variant": "ft", "trained": "nothing, random weights", "seed": seed})
 
 
@@ -126,12 +134,12 @@ def shipped_models() -> dict[str, Path]:
 
 
 def open_model(name: str, seed: int = 0) -> Model:
-    """A model as the command line names it: one that ships, a file, or "none", random weights of the default's preset.
+    """A model as the command line names it: one that ships, a file, or "none", random weights of preset tiny.
 
     Raises:
         TalkingheadError: as for `load_model`.
     """
-    return random_model(DEFAULT_MODEL, seed) if name == "none" else load_model(name)
+    return random_model(RANDOM_PRESET, seed) if name == "none" else load_model(name)
 
 
 def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
@@ -166,6 +174,8 @@ def save_person(person: Person, path: str | os.PathLike[str]) -> None:
     tensors = {"styles": person.styles, "reference": torch.from_numpy(person.reference)}
     if not person.feed_forward:
         tensors |= _gather({"generator": person.generator})
+    if person.references is not None:
+        tensors |= _pack_references(person.references)
     header = {
         "kind": "person",
         "config": person.config.to_dict(),
@@ -190,6 +200,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
     header, tensors = _load(path, "person")
     config = _config(path, header)
     styles, reference = tensors.pop("styles", None), tensors.pop("reference", None)
+    references = _unpack_references(path, tensors) if config.networks.reference_guided else None
     if header["feed_forward"]:
         if model is None and config.preset not in shipped_models():
             raise TalkingheadError(f"{path}: a feed-forward person needs the model it was made with; name it with --model")
@@ -202,7 +213,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         generator = model.generator
     else:
         with torch.device("meta"):
-            generator = Generator(config.networks, projection=False)
+            generator = build_generator(config.networks, projection=False)
         generator.to_empty(device="cpu")
         _fill(path, {"generator": generator}, tensors)
     if styles is None or reference is None or styles.shape != (1, generator.style_length) or reference.shape != (POINTS, 2):
@@ -215,6 +226,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         model_digest=header["model"],
         feed_forward=header["feed_forward"],
         provenance=header["provenance"],
+        references=references,
     )
 
 
@@ -232,7 +244,7 @@ def fingerprint(person: Person) -> str:
 def _blank(config: Config) -> Model:
     """Networks whose weights are yet to be filled: made without drawing any."""
     with torch.device("meta"):
-        model = Model(config, Embedder(config.networks), Generator(config.networks), Discriminator(config.networks))
+        model = Model(config, Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks))
     for network in networks_of(model).values():
         network.to_empty(device="cpu")
     return model
@@ -250,6 +262,32 @@ def _fill(path: Path, networks: Mapping[str, nn.Module], tensors: dict[str, Tens
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
+
+
+def _pack_references(references: References) -> dict[str, Tensor]:
+    """Return references as tensors of a file: JPEG bytes one after the other, how many each has, and landmarks."""
+    jpegs = references.jpegs or References.stored(references.pictures, references.landmarks).jpegs
+    return {
+        "references.jpegs": torch.frombuffer(bytearray(b"".join(jpegs)), dtype=torch.uint8),
+        "references.lengths": torch.tensor([len(data) for data in jpegs]),
+        "references.landmarks": torch.from_numpy(references.landmarks),
+    }
+
+
+def _unpack_references(path: Path, tensors: dict[str, Tensor]) -> References:
+    """Take the references out of a file's tensors."""
+    jpegs, lengths, landmarks = (tensors.pop(f"references.{name}", None) for name in ("jpegs", "lengths", "landmarks"))
+    problem = f"{path}: the pictures that it shows are missing or damaged; make the person again"
+    if jpegs is None or lengths is None or landmarks is None or lengths.dim() != 1 or jpegs.dtype != torch.uint8:
+        raise TalkingheadError(problem)
+    ends = lengths.cumsum(0).tolist()
+    if not ends or bool((lengths < 1).any()) or ends[-1] != jpegs.numel() or len(ends) > MAX_REFERENCES:
+        raise TalkingheadError(problem)
+    data = jpegs.numpy().tobytes()
+    try:
+        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy())
+    except Exception as error:  # what Pillow raises for damaged data is not stated
+        raise TalkingheadError(f"{problem} ({error})") from error
 
 
 def _config(path: Path, header: dict[str, Any]) -> Config:
@@ -301,9 +339,8 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if _digest(metadata["talkinghead"], tensors) != metadata.get("sha256"):
         raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
     kinds = {**_HEADER, **(_HEADER_OF_PERSON if kind == "person" else {})}
-    if any(type(header.get(name)) is not wanted for name, wanted in kinds.items()) or not all(
-        map(torch.is_floating_point, tensors.values())
-    ):
+    plain = [tensor for name, tensor in tensors.items() if not name.startswith("references.")]
+    if any(type(header.get(name)) is not wanted for name, wanted in kinds.items()) or not all(map(torch.is_floating_point, plain)):
         raise TalkingheadError(f"{path}: lacks what a {kind} has, or has it of another kind; make it again")
     header["digest"] = metadata["sha256"]
-    return header, {name: tensor.float() for name, tensor in tensors.items()}
+    return header, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

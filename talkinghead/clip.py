@@ -71,6 +71,7 @@ class Clip:
         name: where it came from, for messages.
         person: who it shows, for splitting by person; empty when unknown.
         valid: bool [N, H, W], the pixels that the source has, not only stand for what lies beyond its border; None when it has all.
+        convention: of the crop (data/crop.py) that cut the frames out; 0 when unknown.
     """
 
     track: Track
@@ -78,6 +79,7 @@ class Clip:
     name: str = "clip"
     person: str = ""
     valid: np.ndarray | None = None
+    convention: int = 0
 
     def __post_init__(self) -> None:
         frames = self.frames

@@ -40,6 +40,15 @@ def content_loss(networks: Sequence[PerceptualNetwork], fake: Tensor, real: Tens
     return total
 
 
+def pixel_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """Return the L1 between pictures [B, 3, S, S]; of those above 128 pixels the mean with that of an eighth of their size.
+
+    There what moves by some pixels is still compared with itself, which tells a flow where to go.
+    """
+    full = F.l1_loss(fake, real)
+    return full if fake.shape[-1] <= 128 else (full + F.l1_loss(F.avg_pool2d(fake, 8), F.avg_pool2d(real, 8))) / 2
+
+
 def adversarial_loss(score_fake: Tensor) -> Tensor:
     """The generator's part of the hinge game: minus the mean realism score of its pictures, scores [B] of any range."""
     return -score_fake.mean()

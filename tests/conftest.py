@@ -1,5 +1,6 @@
 """Clips to test on: a real one from an installed package, and drawn ones whose every landmark is known."""
 
+import dataclasses
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,15 @@ import pytest
 import torch
 from talkinghead_kernels import backends, use_backend
 
-from talkinghead.checkpoint import Person, load_model
-from talkinghead.clip import Clip
-from talkinghead.config import NetworkConfig
+from talkinghead.checkpoint import Model, Person, load_model, random_model
+from talkinghead.clip import Clip, Track
+from talkinghead.config import Config, NetworkConfig, preset
 from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.crop import Crop
 from talkinghead.data.read import read_clip
 from talkinghead.data.shards import ClipInfo
 from talkinghead.landmarks.face import Face
+from talkinghead.landmarks.mean_face import MEAN_FACE
 from talkinghead.media.video import write_video
 from talkinghead.training.finetune import finetune
 
@@ -36,6 +38,53 @@ SMALL_NETWORKS = NetworkConfig(
     spectral_discriminator=False,
 )
 """The least that has every part."""
+
+
+def guided_config() -> Config:
+    """The preset `portrait` with pictures of 64, layers at 32 and few channels."""
+    config = preset("portrait")
+    narrow = dataclasses.replace(
+        config.networks, image_size=64, network_size=32, encoder=(8, 16, 24, 32), down=(8, 16, 24), residual=1, up=(24, 16, 8)
+    )
+    return dataclasses.replace(config, networks=narrow)
+
+
+def guided(seed: int = 0) -> Model:
+    """A model of `guided_config` whose every part shows: weights, flow, own picture, attention."""
+    model = random_model(guided_config(), seed)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        rows = model.generator.out.weight
+        rows[3:].copy_(torch.randn(rows[3:].shape, generator=random) * 0.03)
+        rows[6:].mul_(2)
+        for attention in (model.generator.down_attention, model.generator.up_attention):
+            attention.gamma.fill_(0.5)
+    return model
+
+
+def face_points(*moves: tuple[float, float], side: float = 0.15) -> np.ndarray:
+    """Mean faces float32 [N, 68, 2] as fractions of a picture, each moved by (x, y) from its middle."""
+    return np.stack([MEAN_FACE[:, :2] * side + 0.5 + np.array(move) for move in moves]).astype(np.float32)
+
+
+def face_clip(points: np.ndarray, size: int = 64, seed: int = 0) -> Clip:
+    """Frames of a smooth still scene with a smooth head, eyes and mouth at each row of points."""
+    random = np.random.default_rng(seed)
+    y, x = (np.mgrid[:size, :size] + 0.5) / size
+    waves = random.uniform(1, 4, (3, 2)), random.uniform(0, 6, 3)
+    scene = np.stack([0.5 + 0.4 * np.sin(a * x + b * y + c) for (a, b), c in zip(*waves, strict=True)], 2)
+    skin, frames = random.uniform(0.5, 1, 3), []
+    for landmarks in points:
+        frame = scene
+        parts = ((landmarks, 0.7, skin), (landmarks[36:48], 0.6, 0.1), (landmarks[48:], 0.6, [0.7, 0.1, 0.1]))
+        for part, reach, colour in parts:
+            low, high = part.min(0), part.max(0)
+            (cx, cy), (rx, ry) = (low + high) / 2, reach * (high - low)
+            inside = 1 / (1 + np.exp(8 * (np.hypot((x - cx) / rx, (y - cy) / ry) - 1)))
+            frame = frame + inside[..., None] * (np.asarray(colour) - frame)
+        frames.append(np.rint(255 * frame).astype(np.uint8))
+    return Clip(Track(points * size, (size, size)), np.stack(frames), "drawn")
+
 
 GPU = torch.cuda.is_available()
 DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
@@ -56,6 +105,18 @@ def carphone() -> Path:
 def carphone_clip(carphone: Path) -> Clip:
     """The carphone clip at size 64, with landmarks by dlib or, where its weights are at hand, face-alignment."""
     return read_clip(carphone, size=64)
+
+
+@pytest.fixture(scope="session")
+def guided_model() -> Model:
+    """A small reference-guided model that no test changes."""
+    return guided()
+
+
+@pytest.fixture(scope="session")
+def guided_clip() -> Clip:
+    """Four drawn pictures of one person for `guided_model`."""
+    return face_clip(face_points((0, 0), (0.06, 0.02), (-0.06, 0), (0.02, -0.06)))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -267,9 +268,9 @@ def test_the_crop_that_is_shown_is_around_the_frames_with_a_face(person: Person,
     faces[5] = None
     given: list[np.ndarray] = []
 
-    def watched(landmarks: np.ndarray) -> Crop:
+    def watched(landmarks: np.ndarray, *rest: Any) -> Crop:
         given.append(landmarks)
-        return crop_around(landmarks)
+        return crop_around(landmarks, *rest)
 
     monkeypatch.setattr(sys.modules[animate_video.__module__], "crop_around", watched)
     animate_video(person, draw_video(tmp_path / "drive.mp4", faces), tmp_path / "out.mp4", "side-by-side", RedSquare(), retarget="off")

@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"errors", "version", "device", "files", "interrupt", "clip", "config"},
     {"networks", "corpus", "data", "media", "landmarks", "checkpoint"},
     {"engines", "losses", "perceptual", "frozen", "metrics", "identity", "inception"},
-    {"demo", "live", "animate", "overlay", "training", "evaluation", "ranking", "synthetic"},
+    {"demo", "live", "animate", "paste_back", "overlay", "training", "evaluation", "ranking", "synthetic"},
     {"__init__"},
     {"info", "arguments", "examples", "console", "cli"},
     {"__main__"},

@@ -211,7 +211,9 @@ def cut_out(frames: Iterable[np.ndarray], track: Track, crop: Crop, size: int, n
         TalkingheadError: there are fewer frames, or more.
     """
     points = Track(crop.points(track.landmarks, size), (size, size), track.fps, track.confidence)
-    return Clip(points, np.stack([crop.pixels(frame, size) for frame in frames]), name, valid=valid_pixels(crop, track, size))
+    return Clip(
+        points, np.stack([crop.pixels(frame, size) for frame in frames]), name, "", valid_pixels(crop, track, size), crop.convention
+    )
 
 
 def valid_pixels(crop: Crop, track: Track, size: int) -> np.ndarray | None:
@@ -229,7 +231,7 @@ def joined(clips: Sequence[Clip], name: str, fps: float = 0.0, person: str = "")
     valid = None
     if any(clip.valid is not None for clip in clips):
         valid = np.concatenate([np.ones(clip.frames.shape[:3], bool) if clip.valid is None else clip.valid for clip in clips])
-    return Clip(Track(landmarks, clips[0].track.size, fps, confidence), frames, name, person, valid)
+    return Clip(Track(landmarks, clips[0].track.size, fps, confidence), frames, name, person, valid, clips[0].convention)
 
 
 def select(frames: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.ndarray]:

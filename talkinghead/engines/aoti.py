@@ -47,7 +47,7 @@ def write_aoti(
     forms = None if there.type == "cpu" else FORMS[precision]  # the fastest ones of a GPU are not known here
     network = FrameNetwork(person, precision, input, output, forms).to(there)
     if not portable:
-        pack_(network.generator, network.size, batch, exportable=True)
+        pack_(network.generator, network.layer_size, batch, exportable=True)
     with quiet():
         program = exported(network, batch, decomposed=portable)
         try:
@@ -95,6 +95,6 @@ class AotiEngine(Engine):
             raise TalkingheadError(f"{path}: cannot be loaded ({str(error).splitlines()[0][:160]}); export it again") from error
 
     @torch.inference_mode()
-    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
-        arguments = [torch.from_numpy(each).to(self._device) for each in (given, styles) if each is not None]
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        arguments = [torch.from_numpy(array).to(self._device) for array in inputs.values()]
         return self._package(*arguments).cpu().numpy()

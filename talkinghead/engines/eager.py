@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint import Person
 from ..device import bfloat16_is_faster, has_bfloat16
 from ..landmarks.draw import landmark_image
-from ..networks import final_generator, pack_
+from ..networks import ReferenceViews, final_generator, pack_
 from .engine import Engine
 from .frame import DTYPES, finish
 from .manifest import PRECISIONS, Manifest
@@ -38,57 +38,59 @@ class EagerEngine(Engine):
 
     def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32", batch: int = 1) -> None:
         self.device = torch.device(device)
-        generator = person.generator
         # what it holds is the person it was given
         self.manifest = Manifest.of(person, "eager", choose_precision(self.device, precision), _MOST, weights="")
         self._dtype = DTYPES[self.manifest.precision]
+        generator = person.generator
         if generator.out.weight.device != self.device:
             generator = copy.deepcopy(generator).to(self.device)
-        self._generator = pack_(final_generator(generator, self.size, self._dtype).eval(), self.size, batch)
+        self._layer_size = self.manifest.layer_size
+        self._generator = pack_(final_generator(generator, self._layer_size, self._dtype).eval(), self._layer_size, batch)
         self._own = person.styles.detach().float().to(self.device)
-        self.styles = self._own.cpu().numpy() if person.feed_forward else None
         self._graphs: dict[int, _Graph] = {}
+        self.show(person)
 
     @torch.inference_mode()
-    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
-        points, rows = torch.from_numpy(given), None if styles is None else torch.from_numpy(styles)
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        count = len(arguments["points"])
         if self.device.type != "cuda":
-            return self._render(points, self._own.expand(len(points), -1) if rows is None else rows).numpy()
-        graph = self._graphs.get(len(points)) or self._capture(points, rows)
-        graph.points.copy_(points, non_blocking=True)
-        if rows is not None:
-            graph.styles.copy_(rows, non_blocking=True)
+            return self._render({"styles": self._own.expand(count, -1), **arguments}).numpy()
+        graph = self._graphs.get(count) or self._capture(arguments)
+        for name, argument in arguments.items():
+            graph.inputs[name].copy_(argument, non_blocking=True)
         graph.captured.replay()
-        return graph.made.cpu().numpy()
+        return graph.frames.cpu().numpy()
 
-    def _render(self, points: Tensor, styles: Tensor) -> Tensor:
-        drawn = landmark_image(points, self.size).to(self._dtype, memory_format=torch.channels_last)
-        return finish(self._generator(drawn, styles), "uint8")
+    def _render(self, inputs: dict[str, Tensor]) -> Tensor:
+        drawn = landmark_image(inputs["points"], self._layer_size).to(self._dtype, memory_format=torch.channels_last)
+        views = (ReferenceViews(*(inputs[name] for name in ReferenceViews._fields)),) if self.manifest.guided else ()
+        return finish(self._generator(drawn, inputs["styles"], *views), "uint8")
 
-    def _capture(self, points: Tensor, rows: Tensor | None) -> "_Graph":
-        given = points.to(self.device)
-        styles = self._own.expand(len(points), -1) if rows is None else rows.to(self.device)
+    def _capture(self, arguments: dict[str, Tensor]) -> "_Graph":
+        count = len(arguments["points"])
+        inputs = {name: argument.to(self.device) for name, argument in arguments.items()}
+        inputs.setdefault("styles", self._own.expand(count, -1))
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose their algorithms and take their memory before the capture
-                self._render(given, styles)
+                self._render(inputs)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=stream):
-            made = self._render(given, styles)
-        self._graphs[len(points)] = _Graph(graph, given, styles, made)
-        return self._graphs[len(points)]
+            frames = self._render(inputs)
+        self._graphs[count] = _Graph(graph, inputs, frames)
+        return self._graphs[count]
 
 
 @dataclass
 class _Graph:
-    """A captured run: it reads `points` and `styles` and writes `made`."""
+    """A captured run: it reads `inputs` and writes `frames`."""
 
     captured: torch.cuda.CUDAGraph
-    points: Tensor
-    styles: Tensor
-    made: Tensor
+    inputs: dict[str, Tensor]
+    frames: Tensor
 
 
 def choose_precision(device: torch.device, precision: str) -> str:

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import Person
 from ..clip import POINTS
 from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
+from ..networks.references import ReferenceViewer
 from .manifest import Manifest
 
 
@@ -18,10 +20,12 @@ class Engine(ABC):
     Attributes:
         manifest: what it holds.
         styles: float32 [1, S] that are used where `run` is given none; None where they are inside.
+        viewer: makes views of a person's references; None where the generator is not guided by any, or before a person was given.
     """
 
     manifest: Manifest
     styles: np.ndarray | None = None
+    viewer: ReferenceViewer | None = None
 
     advice = "export it again, or render with torch"
     """What to do when it fails to run."""
@@ -31,32 +35,38 @@ class Engine(ABC):
         """Height and width of its frames."""
         return self.manifest.size
 
+    def show(self, person: Person) -> None:
+        """Take what the engine needs of a person besides its own weights: styles where they are an input, and references."""
+        if self.manifest.styles == "input":
+            self.styles = person.styles.detach().float().cpu().numpy()
+        if person.references is not None:
+            self.viewer = ReferenceViewer(person.references)
+
     def run(self, given: np.ndarray | Tensor, styles: np.ndarray | Tensor | None = None) -> np.ndarray:
         """Landmarks, or landmark images, to frames.
 
         Args:
             given: float32 [B, 68, 2] as fractions of the person's crop; for an engine whose input is "image" they are drawn first. Such an
-                engine also takes landmark images float32 [B, 3, size, size] in [-1, 1].
+                engine also takes landmark images float32 [B, 3, size, size] in [-1, 1], unless references guide it.
             styles: float32 [S], [1, S] or [B, S] for an engine whose styles are an input: whose face each row shows. By default `styles`.
 
         Returns:
             uint8 [B, size, size, 3], RGB.
 
         Raises:
-            TalkingheadError: a shape is not as above, or the engine lacks or has no use for styles.
+            TalkingheadError: a shape is not as above, or the engine lacks references, or lacks or has no use for styles.
         """
         given = _array(given)
-        image = (3, self.size, self.size)
-        takes = self.manifest.input
+        layer_size = self.manifest.layer_size
+        image = (3, layer_size, layer_size)
+        takes = "points" if self.manifest.guided else self.manifest.input
         if given.shape[1:] != (POINTS, 2) and (takes == "points" or given.shape[1:] != image):
             wanted = f"landmarks [B, {POINTS}, 2]" + ("" if takes == "points" else f" or landmark images {['B', *image]}")
             raise TalkingheadError(f"engine: {wanted} were expected, got {list(given.shape)}")
         rows = self._rows(styles, len(given))
-        if takes == "image" and given.shape[1:] == (POINTS, 2):
-            given = landmark_image(torch.from_numpy(given), self.size).numpy()
         most = self.manifest.batch
         pieces = [
-            self._told(given[start : start + most], None if rows is None else rows[start : start + most])
+            self._run_reporting(self._inputs(given[start : start + most], None if rows is None else rows[start : start + most]))
             for start in range(0, len(given), most)
         ]
         made = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty((0, self.size, self.size, 3), np.uint8)
@@ -77,9 +87,23 @@ class Engine(ABC):
             )
         return np.array(np.broadcast_to(rows, (count, rows.shape[1])))
 
-    def _told(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+    def _inputs(self, given: np.ndarray, styles: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return the arguments of a run by name, in the order of the network's."""
+        inputs = {self.manifest.input: given}
+        if self.manifest.input == "image" and given.shape[1:] == (POINTS, 2):
+            inputs["image"] = landmark_image(torch.from_numpy(given), self.manifest.layer_size).numpy()
+        if styles is not None:
+            inputs["styles"] = styles
+        if self.manifest.guided:
+            if self.viewer is None:
+                raise TalkingheadError("engine: shows a person's pictures and has none; open it with the person, or call show(person)")
+            views = self.viewer(torch.from_numpy(given))
+            inputs |= {name: np.ascontiguousarray(view.numpy()) for name, view in views._asdict().items()}
+        return inputs
+
+    def _run_reporting(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         try:
-            return self._run(given, styles)
+            return self._run(inputs)
         except (TalkingheadError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # each runtime has a kind of its own for every complaint
@@ -87,8 +111,8 @@ class Engine(ABC):
             raise TalkingheadError(f"{self.manifest.format}: running failed ({reason}); {self.advice}") from error
 
     @abstractmethod
-    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
-        """Up to `manifest.batch` rows of what it takes, to what it gives: uint8 [B, size, size, 3] or float [B, 3, size, size]."""
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Up to `manifest.batch` rows of each input, to what it gives: uint8 [B, size, size, 3] or float [B, 3, size, size]."""
 
 
 def _array(given: np.ndarray | Tensor) -> np.ndarray:

@@ -204,7 +204,7 @@ def open_engine(path: str | os.PathLike[str], person: Person | None = None, devi
         belongs(manifest, person, path)
     engine = _OPEN[manifest.format](path, device)
     if person is not None:
-        engine.styles = person.styles.detach().cpu().numpy() if manifest.styles == "input" else None
+        engine.show(person)
         if manifest.format == "tensorrt" and not manifest.details.get("verified"):
             probe(engine, person)  # it was built where it could not run
     return engine

@@ -38,7 +38,8 @@ class Manifest:
         weights: `talkinghead.checkpoint.fingerprint` of what is inside.
         reference: [68][2], the person's face at rest in fractions of the crop, which a driver's motion is put on.
         talkinghead: version that wrote it.
-        details: of the format, such as "opset" or "target".
+        details: of the format, such as "opset" or "target"; of a reference-guided generator also "network_size", the side of landmark
+            images.
     """
 
     format: str
@@ -56,6 +57,16 @@ class Manifest:
     talkinghead: str
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def guided(self) -> bool:
+        """Whether views of the person's references (`ReferenceViews`) are inputs too."""
+        return "network_size" in self.details
+
+    @property
+    def layer_size(self) -> int:
+        """Height and width of landmark images."""
+        return int(self.details.get("network_size", self.size))
+
     @classmethod
     def of(
         cls,
@@ -70,10 +81,13 @@ class Manifest:
         details: dict[str, Any] | None = None,
     ) -> "Manifest":
         """Of a person, with the weights' fingerprint unless it is given."""
+        networks = person.config.networks
+        if networks.reference_guided:
+            details = {**(details or {}), "network_size": networks.layer_size}
         return cls(
             format=format,
             preset=person.config.preset,
-            size=person.config.networks.image_size,
+            size=networks.image_size,
             precision=precision,
             batch=batch,
             input=input,

@@ -34,7 +34,9 @@ _KEY = "talkinghead"
 def exported(network: FrameNetwork, batch: int, decomposed: bool = True) -> torch.export.ExportedProgram:
     """The network for 1 to `batch` frames at a time, in plain ATen if decomposed."""
     example = network.example(min(batch, 2))
-    shapes = tuple({0: torch.export.Dim("batch", min=1, max=batch)} for _ in example) if batch > 1 else None
+    rows = {0: torch.export.Dim("batch", min=1, max=max(batch, 2))}  # of one there is no range
+    others = ((rows,) * (len(example) - 1),) if len(example) > 1 else ()
+    shapes = (rows, *others) if batch > 1 else None
     with torch.no_grad():
         program = torch.export.export(network, example, dynamic_shapes=shapes)
         return program.run_decompositions(decompositions()) if decomposed else program
@@ -71,7 +73,7 @@ def write_onnx(
     for module in ("onnx", "onnxscript"):
         require(module, "onnx")
     network = FrameNetwork(person, precision, input, output, FORMS[precision])
-    opset, inputs = OPSETS[precision], [input, "styles"][: len(network.example(1))]
+    opset, inputs = OPSETS[precision], network.input_names()
     with quiet():
         program = exported(network, batch)
         made = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset, input_names=inputs, output_names=["frames"])
@@ -112,6 +114,5 @@ class OnnxEngine(Engine):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise TalkingheadError(f"{path}: {self.runtime} cannot run it ({reason}); export it in another precision") from error
 
-    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
-        named = {self.manifest.input: given}
-        return self._call(named if styles is None else {**named, "styles": styles})
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return self._call(inputs)

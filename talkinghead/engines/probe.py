@@ -12,6 +12,7 @@ import torch
 from ..checkpoint import Person, fingerprint
 from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
+from ..networks.references import ReferenceViewer
 from .engine import Engine, levels
 from .manifest import Manifest
 
@@ -41,6 +42,7 @@ def probe(engine: Engine, person: Person) -> float:
         TalkingheadError: the frames are further from torch's than the engine's precision explains.
     """
     points = probe_points(person.reference)
+    engine.show(person)
     styles = person.styles.detach().cpu().expand(len(points), -1).clone()
     given = None
     if engine.manifest.styles == "input":
@@ -51,7 +53,8 @@ def probe(engine: Engine, person: Person) -> float:
     with torch.no_grad():
         generator = person.generator
         at = generator.out.weight.device
-        wanted = generator(landmark_image(torch.from_numpy(points), engine.size).to(at), styles.to(at)).cpu()
+        views = () if person.references is None else (ReferenceViewer(person.references, at)(torch.from_numpy(points).to(at)),)
+        wanted = generator(landmark_image(torch.from_numpy(points), engine.manifest.layer_size).to(at), styles.to(at), *views).cpu()
     found = psnr(made, levels(wanted.numpy()))
     least = LEAST[engine.manifest.precision]
     if not found >= least:

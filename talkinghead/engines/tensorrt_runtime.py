@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from talkinghead_kernels.warp_by_landmarks import GRID
 from torch import Tensor
 
 from ..errors import TalkingheadError
@@ -107,24 +108,22 @@ class TensorRTEngine(Engine):
         kept = f"{self._trt.__name__}-{self._trt.__version__}-{self._card.target}-{hashlib.sha256(plan).hexdigest()[:16]}.kernels"
         self._kept = cache_folder() / "tensorrt" / kept
         size, most = self.size, self.manifest.batch
-        given = (most, 68, 2) if self.manifest.input == "points" else (most, 3, size, size)
         made = ((most, size, size, 3), torch.uint8) if self.manifest.output == "uint8" else ((most, 3, size, size), torch.float32)
-        self._memory = {self.manifest.input: self._card.pair(given, torch.float32), "frames": self._card.pair(*made)}
-        if self.manifest.styles == "input":
-            self._memory["styles"] = self._card.pair((most, self.manifest.style_length), torch.float32)
+        shapes = input_shapes(self.manifest)
+        self._memory = {name: self._card.pair((most, *shape), torch.float32) for name, shape in shapes.items()}
+        self._memory["frames"] = self._card.pair(*made)
         self._graphs: dict[int, tuple[Any, Callable[[], None]]] = {}
 
-    def _run(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         with self._card.current():
-            return self._frames(given, styles)
+            return self._frames(inputs)
 
-    def _frames(self, given: np.ndarray, styles: np.ndarray | None) -> np.ndarray:
-        count = len(given)
-        for name, rows in ((self.manifest.input, given), ("styles", styles)):
-            if rows is not None:
-                pinned, there = self._memory[name]
-                np.copyto(pinned[:count].numpy(), rows)
-                self._card.copy(pinned[:count], there[:count])
+    def _frames(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        count = len(inputs[self.manifest.input])
+        for name, rows in inputs.items():
+            pinned, there = self._memory[name]
+            np.copyto(pinned[:count].numpy(), rows)
+            self._card.copy(pinned[:count], there[:count])
         if count not in self._graphs:
             self._graphs[count] = self._capture(count)
         _, replay = self._graphs[count]
@@ -182,10 +181,22 @@ class TensorRTEngine(Engine):
             log.warning("%s: kernels will be compiled again the next time", error)
 
     def _check(self, path: Path) -> None:
-        wanted = {self.manifest.input, "frames"} | ({"styles"} if self.manifest.styles == "input" else set())
+        wanted = {*input_shapes(self.manifest), "frames"}
         found = {self._engine.get_tensor_name(each) for each in range(self._engine.num_io_tensors)}
         if found != wanted:
             raise TalkingheadError(f"{path}: takes and gives {sorted(found)}, its manifest says {sorted(wanted)}; export it again")
+
+
+def input_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one row of each input, by name."""
+    side = manifest.layer_size
+    shapes: dict[str, tuple[int, ...]] = {manifest.input: (68, 2) if manifest.input == "points" else (3, side, side)}
+    if manifest.styles == "input":
+        shapes["styles"] = (manifest.style_length,)
+    if manifest.guided:
+        size = manifest.size
+        shapes |= {"warped": (3, size, size), "plate": (4, size, size), "motion": (2, GRID, GRID)}
+    return shapes
 
 
 def checked(path: Path) -> Manifest:

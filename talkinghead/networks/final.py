@@ -23,7 +23,7 @@ def final_generator(
 
     Args:
         generator: on the device where the copy is to run; the fastest form of a folded layer depends on it.
-        size: height and width of its pictures.
+        size: height and width of what its layers see.
         dtype: of weights and maps: float32, bfloat16 or float16. Statistics, scales and shifts, styles and the picture stay float32.
         forms: what "upsample_conv" and "conv_downsample" are folded to, as `ops.fold` has it; by default the fastest on the device.
     """
@@ -52,14 +52,14 @@ def pack_(final: Generator, size: int, batch: int = 1, exportable: bool = False)
 
     Args:
         final: from `final_generator`.
-        size: height and width of its pictures.
+        size: height and width of what its layers see.
         batch: pictures at a time for which it is to be fast.
         exportable: leave weights that compilers ahead of time lay out themselves; the rest can be exported, copied and saved.
     """
     weight = final.out.weight
-    drawn = weight.new_zeros(batch, 3, size, size).to(memory_format=torch.channels_last)
+    inputs = weight.new_zeros(batch, final.inputs, size, size).to(memory_format=torch.channels_last)
     with _Convolutions() as found:
-        final(drawn, drawn.new_zeros(batch, final.style_length, dtype=torch.float32))
+        final.run_layers(inputs, inputs.new_zeros(batch, final.style_length, dtype=torch.float32))
     for layer in final.layers():
         if id(layer.weight) in found.calls:
             layer.weight = nn.Parameter(ops.pack(layer.weight, exportable=exportable, **found.calls[id(layer.weight)]), requires_grad=False)

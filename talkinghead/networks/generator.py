@@ -18,6 +18,9 @@ class Generator(Network):
         projection: False leaves P out, as in a fine-tuned person, whose styles are a parameter.
     """
 
+    inputs, outputs = 3, 3
+    """Channels that the layers take and give."""
+
     def __init__(self, config: NetworkConfig, projection: bool = True) -> None:
         super().__init__(config.spectral_generator, config.initialisation)
         self.down_attention_at, self.up_attention_at = config.down_attention, config.up_attention
@@ -25,13 +28,13 @@ class Generator(Network):
         down, up = config.down, config.up
         self.down = nn.ModuleList(
             ResidualBlock(i, o, "down", first=index == 0, norm=None if index == 0 else "instance")
-            for index, (i, o) in enumerate(zip((3, *down[:-1]), down, strict=True))
+            for index, (i, o) in enumerate(zip((self.inputs, *down[:-1]), down, strict=True))
         )
         self.down_attention = Attention(down[config.down_attention - 1])
         self.residual = nn.ModuleList(ResidualBlock(down[-1], down[-1], None, norm="adaptive") for _ in range(config.residual))
         self.up = nn.ModuleList(ResidualBlock(i, o, "up", norm="adaptive") for i, o in zip((down[-1], *up[:-1]), up, strict=True))
         self.up_attention = Attention(up[config.up_attention - 1])
-        self.out = Layer(up[-1], 3, 3)
+        self.out = Layer(up[-1], self.outputs, 3)
         self.norm_channels: list[int] = []
         for block in (*self.residual, *self.up):
             outputs, inputs = block.conv1.weight.shape[:2]
@@ -70,9 +73,13 @@ class Generator(Network):
         Returns:
             [B, 3, size, size] in [-1, 1], float32 in mixed precision too.
         """
+        return torch.tanh(self.run_layers(landmark_image, styles))
+
+    def run_layers(self, inputs: Tensor, styles: Tensor) -> Tensor:
+        """Run all layers: [B, inputs, size, size] and styles [B, S] to [B, outputs, size, size], float32 in mixed precision too."""
         weights = self.weights(layer for layer in self.layers() if layer is not self.projection)
         norms = iter(self._norms(styles))
-        x: Terms = (landmark_image, None)
+        x: Terms = (inputs, None)
         for index, block in enumerate(self.down):
             if index == self.down_attention_at:
                 x = self.down_attention(total(x), weights)
@@ -86,8 +93,8 @@ class Generator(Network):
         branch, skip = x
         assert skip is not None  # a block gives two terms
         normed, _ = ops.adain(branch, *next(norms), activation="relu", residual=skip)
-        picture = ops.conv2d(normed, *self.out.affine(weights), padding=1)
-        return torch.tanh(picture if picture.dtype == torch.float64 else picture.float())  # 256 levels need more than bfloat16 has
+        result = ops.conv2d(normed, *self.out.affine(weights), padding=1)
+        return result if result.dtype == torch.float64 else result.float()  # 256 levels need more than bfloat16 has
 
     def _norms(self, styles: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(scale, shift) [B, C] of each norm, as views of styles [B, S]."""

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..config import LossWeights
 from ..errors import TalkingheadError
-from ..losses import Activations, adversarial_loss, content_loss, discriminator_loss, feature_matching_loss
+from ..losses import Activations, adversarial_loss, content_loss, discriminator_loss, feature_matching_loss, pixel_loss
 from ..networks import Discriminator
+from ..networks.reference_guided import resize_area
 from ..perceptual import PerceptualNetwork
+from .details import crop_boxes
 
 
 def uses_discriminator(weights: LossWeights) -> bool:
@@ -47,6 +49,8 @@ def generator_gradient(
     real: Tensor,
     drawn: Tensor,
     wanted: Activations | None = None,
+    valid: Tensor | None = None,
+    details: tuple[Tensor, float] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Verdicts | None]:
     """The weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage") and their gradient at the frames.
 
@@ -56,20 +60,31 @@ def generator_gradient(
     Args:
         weights: of the terms; a term of weight 0 is not computed.
         networks: of the content loss.
-        discriminator, column, fake, real, drawn: as for `judge`.
-        wanted: the networks' activations of `real`, where they are known.
+        discriminator, column, fake, real, drawn: as for `judge`; frames may be larger than landmark images, and are judged at their size.
+        wanted: the networks' activations of `real` at that size, where they are known.
+        valid: [B, 1, S, S], 0 where the frames lie outside their source, which costs no loss; None where nothing does.
+        details: squares of the frames [B, 3] (`detail_boxes`) on which content and pixels count again, and their weight.
 
     Returns:
         the terms, the gradient of their sum [B, 3, size, size], and the verdicts; None where D takes no part.
     """
     shown = fake.detach().requires_grad_()
-    terms = {"content": weights.content * content_loss(networks, shown, real, wanted)}
+    counted = shown if valid is None else torch.lerp(real, shown, valid)
+    size = drawn.shape[-1]
+    small, small_real = resize_area(counted, size), resize_area(real, size)
+    terms = {"content": weights.content * content_loss(networks, small, small_real, wanted)}
     if weights.pixel:
-        terms["pixel"] = weights.pixel * F.l1_loss(shown, real)
-    gradient = _gradient(terms, shown)
+        terms["pixel"] = weights.pixel * pixel_loss(counted, real)
+    if details is not None:
+        boxes, weight = details
+        crops, real_crops = crop_boxes(counted, boxes), crop_boxes(real, boxes)
+        terms["details"] = weight * weights.content * content_loss(networks, crops, real_crops)
+        terms["details_pixel"] = weight * weights.pixel * F.l1_loss(crops, real_crops)
+    together = uses_discriminator(weights) and small is not shown
+    gradient = _gradient(terms, shown, keep=together)  # D looks at the pictures that were made from the frames above
     if not uses_discriminator(weights):
         return _detached(terms), gradient, None
-    of_real, of_fake = verdicts = judge(discriminator, column, shown, real, drawn)
+    of_real, of_fake = verdicts = judge(discriminator, column, small, small_real, drawn)
     played = {
         "adversarial": weights.adversarial * adversarial_loss(of_fake[0]),
         "feature_matching": weights.feature_matching * feature_matching_loss(of_fake[1], of_real[1], weights.relative_feature_matching),
@@ -158,7 +173,24 @@ def finite(figures: Mapping[str, Tensor], where: str, step: int) -> dict[str, fl
     return values
 
 
-@torch.no_grad()
-def update_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: float) -> None:
-    """average <- decay * average + (1 - decay) * current, in place."""
-    torch._foreach_lerp_(list(average), list(current), 1 - decay)
+class RunningAverage:
+    """A running average of weights without the lag of its start: after n steps each of them counts decay^(steps since), and the start not.
+
+    Args:
+        average: tensors that hold it; changed in place.
+        decay: of a step's weight with each step after it.
+        steps: taken before, in a run that is resumed.
+    """
+
+    def __init__(self, average: Sequence[Tensor], decay: float, steps: int = 0) -> None:
+        self._average, self._decay = list(average), decay
+        self._start_share = torch.full((), decay**steps, dtype=torch.float64, device=self._average[0].device)  # a tensor, for CUDA graphs
+
+    @torch.no_grad()
+    def update(self, current: Sequence[Tensor]) -> None:
+        """Take in the weights after a step."""
+        self._start_share.mul_(self._decay)
+        weight = ((1 - self._decay) / (1 - self._start_share)).to(self._average[0].dtype)
+        difference = torch._foreach_sub(list(current), self._average)
+        torch._foreach_mul_(difference, weight)
+        torch._foreach_add_(self._average, difference)

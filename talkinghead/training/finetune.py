@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import Model, Person
@@ -21,9 +20,10 @@ from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..landmarks.retarget import neutral_face
 from ..losses import Activations, activations
-from ..networks import Generator
+from ..networks import Generator, References, resize_area
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import (
+    RunningAverage,
     backward,
     discriminator_backward,
     finite,
@@ -31,13 +31,12 @@ from .adversarial import (
     judge,
     mixed_precision,
     take_step,
-    update_average,
     uses_discriminator,
 )
 from .graphs import GraphedSteps
+from .pictures import MOST_PICTURES, Guide, guide_pictures, inputs, stored_references
 from .state import adam
 
-MOST_PICTURES = 32
 _CHECK_EVERY = 10  # steps
 
 
@@ -63,9 +62,9 @@ def embed(model: Model, clip: Clip) -> Tensor:
     Raises:
         TalkingheadError: no frames, or frames that are not square.
     """
-    images, drawn, _ = inputs(model, clip)
+    pictures = inputs(model, clip)
     with torch.no_grad():
-        return model.embedder(images, drawn).mean(0, keepdim=True)
+        return model.embedder(pictures.small, pictures.drawn).mean(0, keepdim=True)
 
 
 def finetune(
@@ -131,6 +130,11 @@ def finetune_stages(
     """
     if len(clip) > MOST_PICTURES:
         raise TalkingheadError(f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most {MOST_PICTURES}; leave some out")
+    if clip.convention not in (0, model.config.crop):
+        raise TalkingheadError(
+            f"{clip.name}: was cropped by convention {clip.convention}, the model learned from convention {model.config.crop}; "
+            f"read it with convention={model.config.crop}"
+        )
     config = model.config.finetune
     if any(steps < 0 for steps in stages):
         raise TalkingheadError(f"steps {min(stages)}: must be 0 or more")
@@ -141,22 +145,24 @@ def finetune_stages(
             "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
             "is; use it feed-forward with steps 0, or a model trained with --variant ft"
         )
-    images, drawn, points = inputs(model, clip)
+    pictures = inputs(model, clip)
     learner = PersonLearner(model, embed(model, clip), config, adversarial)
-    reference = neutral_face(points.cpu().numpy(), clip.track.confidence).points.astype(np.float32)
+    references = stored_references(pictures) if model.config.networks.reference_guided else None
+    reference = neutral_face(pictures.points.cpu().numpy(), clip.track.confidence).points.astype(np.float32)
     if any(stages) and perceptual is None:
         perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
     random = np.random.default_rng(seed)
     networks = perceptual or ()
-    step_of = GraphedSteps(learner, networks, model.device) if model.device.type == "cuda" else partial(learner.step, networks)
-    targets = learner.targets(networks, images) if any(stages) and not config.jitter else []
+    graphed = model.device.type == "cuda" and references is None
+    step_of = GraphedSteps(learner, networks, model.device) if graphed else partial(learner.step, networks)
+    targets = learner.targets(networks, pictures.small) if any(stages) and not config.jitter else []
     order: list[int] = []
     done = 0
 
     def person(steps: int) -> Person:
         provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
         provenance |= {"precision": learner.precision} if steps else {}
-        return learner.person(model, reference, feed_forward=steps == 0, provenance=provenance)
+        return learner.person(model, reference, references, feed_forward=steps == 0, provenance=provenance)
 
     def check(figures: dict[str, Tensor], step: int) -> dict[str, float]:
         try:
@@ -173,10 +179,11 @@ def finetune_stages(
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
                 if config.jitter:
-                    figures = step_of(*jittered(images[chosen], points[chosen], config.jitter, random))
+                    figures = step_of(*jittered(pictures.images[chosen], pictures.points[chosen], config.jitter, random))
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]
-                    figures = step_of(images[chosen], drawn[chosen], wanted)
+                    guide = () if references is None else (guide_pictures(pictures, chosen, config, random),)
+                    figures = step_of(pictures.images[chosen], pictures.drawn[chosen], wanted, *guide)
                 looked = step == done or (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps  # in between a GPU waits for nobody
                 if looked:
                     values = check(figures, step + 1)
@@ -216,6 +223,7 @@ class PersonLearner(nn.Module):
             self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         self.average_styles = self.styles.detach().clone()
+        self._running = RunningAverage(self._averages(), config.average)
         self._good, self._good_step = [average.clone() for average in self._averages()], 0
         rate = config.generator.learning_rate
         groups: list[dict[str, Any]] = [
@@ -233,24 +241,44 @@ class PersonLearner(nn.Module):
         return [[torch.cat(parts) for parts in zip(*layers, strict=True)] for layers in zip(*batches, strict=True)]
 
     def step(
-        self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None = None
+        self,
+        networks: Sequence[PerceptualNetwork],
+        real: Tensor,
+        drawn: Tensor,
+        wanted: Activations | None = None,
+        guide: Guide | None = None,
     ) -> dict[str, Tensor]:
         """One step of G and psi', then those of D and w'.
 
         Args:
             networks: of the content loss.
-            real, drawn: frames and landmark images [B, 3, size, size].
+            real, drawn: frames [B, 3, S, S] and landmark images [B, 3, size, size].
             wanted: rows of `targets`, where the frames are not changed from step to step.
+            guide: what a reference-guided G is shown besides.
         """
         with mixed_precision(real.device, self.precision):
-            return self._step(networks, real, drawn, wanted)
+            return self._step(networks, real, drawn, wanted, guide)
 
-    def _step(self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None) -> dict[str, Tensor]:
+    def _step(
+        self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None, guide: Guide | None
+    ) -> dict[str, Tensor]:
         config, styles = self.config, self.styles.expand(len(real), -1)
         self.generator.power_iteration_()
         self.discriminator.power_iteration_()
-        fake = self.generator(drawn, styles)
-        figures, gradient, verdicts = generator_gradient(self.weights, networks, self.discriminator, self.column, fake, real, drawn, wanted)
+        more = () if guide is None else (guide.views, guide.own_alone)
+        fake = self.generator(drawn, styles, *more)
+        figures, gradient, verdicts = generator_gradient(
+            self.weights,
+            networks,
+            self.discriminator,
+            self.column,
+            fake,
+            real,
+            drawn,
+            wanted,
+            valid=guide.valid if guide else None,
+            details=(guide.boxes, config.details) if guide and config.details else None,
+        )
         if verdicts:
             figures |= discriminator_backward(self.discriminator_optimiser, verdicts)
             del verdicts  # and with them the maps of D
@@ -261,8 +289,9 @@ class PersonLearner(nn.Module):
             if number:
                 self.discriminator.power_iteration_()
                 with torch.no_grad():
-                    shown = self.generator(drawn, styles)
-                again = judge(self.discriminator, self.column, shown, real, drawn)
+                    shown = self.generator(drawn, styles, *more)
+                size = drawn.shape[-1]
+                again = judge(self.discriminator, self.column, resize_area(shown, size), resize_area(real, size), drawn)
                 figures |= discriminator_backward(self.discriminator_optimiser, again)
             take_step(self.discriminator_optimiser, config.clip)
         return figures
@@ -282,10 +311,12 @@ class PersonLearner(nn.Module):
         return [*self.average_generator.parameters(), self.average_styles]
 
     def _update_averages(self) -> None:
-        update_average(self._averages(), [*self.generator.parameters(), self.styles], self.config.average)
+        self._running.update([*self.generator.parameters(), self.styles])
         self.average_generator.power_iteration_()
 
-    def person(self, model: Model, reference: np.ndarray, feed_forward: bool, provenance: dict[str, object]) -> Person:
+    def person(
+        self, model: Model, reference: np.ndarray, references: References | None, feed_forward: bool, provenance: dict[str, object]
+    ) -> Person:
         """The result, detached from this learner."""
         return Person(
             config=model.config,
@@ -297,6 +328,7 @@ class PersonLearner(nn.Module):
             discriminator=self.discriminator,
             column=self.column.detach(),
             provenance=provenance,
+            references=references,
         )
 
 
@@ -315,18 +347,3 @@ def _without_projection(model: Model) -> Generator:
 
 def _without_discriminator(weights: LossWeights) -> LossWeights:
     return replace(weights, adversarial=0.0, feature_matching=0.0)
-
-
-def inputs(model: Model, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames and landmark images [N, 3, size, size] in [-1, 1] at the model's size, and landmarks [N, 68, 2] as fractions."""
-    height, width = clip.track.size
-    if len(clip) == 0:
-        raise TalkingheadError(f"{clip.name}: there is no picture in it; give 1 to {MOST_PICTURES}")
-    if height != width:
-        raise TalkingheadError(f"{clip.name}: frames of {height}x{width} are not square; read_clip crops them around the face")
-    size = model.config.networks.image_size
-    images = torch.from_numpy(clip.frames).to(model.device).permute(0, 3, 1, 2).float()
-    if height != size:
-        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    points = torch.from_numpy(clip.track.landmarks / height).to(model.device)
-    return images / 127.5 - 1, landmark_image(points, size), points

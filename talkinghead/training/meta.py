@@ -20,8 +20,11 @@ from ..errors import TalkingheadError
 from ..interrupt import stop_flag
 from ..landmarks.draw import landmark_image
 from ..losses import matching_loss
+from ..networks.reference_guided import ReferenceGuidedGenerator, ReferenceViews, resize_area
+from ..networks.references import view_episodes
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import (
+    RunningAverage,
     backward,
     discriminator_backward,
     finite,
@@ -29,9 +32,9 @@ from .adversarial import (
     judge,
     mixed_precision,
     take_step,
-    update_average,
     uses_discriminator,
 )
+from .details import detail_boxes
 from .journal import Journal
 from .rate import count_operations, peak_rate
 from .start import fill_columns, take_weights
@@ -51,11 +54,13 @@ class Columns(nn.Module):
 
 @dataclass(frozen=True)
 class _Played:
-    """What is needed again of a part of a step: its episodes, landmark images, styles, share of the step, figures and pictures to show."""
+    """What is needed again of a part of a step: its episodes, landmark images, styles, what guides G besides, share of the step, figures
+    and pictures to show."""
 
     episodes: Episodes
     target: Tensor
     styles: Tensor
+    guide: "tuple[ReferenceViews, Tensor] | tuple[()]"
     share: float
     figures: dict[str, Tensor]
     rows: list[Tensor]
@@ -81,6 +86,7 @@ class MetaLearner:
         self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         meta = self.config.meta
+        self.set_steps(0)
         self.precision = training_precision(model.device, meta.precision)
         groups = [{"params": list(network.parameters())} for network in (self.embedder, self.generator)]
         self.generator_optimiser = adam(groups, meta.generator)
@@ -104,6 +110,12 @@ class MetaLearner:
         """The two optimisers, by name."""
         return {"generator_optimiser": self.generator_optimiser, "discriminator_optimiser": self.discriminator_optimiser}
 
+    def set_steps(self, steps: int) -> None:
+        """Say how many steps the run has taken."""
+        self._steps = steps
+        averages = [*self.average_embedder.parameters(), *self.average_generator.parameters()]
+        self._averages = RunningAverage(averages, self.config.meta.average, steps)
+
     def step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
         """One step of E and G, then the steps of D.
 
@@ -115,6 +127,8 @@ class MetaLearner:
 
     def _step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
         meta = self.config.meta
+        self._random = torch.Generator().manual_seed(self._steps)
+        self._steps += 1
         for network in (self.embedder, self.generator, self.discriminator):
             network.power_iteration_()
         parts = [self._play(part, len(part.columns) / len(episodes.columns)) for part in episodes.split(self.accumulate)]
@@ -130,17 +144,27 @@ class MetaLearner:
         return {name: torch.stack([each[name] for each in figures]).mean() for name in figures[0]}, sheet
 
     def _play(self, episodes: Episodes, share: float) -> "_Played":
-        """The gradients of E, G and D on episodes that are this share of a step's."""
-        meta = self.config.meta
+        """Add the gradients of some episodes to E, G and D."""
+        meta, networks = self.config.meta, self.config.networks
         batch, count = episodes.frames.shape[:2]
-        size = episodes.frames.shape[-1]
-        drawn = landmark_image(episodes.points.flatten(0, 1), size).unflatten(0, (batch, count))
+        small = resize_area(episodes.frames.flatten(0, 1), networks.layer_size).unflatten(0, (batch, count))
+        drawn = landmark_image(episodes.points.flatten(0, 1), networks.layer_size).unflatten(0, (batch, count))
         real, target = episodes.frames[:, 0], drawn[:, 0]
-        embeddings = self.embedder(episodes.frames[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, (batch, count - 1))
+        embeddings = self.embedder(small[:, 1:].flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, (batch, count - 1))
         styles = self.generator.project(embeddings.mean(1))
-        fake = self.generator(target, styles)
+        guide = self._guide(episodes)
+        fake = self.generator(target, styles, *guide)
+        details = (detail_boxes(episodes.points[:, 0], self._chance(batch, 3)), meta.details) if meta.details else None
         figures, gradient, verdicts = generator_gradient(
-            meta.losses, self.networks, self.discriminator, self._column(episodes), fake, real, target
+            meta.losses,
+            self.networks,
+            self.discriminator,
+            self._column(episodes),
+            fake,
+            real,
+            target,
+            valid=episodes.valid,
+            details=details,
         )
         if verdicts:
             figures |= discriminator_backward(self.discriminator_optimiser, verdicts, share)
@@ -151,13 +175,32 @@ class MetaLearner:
             figures["matching"] = matching.detach()
             outputs, gradients = [fake, matching], [*gradients, torch.full_like(matching, share)]
         backward(self.generator_optimiser, outputs, gradients)
-        return _Played(episodes, target, styles.detach(), share, figures, [episodes.frames[:, 1], target, fake.detach().float(), real])
+        rows = [small[:, 1], target, resize_area(fake.detach().float(), networks.layer_size), small[:, 0]]
+        return _Played(episodes, target, styles.detach(), guide, share, figures, rows)
+
+    def _guide(self, episodes: Episodes) -> "tuple[ReferenceViews, Tensor] | tuple[()]":
+        """Return what a reference-guided G is shown besides: the other frames, in half of the steps only the first, and who sees none."""
+        if not isinstance(self.generator, ReferenceGuidedGenerator):
+            return ()
+        frames, points = episodes.frames, episodes.points
+        count = 2 if self._chance(1) < 0.5 else frames.shape[1]
+        with torch.no_grad():
+            views = view_episodes(frames[:, 1:count], points[:, 1:count], points[:, 0])
+        return views, self._chance(len(frames)) < self.config.meta.own_picture
+
+    def _chance(self, *shape: int) -> Tensor:
+        """Return numbers of 0..1 that depend on the step alone, so that a resumed run draws the same."""
+        return torch.rand(shape, generator=self._random).to(self.columns.weight.device)
 
     def _play_again(self, played: "_Played") -> dict[str, Tensor]:
         """D's gradient once more, on what G makes of the same styles now."""
+        real = played.episodes.frames[:, 0]
+        size = played.target.shape[-1]
         with torch.no_grad():
-            shown = self.generator(played.target, played.styles)
-        verdicts = judge(self.discriminator, self._column(played.episodes), shown, played.episodes.frames[:, 0], played.target)
+            shown = self.generator(played.target, played.styles, *played.guide)
+        verdicts = judge(
+            self.discriminator, self._column(played.episodes), resize_area(shown, size), resize_area(real, size), played.target
+        )
         return discriminator_backward(self.discriminator_optimiser, verdicts, played.share)
 
     def _column(self, episodes: Episodes) -> Tensor:
@@ -168,10 +211,9 @@ class MetaLearner:
         return Model(self.config, self.average_embedder, self.average_generator, self.discriminator, provenance)
 
     def _update_averages(self) -> None:
-        pairs = (self.average_embedder, self.embedder), (self.average_generator, self.generator)
-        for average, current in pairs:
-            update_average(list(average.parameters()), list(current.parameters()), self.config.meta.average)
-            average.power_iteration_()
+        self._averages.update([*self.embedder.parameters(), *self.generator.parameters()])
+        self.average_embedder.power_iteration_()
+        self.average_generator.power_iteration_()
 
 
 def train(
@@ -213,7 +255,7 @@ def train(
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
     config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
     meta = config.meta
-    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out)
+    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out, meta.far_targets)
     networks = [network.to(place) for network in open_perceptual(config.perceptual, perceptual_files)]
     model = random_model(preset, seed)
     model.config = config
@@ -239,9 +281,10 @@ def train(
         if differing:
             raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
         step, seconds = header["step"], header["seconds"]
+        learner.set_steps(step)
         learner.precision = header.get("precision", meta.precision)  # whatever is faster here now, a run goes on as it began
     elif parent is not None:
-        fill_columns(learner.columns.weight, learner.embedder, source)
+        fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
 
     def save() -> None:
         save_state(

@@ -16,8 +16,11 @@ from ..checkpoint import Model, Person
 from ..clip import Clip
 from ..errors import TalkingheadError
 from ..losses import Activations, activations, content_loss
+from ..networks import ReferenceViews, resize_area
+from ..networks.references import ReferenceViewer
 from ..perceptual import PerceptualNetwork, open_perceptual
-from .finetune import finetune_stages, inputs, jittered
+from .finetune import finetune_stages, jittered
+from .pictures import guide_pictures, inputs, stored_references
 
 LEAST_TO_HOLD_OUT = 4
 LOOK_EVERY, PATIENCE = 20, 60  # steps
@@ -73,12 +76,10 @@ def finetune_until_settled(
     assert best is not None  # there is a stage
     by = "views of the pictures" if watched is None else "a picture held out"
     told = {"by": by, "distance": {str(step): round(value, 4) for step, value in distances.items()}}
+    if best.references is not None:
+        best.references = stored_references(inputs(model, clip))  # what was held out shows the person as well as the others do
     best.provenance = {**best.provenance, "pictures": len(clip), "stopped": told}
     return best
-
-
-def _copied(person: Person) -> Person:
-    return replace(person, generator=copy.deepcopy(person.generator), styles=person.styles.clone())
 
 
 def split(clip: Clip) -> tuple[Clip, Clip | None]:
@@ -105,15 +106,26 @@ class Watch:
 
     def __init__(self, model: Model, clip: Clip, networks: Sequence[PerceptualNetwork], views: bool, seed: int) -> None:
         self._networks = networks
-        self._real, self._drawn, points = inputs(model, clip)
-        if views:
-            random = np.random.default_rng((seed, 1))
-            chosen = [index % len(clip) for index in range(_VIEWS)]
-            self._real, self._drawn = jittered(self._real[chosen], points[chosen], _MOVED, random)
+        pictures = inputs(model, clip)
+        self._real, self._drawn, self._points = pictures.small, pictures.drawn, pictures.points
+        self._guide: ReferenceViews | None = None
+        random = np.random.default_rng((seed, 1))
+        chosen = [index % len(clip) for index in range(_VIEWS)]
+        if views and model.config.networks.reference_guided:
+            # a picture bent is what the generator is shown: the pictures themselves are the truth, seen by way of bent ones
+            moved = replace(model.config.finetune, head_jitter=_MOVED)
+            self._guide = guide_pictures(pictures, chosen, moved, random).views
+            self._real, self._drawn = self._real[chosen], self._drawn[chosen]
+        elif views:
+            self._real, self._drawn = jittered(self._real[chosen], self._points[chosen], _MOVED, random)
         self._wanted: Activations = activations(networks, self._real)
 
     @torch.no_grad()
     def distance(self, person: Person) -> float:
         """Their mean distance, as the content loss has it."""
-        made: Tensor = person.generator(self._drawn, person.styles.expand(len(self._drawn), -1))
-        return float(content_loss(self._networks, made, self._real, self._wanted))
+        views: tuple[ReferenceViews, ...] = ()
+        if person.references is not None:
+            views = (self._guide or ReferenceViewer(person.references, self._points.device)(self._points),)
+        frames: Tensor = person.generator(self._drawn, person.styles.expand(len(self._drawn), -1), *views)
+        small = resize_area(frames, self._drawn.shape[-1])
+        return float(content_loss(self._networks, small, self._real, self._wanted))

@@ -14,6 +14,7 @@ from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine, choose_precision
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import Generator, final, final_generator, pack_
+from talkinghead.networks.references import ReferenceViewer
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +82,11 @@ def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("name", shipped_models())
 def test_frames_of_a_real_clip_are_those_of_the_plain_generator(name, carphone_clip):
     person = finetune(load_model(name), carphone_clip[:8], steps=0)
-    size, points = person.config.networks.image_size, carphone_clip.track.landmarks[::10] / 64
+    size, points = person.config.networks.layer_size, carphone_clip.track.landmarks[::10] / 64
     with torch.no_grad():
         drawn = landmark_image(torch.from_numpy(points), size)
-        plain = person.generator(drawn, person.styles.expand(len(points), -1))
+        views = () if person.references is None else (ReferenceViewer(person.references)(torch.from_numpy(points)),)
+        plain = person.generator(drawn, person.styles.expand(len(points), -1), *views)
     wanted = ((plain + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(EagerEngine(person).run(points) - wanted).max() <= 1  # 1e-4 may take a value over the edge between two levels
     frames = EagerEngine(person, precision="bf16").run(points)
@@ -92,7 +94,7 @@ def test_frames_of_a_real_clip_are_those_of_the_plain_generator(name, carphone_c
     assert psnr(frames, wanted) > 40
     half = final_generator(person.generator, size, torch.float16)
     with torch.inference_mode():
-        picture = half(drawn.half(), person.styles.expand(len(points), -1))
+        picture = half(drawn.half(), person.styles.expand(len(points), -1), *views)
     assert picture.dtype == torch.float32
     assert psnr(((picture + 1) * 127.5).round().permute(0, 2, 3, 1).numpy(), wanted) > 40
 

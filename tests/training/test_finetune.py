@@ -6,14 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from talkinghead.checkpoint import random_model
+from conftest import face_points
+from talkinghead.checkpoint import load_person, random_model, save_model, save_person
 from talkinghead.clip import Clip, Track
 from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import landmark_image
+from talkinghead.networks import ReferenceGuidedGenerator, References
+from talkinghead.networks.references import ReferenceViewer
 from talkinghead.perceptual import PerceptualNetwork
 from talkinghead.training.finetune import PersonLearner, embed, finetune, finetune_stages
+from talkinghead.training.pictures import guide_pictures
+from talkinghead.training.pictures import inputs as inputs_of
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "spectral"])
@@ -182,3 +187,115 @@ def test_targets_that_do_not_change_are_looked_at_once(carphone_clip, pictures, 
     monkeypatch.setattr(PersonLearner, "step", lambda self, networks, real, drawn, wanted: step(self, networks, real, drawn))
     again = finetune(model, carphone_clip[:pictures], steps=4, perceptual=[network])
     assert network.seen > 2 * pictures and torch.equal(once.generator.out.weight, again.generator.out.weight)
+
+
+def test_guided_zero_steps_are_the_models_generator(guided_model, guided_clip):
+    """G'(y) of the person is G(y, P e) of the model, shown the same references."""
+    person = finetune(guided_model, guided_clip, steps=0)
+    learner = PersonLearner(guided_model, embed(guided_model, guided_clip), guided_model.config.finetune, adversarial=True)
+    target = torch.from_numpy(face_points((0, 0), (0.04, -0.02), (-0.03, 0.03)))
+    drawn, views = landmark_image(target, 32), ReferenceViewer(person.references)(target)
+    assert person.feed_forward and len(person.references) == 4
+    with torch.no_grad():
+        small = F.avg_pool2d(torch.from_numpy(guided_clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1, 2)
+        points = torch.from_numpy(guided_clip.track.landmarks / 64)
+        embedding = guided_model.embedder(small, landmark_image(points, 32)).mean(0, keepdim=True)
+        torch.testing.assert_close(embed(guided_model, guided_clip), embedding)
+        expected = guided_model.generator(drawn, guided_model.generator.project(embedding).expand(3, -1), views)
+        for generator, styles in (
+            (person.generator, person.styles),
+            (learner.generator, learner.styles),
+            (learner.average_generator, learner.average_styles),
+        ):
+            torch.testing.assert_close(generator(drawn, styles.expand(3, -1), views), expected, atol=1e-5, rtol=0)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_guided_two_steps_move_every_weight(guided_model, guided_clip, pictures):
+    clip = guided_clip[:pictures]
+    before = copy.deepcopy(guided_model.generator.state_dict())
+    seen = []
+    person = finetune(guided_model, clip, steps=2, perceptual=[Halves()], progress=lambda *told: seen.append(told))
+    own = person.generator.state_dict()
+    still = [name for name in own if torch.equal(own[name], before[name])]
+    assert still == [] and not person.feed_forward and len(person.references) == pictures
+    assert [told[:2] for told in seen] == [(1, 2), (2, 2)]
+    assert {"content", "pixel", "details", "details_pixel", "adversarial", "feature_matching", "discriminator"} <= set(seen[0][2])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in guided_model.generator.state_dict().items())  # the model is left alone
+    frames = EagerEngine(person).run(face_points((0.02, 0), (0.05, 0.05)))
+    assert frames.shape == (2, 64, 64, 3) and frames.std() > 20
+
+
+def test_guided_references_are_those_of_the_file(guided_model, guided_clip, tmp_path):
+    model = copy.copy(guided_model)
+    save_model(model, tmp_path / "model")
+    for steps in (0, 1):
+        person = finetune(model, guided_clip, steps=steps, adversarial=False, perceptual=[])
+        save_person(person, tmp_path / "person")
+        again = load_person(tmp_path / "person", model).references
+        assert np.array_equal(again.pictures, person.references.pictures) and again.jpegs == person.references.jpegs
+        assert np.array_equal(again.landmarks, guided_clip.track.landmarks / 64)
+        assert np.array_equal(again.pictures, References.stored(guided_clip.frames, again.landmarks).pictures)
+
+
+def test_guided_fine_tuning_brings_pictures_nearer(guided_model, guided_clip):
+    """Of pictures seen by way of the others, as `guide_pictures` has it."""
+    pictures = inputs_of(guided_model, guided_clip)
+    config = dataclasses.replace(guided_model.config.finetune, own_picture=0.0)
+    guide = guide_pictures(pictures, [0, 1, 2, 3], config, np.random.default_rng(9))
+
+    def error(steps):
+        person = finetune(guided_model, guided_clip, steps=steps, adversarial=False, perceptual=[])
+        with torch.no_grad():
+            made = person.generator(pictures.drawn, person.styles.expand(4, -1), guide.views)
+        return (made - pictures.images).abs().mean()
+
+    assert error(40) < 0.7 * error(0)
+
+
+def test_guided_stages_are_what_each_alone_gives(guided_model, guided_clip):
+    made = [
+        (p.generator.out.weight.clone(), p.styles.clone()) for p in finetune_stages(guided_model, guided_clip, [0, 1, 3], perceptual=[])
+    ]
+    for steps, (weight, styles) in zip([1, 3], made[1:], strict=True):
+        alone = finetune(guided_model, guided_clip, steps=steps, perceptual=[])
+        assert torch.equal(alone.generator.out.weight, weight) and torch.equal(alone.styles, styles)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_guided_own_picture_stands_alone_as_told(guided_model, guided_clip, share, monkeypatch):
+    config = dataclasses.replace(guided_model.config.finetune, own_picture=share, discriminator_steps=2)
+    model = dataclasses.replace(guided_model, config=dataclasses.replace(guided_model.config, finetune=config))
+    seen = []
+    real = ReferenceGuidedGenerator.forward
+
+    def look(self, drawn, styles, views, own_alone):
+        seen.append(own_alone)
+        return real(self, drawn, styles, views, own_alone)
+
+    monkeypatch.setattr(ReferenceGuidedGenerator, "forward", look)
+    finetune(model, guided_clip, steps=1, perceptual=[])
+    assert [each.tolist() for each in seen] == [[share == 1.0] * 4] * 2  # for G, and for the second step of D
+
+
+def test_pixels_beyond_the_source_do_not_teach(guided_model, guided_clip):
+    """What lies there may be anything: the first step's gradient at the person's weights does not see it."""
+    valid = np.ones((4, 64, 64), dtype=bool)
+    valid[:, :, :16] = False
+    noisy = guided_clip.frames.copy()
+    noisy[:, :, :16] = np.random.default_rng(0).integers(0, 256, noisy[:, :, :16].shape)
+    config = dataclasses.replace(guided_model.config.finetune, own_picture=1.0, details=0.0)
+    config = dataclasses.replace(guided_model.config, finetune=config)
+    model = dataclasses.replace(guided_model, config=config)
+    pixels = []
+    for frames in (guided_clip.frames, noisy):
+        for mask in (valid, None):
+            clip = dataclasses.replace(guided_clip, frames=frames, valid=mask)
+            guide = guide_pictures(inputs_of(model, clip), [0, 1, 2, 3], config.finetune, np.random.default_rng(0))
+            learner = PersonLearner(model, embed(model, guided_clip), config.finetune, adversarial=False)
+            pictures = inputs_of(model, clip)
+            views = guide_pictures(inputs_of(model, guided_clip), [0, 1, 2, 3], config.finetune, np.random.default_rng(0)).views
+            guide = dataclasses.replace(guide, views=views)
+            pixels.append(learner.step([], pictures.images, pictures.drawn, guide=guide)["pixel"])
+    assert pixels[0] == pixels[2] and pixels[1] != pixels[3] and pixels[0] < pixels[1]

@@ -9,11 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import face_clip, face_points, guided_config
+from talkinghead import config as configuration
 from talkinghead.checkpoint import load_model, random_model
 from talkinghead.config import preset
-from talkinghead.data.episodes import EpisodeSource
+from talkinghead.data.episodes import Episodes, EpisodeSource
 from talkinghead.errors import TalkingheadError
 from talkinghead.losses import matching_loss
+from talkinghead.networks import ReferenceGuidedGenerator
+from talkinghead.networks.references import view_episodes
 from talkinghead.training import meta
 from talkinghead.training.meta import MetaLearner, train
 
@@ -101,9 +105,11 @@ def test_every_network_learns_and_only_as_the_paper_says(face_shards):
     }
     assert set(figures) == wanted
     assert [tuple(row.shape) for row in rows] == [(2, 3, 64, 64)] * 4
-    decay = preset("tiny").meta.average
-    key = "out.weight"
-    expected = decay * before["generator"][key] + (1 - decay) * learner.generator.state_dict()[key]
+    decay, key = preset("tiny").meta.average, "out.weight"
+    first = learner.generator.state_dict()[key].clone()
+    torch.testing.assert_close(learner.average_generator.state_dict()[key], first)  # the start counts nothing
+    learner.step(source.draw(1))
+    expected = (decay * first + learner.generator.state_dict()[key]) / (1 + decay)
     torch.testing.assert_close(learner.average_generator.state_dict()[key], expected, atol=1e-7, rtol=1e-4)
 
 
@@ -168,3 +174,103 @@ def test_figures_and_pictures_reach_tensorboard(face_shards, tmp_path, monkeypat
     events.Reload()
     assert {"score_gap", "live_units", "content", "episodes_per_second"} <= set(events.Tags()["scalars"])
     assert len(events.Tags()["images"]) == 1
+
+
+def episode(people=2):
+    """One fixed batch: of each drawn person a target and two others, float32 [people, 3, 3, 64, 64]."""
+    clips = [face_clip(face_points((0, 0), (0.05, 0.02), (-0.04, 0.03)), seed=number) for number in range(people)]
+    frames = torch.stack([torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1 for clip in clips])
+    points = torch.stack([torch.from_numpy(clip.track.landmarks / 64) for clip in clips])
+    return Episodes(frames, points, torch.arange(people))
+
+
+def guided_learner(seed=0, **changes):
+    config = guided_config()
+    model = random_model(dataclasses.replace(config, meta=dataclasses.replace(config.meta, **changes)), seed)
+    torch.manual_seed(seed)
+    return MetaLearner(model, 2, [])
+
+
+def test_guided_steps_make_the_loss_smaller():
+    learner, episodes = guided_learner(), episode()
+    seen = [learner.step(episodes) for _ in range(12)]
+    pixel = [float(figures["pixel"]) for figures, _ in seen]
+    assert sum(pixel[-3:]) < 0.8 * sum(pixel[:3])
+    figures, rows = seen[0]
+    assert {"content", "pixel", "details", "details_pixel", "adversarial", "feature_matching", "matching"} <= set(figures)
+    assert [tuple(row.shape) for row in rows] == [(2, 3, 32, 32)] * 4
+
+
+def test_guided_steps_move_every_network_and_output():
+    learner = guided_learner()
+    before = {name: {key: t.clone() for key, t in module.state_dict().items()} for name, module in learner.modules.items()}
+    for _ in range(2):
+        learner.step(episode())
+    for name, module in learner.modules.items():
+        assert any(not torch.equal(t, before[name][key]) for key, t in module.state_dict().items()), name
+    rows = (learner.generator.out.weight - before["generator"]["out.weight"]).flatten(1).abs().amax(1)
+    assert (rows > 1e-5).all()  # own picture, weights and flow
+
+
+def test_guided_target_is_never_shown(monkeypatch):
+    """Views are of the other frames at the target's landmarks; half of the steps show the first of them alone."""
+    learner, episodes, seen = guided_learner(), episode(), []
+
+    def look(frames, points, target):
+        seen.append(frames.shape[1])
+        assert torch.equal(frames, episodes.frames[:, 1 : 1 + seen[-1]]) and torch.equal(points, episodes.points[:, 1 : 1 + seen[-1]])
+        assert torch.equal(target, episodes.points[:, 0])
+        return view_episodes(frames, points, target)
+
+    monkeypatch.setattr(meta, "view_episodes", look)
+    for _ in range(16):
+        learner.step(episodes)
+    assert set(seen) == {1, 2} and 3 < seen.count(1) < 13
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_guided_own_picture_stands_alone_as_told(share, monkeypatch):
+    learner, seen = guided_learner(own_picture=share), []
+    real = ReferenceGuidedGenerator.forward
+
+    def look(self, drawn, styles, views, own_alone):
+        seen.append(own_alone)
+        return real(self, drawn, styles, views, own_alone)
+
+    monkeypatch.setattr(ReferenceGuidedGenerator, "forward", look)
+    learner.step(episode())
+    assert seen[0].tolist() == [share == 1.0] * 2
+
+
+def test_guided_pixels_beyond_the_source_cost_nothing():
+    """What the target has there changes no figure of G's, and no weight."""
+    episodes = episode()
+    valid = torch.ones(2, 1, 64, 64)
+    valid[:, :, :20] = 0
+    other = episodes.frames.clone()
+    other[:, 0, :, :20] = 1 - other[:, 0, :, :20].roll(7, 3)
+    pairs = [(episodes.frames, valid), (other, valid), (other, None)]
+    alone = {"adversarial": 0.0, "feature_matching": 0.0}
+    losses = dataclasses.replace(guided_config().meta.losses, **alone)
+    made = []
+    for frames, mask in pairs:
+        learner = guided_learner(losses=losses, precision="fp32", details=0.0)
+        figures, _ = learner.step(dataclasses.replace(episodes, frames=frames, valid=mask))
+        made.append((figures, learner.generator.out.weight.detach().clone()))
+    assert torch.equal(made[0][1], made[1][1]) and torch.equal(made[0][0]["pixel"], made[1][0]["pixel"])
+    assert not torch.equal(made[0][1], made[2][1]) and made[2][0]["pixel"] > made[1][0]["pixel"]
+
+
+def test_guided_run_goes_on_bit_for_bit(face_shards, tmp_path, monkeypatch):
+    """Which references are shown, who sees none and where details lie depend on the step alone."""
+    monkeypatch.setitem(configuration._PRESETS, "portrait", guided_config())
+    monkeypatch.setattr(meta, "open_perceptual", lambda *_: [])
+    train(face_shards, tmp_path / "whole", "portrait", steps=5, seed=2)
+    for steps in (2, 5):
+        train(face_shards, tmp_path / "parted", "portrait", steps=steps, seed=2)
+    whole, parted = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "parted"))
+    assert whole.keys() == parted.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parted[name])] == []
+    model = load_model(tmp_path / "parted" / "model.safetensors")
+    assert isinstance(model.generator, ReferenceGuidedGenerator) and model.provenance["steps"] == 5
+    assert model.config.networks == guided_config().networks

@@ -1,12 +1,17 @@
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from conftest import face_points, guided, guided_config
 from talkinghead.checkpoint import load_model, random_model, save_model
 from talkinghead.config import preset
 from talkinghead.data.episodes import EpisodeSource
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.draw import landmark_image
+from talkinghead.networks import ReferenceViews
 from talkinghead.training.meta import train
 from talkinghead.training.start import fill_columns, take_weights
 
@@ -47,11 +52,82 @@ def test_columns_are_the_embeddings_of_their_videos(face_shards):
     source = EpisodeSource(face_shards, 64, 3, 1, 4, seed=0)
     embedder = random_model("tiny").embedder
     columns = torch.full((source.columns, 192), 9.0)
-    fill_columns(columns, embedder, source)
+    fill_columns(columns, embedder, source, 64)
     frames, points = source.of_column(3)
     with torch.no_grad():
         torch.testing.assert_close(columns[3], embedder(frames, landmark_image(points, 64)).mean(0))
     assert columns.max() < 9 and not torch.equal(columns[2], columns[3])
+
+
+def test_columns_of_a_guided_run_are_of_small_pictures(face_shards, guided_model):
+    source = EpisodeSource(face_shards, 64, 3, 1, 1, seed=0)
+    columns = torch.full((source.columns, 32), 9.0)
+    fill_columns(columns, guided_model.embedder, source, 32)
+    frames, points = source.of_column(1)
+    with torch.no_grad():
+        expected = guided_model.embedder(F.avg_pool2d(frames, 2), landmark_image(points, 32)).mean(0)
+    torch.testing.assert_close(columns[1], expected)
+
+
+def plain_config():
+    """The configuration of a plain model whose channels are those of `guided_config`, at the size of its layers."""
+    config = guided_config()
+    networks = dataclasses.replace(config.networks, image_size=32, network_size=0, reference_guided=False)
+    return dataclasses.replace(config, networks=networks)
+
+
+def test_guided_takes_a_plain_models_own_picture(guided_clip):
+    """At the start the own picture alone is the plain model's, whatever the references show, and theirs count as much as it does."""
+    parent, model = random_model(plain_config(), 3), random_model(guided_config(), 4)
+    with torch.no_grad():
+        for attention in (parent.generator.down_attention, parent.generator.up_attention):
+            attention.gamma.fill_(0.5)
+        parent.generator.out.bias.uniform_(-0.3, 0.3)
+    take_weights(model, parent)
+    drawn, image = landmark_image(torch.from_numpy(face_points((0, 0), (0.1, 0.05))), 32), torch.rand(2, 3, 32, 32)
+    views = ReferenceViews(torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 4, 64, 64) * 2 - 1, torch.randn(2, 2, 64, 64) * 0.03)
+    with torch.no_grad():
+        styles = parent.generator.project(parent.embedder(image, drawn))
+        torch.testing.assert_close(model.generator.project(model.embedder(image, drawn)), styles, atol=1e-5, rtol=1e-4)
+        plain = parent.generator(drawn, styles)
+        inputs = model.generator.gather(drawn, views)
+        layers = model.generator.run_layers(inputs, styles)
+        torch.testing.assert_close(torch.tanh(layers[:, :3]), plain, atol=1e-5, rtol=0)
+        assert (layers[:, 3:] == 0).all() and plain.std() > 0.1
+        alone = model.generator(drawn, styles, views, torch.ones(2, dtype=torch.bool))
+        weights = model.generator.compose(layers, views)[1]
+    # enlarged before tanh, so that the mean of its areas is the plain one but for what tanh bends
+    assert (F.avg_pool2d(alone, 2) - plain).abs().mean() < 0.05
+    enlarged = F.interpolate(layers[:, :3], scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(alone, torch.tanh(enlarged))
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
+
+
+def test_guided_layers_of_a_plain_model_still_learn():
+    parent, model = random_model(plain_config(), 3), random_model(guided_config(), 4)
+    take_weights(model, parent)
+    views = ReferenceViews(torch.rand(1, 3, 64, 64), torch.rand(1, 4, 64, 64), torch.randn(1, 2, 64, 64) * 0.03)
+    picture = model.generator(torch.rand(1, 3, 32, 32), torch.randn(1, model.generator.style_length), views)
+    picture.square().sum().backward()
+    assert model.generator.out.weight.grad.flatten(1).norm(dim=1).min() > 1e-4
+    assert model.generator.down[0].conv1.weight.grad.flatten(2).norm(dim=2).amax(0).min() > 1e-6
+
+
+def test_guided_takes_the_weights_of_a_guided_one():
+    parent, model = guided(3), random_model(guided_config(), 4)
+    take_weights(model, parent)
+    pairs = zip(model.generator.state_dict().values(), parent.generator.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_plain_does_not_take_a_guided_one():
+    with pytest.raises(TalkingheadError, match="--start: the generator of preset portrait does not fit"):
+        take_weights(random_model(plain_config(), 3), guided(3))
+
+
+def test_guided_with_other_channels_is_told():
+    with pytest.raises(TalkingheadError, match="--start: the embedder of preset tiny does not fit that of preset portrait"):
+        take_weights(guided(3), random_model("tiny"))
 
 
 def test_a_run_starts_from_a_model_and_says_so(face_shards, tmp_path):

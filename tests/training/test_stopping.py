@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import talkinghead.cli as cli
-from conftest import RedSquare, draw_video
+from conftest import RedSquare, draw_video, face_clip, face_points
 from talkinghead.checkpoint import load_person, random_model
 from talkinghead.clip import Clip
 from talkinghead.errors import TalkingheadError
@@ -81,6 +81,44 @@ def test_the_distance_falls_as_a_person_is_learned(carphone_clip, pictures, monk
     person = finetune_until_settled(random_model("tiny"), carphone_clip[::20][:pictures], 24, adversarial=False, perceptual=[Halves()])
     distances = list(person.provenance["stopped"]["distance"].values())
     assert len(distances) == 3 and distances[2] < 0.9 * distances[0]
+
+
+@pytest.mark.parametrize("pictures, by", [(1, "views of the pictures"), (5, "a picture held out")])
+def test_guided_early_stopping_shows_all_pictures(guided_model, pictures, by, monkeypatch):
+    monkeypatch.setattr(stopping, "LOOK_EVERY", 2)
+    clip = face_clip(face_points((0, 0), (0.06, 0.02), (-0.06, 0), (0.02, -0.06), (0.09, 0.09))[:pictures])
+    person = finetune_until_settled(guided_model, clip, most=4, perceptual=[Halves()])
+    stopped = person.provenance["stopped"]
+    assert stopped["by"] == by and list(stopped["distance"]) == ["2", "4"] and person.provenance["pictures"] == pictures
+    assert len(person.references) == pictures and not person.feed_forward
+    assert np.array_equal(person.references.landmarks, clip.track.landmarks / 64)
+    assert np.abs(person.references.pictures.astype(int) - clip.frames).mean() < 2
+    assert all(0 < distance < 10 for distance in stopped["distance"].values())
+
+
+def test_guided_watch_shows_bent_pictures_of_few(guided_model, guided_clip):
+    """What is watched is not shown as it is: of one picture the references are bent, of a picture held out they are the others."""
+    clip, network = guided_clip[:1], Halves()
+    person = next(iter(stopping.finetune_stages(guided_model, clip, [1], perceptual=[network])))
+    shown = []
+    real = person.generator.forward
+    person.generator.forward = lambda drawn, styles, views: shown.append((drawn, views)) or real(drawn, styles, views)
+    of_views, of_others = Watch(guided_model, clip, [network], True, 0), Watch(guided_model, guided_clip[[2]], [network], False, 0)
+    distances = of_views.distance(person), of_others.distance(person)
+    (drawn, views), (_, of_first) = shown
+    assert drawn.shape == (8, 3, 32, 32) and (drawn == drawn[:1]).all()  # the picture itself is what is wanted
+    assert views.warped.shape == (8, 3, 64, 64) and (views.warped - views.warped[:1]).abs().amax((1, 2, 3))[1:].min() > 0.02
+    assert views.motion.abs().amax((1, 2, 3)).min() > 0.003
+    assert of_first.warped.shape == (1, 3, 64, 64) and of_first.motion.abs().max() > 0.02
+    assert all(distance > 0 for distance in distances) and of_views.distance(person) == distances[0]
+
+
+def test_guided_distance_falls_as_a_person_is_learned(guided_model, guided_clip, monkeypatch):
+    monkeypatch.setattr(stopping, "LOOK_EVERY", 15)
+    for clip in (guided_clip, guided_clip[:2]):
+        person = finetune_until_settled(guided_model, clip, most=45, adversarial=False, perceptual=[Halves()])
+        distances = list(person.provenance["stopped"]["distance"].values())
+        assert distances[-1] < 0.9 * distances[0]
 
 
 def test_defaults_and_bad_input(carphone_clip, monkeypatch):
