@@ -36,6 +36,8 @@ from .landmarks.retarget import retarget as put_on
 from .landmarks.smooth import smooth
 from .media.video import VideoReader, write_video
 from .metrics import identity_distance
+from .networks.references import shape_distance
+from .paste_back import PasteBack, open_place
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ BATCH = 8
 LAYOUTS = ("result", "side-by-side")
 RETARGET = ("auto", "off")
 _COMPARED, _EARLY = 5, 250  # frames compared to tell that, out of the first so many
+FAR_SHAPE = 0.2
+"""Shape distance (networks/references.py) beyond which a driver does what no picture shows: a head turned by some 30 degrees more."""
 SYNTHESISED = "This video was synthesised by talkinghead: it is not a recording of the person it shows."
 
 
@@ -167,6 +171,7 @@ def animate_video(
     device: str = "cpu",
     progress: Progress = silent,
     engine: Engine | None = None,
+    paste_back: str | Path | None = None,
 ) -> Animation:
     """Write the video of `person` doing what the face in the video `drive` does, at its frame rate and with its sound.
 
@@ -186,31 +191,33 @@ def animate_video(
         device: where frames are rendered: "cpu", "cuda" or "auto".
         progress: shows the advance.
         engine: renders in place of torch; from `talkinghead.engines.formats.open_engine`, which checks that it is the person's.
+        paste_back: a picture, or a video, into which the result is put, at the picture's size; with layout "result" only.
 
     Raises:
-        TalkingheadError: the layout or `retarget` is unknown, the driving video cannot be read or shows no such face, the output cannot be
-            written.
+        TalkingheadError: the layout or `retarget` is unknown, the driving video or `paste_back` cannot be read or shows no such face, the
+            output cannot be written.
     """
-    for name, given, known in (("layout", layout, LAYOUTS), ("retarget", retarget, RETARGET)):
-        if given not in known:
-            raise TalkingheadError(f"{name} {given!r}: unknown, one of {', '.join(known)} was expected")
+    _check_choices(layout, retarget, paste_back)
     choose_device(device)  # one that is not there is told before the work
     start = perf_counter()
     side = person.config.networks.image_size
-    size = (side, side if layout == "result" else 3 * side)
     reader = VideoReader(drive)
+    detector = detector or open_detector()
+    place = None if paste_back is None else open_place(person, paste_back, detector)
+    size = (side, side if layout == "result" else 3 * side) if place is None else place.size
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:
-        track = smooth(read_track(reader, detector or open_detector(), face, progress=progress))
+        track = smooth(read_track(reader, detector, face, progress=progress))
         retargeted = retarget == "auto" and not shows(person, reader, track, engine=engine)
         points = driving_points(person, track, retarget=retargeted)
+        warn_of_unlike_frames(person, points, track.fps, reader.path.name)
         # the driver's own crop is only shown, never rendered from
-        crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, side)
+        crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, person)
         results = ahead(render(person, points, precision, device, engine), 2 * BATCH)  # frames are encoded while the next are generated
         written = 0
         with closing(results), stop_flag() as stopped:
             for position, result, driver in progress(zip(points, results, crops, strict=True), len(track), "rendering"):
-                video.write(result if driver is None else np.concatenate([driver, landmark_frame(position, side), result], axis=1))
+                video.write(_compose(result, position, driver, place))
                 written += 1
                 if stopped():
                     break
@@ -220,6 +227,37 @@ def animate_video(
     unseen, gaps = int((~shown.seen).sum()), tuple(shown.gaps())
     seconds = perf_counter() - start
     return Animation(Path(out), written, unseen, gaps, retargeted, float(reader.fps), size, seconds, written < len(track))
+
+
+def warn_of_unlike_frames(person: Person, points: np.ndarray, fps: float, name: str) -> None:
+    """Log a line where driving landmarks [N, 68, 2] are far from anything the person's pictures show, such as a head turned further."""
+    if person.references is None:
+        return
+    frames = np.flatnonzero(shape_distance(person.references.landmarks, points) > FAR_SHAPE)
+    if len(frames):
+        at = f" at {frames[0] / fps:.1f} s" if fps else ""
+        log.warning(
+            "%s: in %d of %d frames, the first%s, the face is turned or opened further than in any picture of the person and may look "
+            "bent; learn the person from pictures that show it so",
+            name,
+            len(frames),
+            len(points),
+            at,
+        )
+
+
+def _compose(head: np.ndarray, points: np.ndarray, driver: np.ndarray | None, place: PasteBack | None) -> np.ndarray:
+    if place is not None:
+        return place.frame(head)
+    return head if driver is None else np.concatenate([driver, landmark_frame(points, len(head)), head], axis=1)
+
+
+def _check_choices(layout: str, retarget: str, paste_back: str | Path | None) -> None:
+    for name, choice, known in (("layout", layout, LAYOUTS), ("retarget", retarget, RETARGET)):
+        if choice not in known:
+            raise TalkingheadError(f"{name} {choice!r}: unknown, one of {', '.join(known)} was expected")
+    if paste_back is not None and layout != "result":
+        raise TalkingheadError(f"{paste_back}: only the result is put into a picture, not layout {layout!r}; leave one of them out")
 
 
 def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, engine: Engine | None = None) -> bool:
@@ -235,7 +273,7 @@ def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, en
     clear = np.flatnonzero(early >= (DOUBTFUL if (early >= DOUBTFUL).any() else early.max()))
     chosen = clear[spread(len(clear), _COMPARED)]
     side = person.config.networks.image_size
-    crop = crop_around(track.landmarks[chosen])
+    crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
     real = np.stack([crop.pixels(frame, side) for frame in select(reader, chosen * stride)])
     try:
         distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen]), engine=engine))), real)
@@ -254,7 +292,7 @@ def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, en
     return same
 
 
-def _crops(reader: VideoReader, track: Track, size: int) -> Iterator[np.ndarray]:
-    crop = crop_around(track.landmarks[track.seen])
+def _crops(reader: VideoReader, track: Track, person: Person) -> Iterator[np.ndarray]:
+    crop = crop_around(track.landmarks[track.seen], track.size, person.config.crop)
     for frame in reader:
-        yield crop.pixels(frame, size)
+        yield crop.pixels(frame, person.config.networks.image_size)

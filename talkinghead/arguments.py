@@ -87,6 +87,12 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         f"{LEAST_TO_HOLD_OUT} pictures, no longer get nearer (default: %(default)s)",
     )
     it.add_argument(
+        "--no-references",
+        dest="references",
+        action="store_false",
+        help="keep no picture of the person in the file: the paper's form, whose model by default is small instead of portrait",
+    )
+    it.add_argument(
         "--shots",
         type=_whole(1, MOST_PICTURES),
         default=SHOTS,
@@ -116,6 +122,11 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     )
     _add_identity(it, "with --rank-drivers: an ArcFace network that tells faces apart (default: dlib's network)")
     it.add_argument("--layout", choices=LAYOUTS, default="result", help="side-by-side: driver, landmarks, result (default: %(default)s)")
+    it.add_argument(
+        "--paste-back",
+        metavar="PICTURE",
+        help="put the head into this picture, at the picture's full size (of a video, into its first frame that clearly shows the face)",
+    )
     it.add_argument(
         "--retarget",
         choices=RETARGET,
@@ -210,6 +221,24 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         help="draw so many people instead of reading videos: pip install 'talkinghead[synthetic]'",
     )
     it.add_argument("--clips-each", type=_whole(1), default=4, metavar="N", help="clips of each drawn person (default: %(default)s)")
+    it.add_argument(
+        "--portraits",
+        metavar="FOLDER_OR_TAR",
+        help="make still portraits of many people move instead of reading videos: one person a picture",
+    )
+    it.add_argument(
+        "--frames-each",
+        type=_whole(1),
+        metavar="N",
+        help="frames of each clip of a drawn person or a portrait (default: 50 of a drawn person, 10 of a portrait)",
+    )
+    it.add_argument(
+        "--frame-stride",
+        type=_whole(1),
+        default=1,
+        metavar="N",
+        help="of drawn people: take every so many-th frame of their motion, for fewer frames in more poses (default: %(default)s)",
+    )
     _add_seed(it)
     it.add_argument("--workers", type=_whole(1), metavar="N", help="processes that work at a time (default: one for each core)")
     it.add_argument(
@@ -342,9 +371,8 @@ def _add_engine(it: argparse.ArgumentParser) -> None:
 def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
         metavar="MODEL",
-        help=f"where learning starts: {MODELS}, or none, random weights (default: %(default)s)",
+        help=f"where learning starts: {MODELS}, or none, random weights (default: {DEFAULT_MODEL})",
     )
 
 

@@ -12,7 +12,7 @@ from talkinghead_kernels import backend
 
 from .animate import animate_video
 from .arguments import build_parser
-from .checkpoint import Person, load_person, open_model, save_person
+from .checkpoint import DEFAULT_MODEL, PAPER_FORM_MODEL, Person, load_person, open_model, save_person
 from .console import Console
 from .corpus.filters import Filters
 from .corpus.prepare import prepare
@@ -36,7 +36,8 @@ from .live import run_live
 from .overlay import draw_found
 from .ranking import PICTURE_SIDE, rank_drivers
 from .ranking import lines as ranking_lines
-from .synthetic.dataset import synthesise
+from .synthetic.dataset import FRAMES, Made, synthesise
+from .synthetic.portraits import FRAMES_EACH, PortraitReport, prepare_portraits
 from .training.finetune import Diverged, Interrupted, finetune
 from .training.meta import train
 from .training.stopping import finetune_until_settled
@@ -70,19 +71,48 @@ def _landmarks(given: argparse.Namespace, console: Console) -> None:
 
 
 def _prepare(given: argparse.Namespace, console: Console) -> None:
-    if given.synthetic is not None:
-        if given.videos or given.people is not None:
-            raise TalkingheadError("--synthetic draws its people: leave the videos and --people out, or --synthetic")
-        made = synthesise(given.synthetic, given.clips_each, given.out, given.size, given.seed, given.workers, console.progress)
-        console.result(made.as_dict(), made.lines())
+    sources = {"videos": given.videos, "--synthetic": given.synthetic, "--portraits": given.portraits}
+    named = [name for name, value in sources.items() if value]
+    if len(named) > 1 or (named != ["videos"] and given.people is not None):
+        raise TalkingheadError("prepare: --synthetic and --portraits read no videos and no --people; name one of the three kinds of source")
+    if not named:
+        raise TalkingheadError("prepare: no videos given; name videos or folders of them, --synthetic PEOPLE or --portraits FOLDER")
+    if named != ["videos"]:
+        drawn = _prepare_stills(given, console) if given.portraits else _prepare_synthetic(given, console)
+        console.result(drawn.as_dict(), drawn.lines())
         return
-    if not given.videos:
-        raise TalkingheadError("prepare: no videos given; name videos or folders of them, or --synthetic PEOPLE")
     filters = Filters(given.min_face, given.min_frames, given.min_sharpness, given.second_face)
     people = None if given.people is None else read_people(given.people)
     detector = _detector(given, console)
     report = prepare(given.videos, given.out, given.size, detector, people, given.workers, filters, console.progress)
     console.result(report.as_dict(), report.lines())
+
+
+def _prepare_synthetic(given: argparse.Namespace, console: Console) -> Made:
+    return synthesise(
+        given.synthetic,
+        given.clips_each,
+        given.out,
+        given.size,
+        given.seed,
+        given.workers,
+        given.frames_each or FRAMES,
+        given.frame_stride,
+        console.progress,
+    )
+
+
+def _prepare_stills(given: argparse.Namespace, console: Console) -> PortraitReport:
+    return prepare_portraits(
+        given.portraits,
+        given.out,
+        given.size,
+        given.seed,
+        given.frames_each or FRAMES_EACH,
+        given.workers,
+        _detector(given, console),
+        console.progress,
+    )
 
 
 def _train(given: argparse.Namespace, console: Console) -> None:
@@ -105,10 +135,14 @@ def _train(given: argparse.Namespace, console: Console) -> None:
 
 
 def _finetune(given: argparse.Namespace, console: Console) -> None:
-    model = open_model(given.model, given.seed).to(choose_device(given.device))
+    name = given.model or (DEFAULT_MODEL if given.references else PAPER_FORM_MODEL)
+    model = open_model(name, given.seed).to(choose_device(given.device))
+    if model.config.networks.reference_guided and not given.references:
+        raise TalkingheadError(f"--no-references: model {name} shows the person's pictures; name another, such as --model small")
     perceptual = _named_files(given.perceptual)
     detector = _detector(given, console)
-    clip = read_shots(given.pictures, model.config.networks.image_size, given.shots, detector, given.face, console.progress)
+    side, crop = model.config.networks.image_size, model.config.crop
+    clip = read_shots(given.pictures, side, given.shots, detector, given.face, console.progress, crop)
     warn_of_strangers(clip)
     # opened before the work of minutes, so that a place that cannot be written to is told at once
     with replacing(given.out) as beside:
@@ -135,6 +169,8 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
     if given.rank_drivers:
         if given.engine is not None:
             raise TalkingheadError("--engine goes with --drive: nothing is rendered to rank drivers; leave it out")
+        if given.paste_back is not None:
+            raise TalkingheadError("--paste-back goes with --drive: no video is made to rank drivers; leave it out")
         _rank(given, console)
         return
     if given.pictures or given.identity_network:
@@ -156,6 +192,7 @@ def _animate(given: argparse.Namespace, console: Console) -> None:
         given.device,
         console.progress,
         _engine(given, person),
+        given.paste_back,
     )
     height, width = made.size
     lines = [f"{made.out}: {made.frames} frames of {width}x{height}, {made.fps:.4g} a second, in {made.seconds:.0f} s"]
@@ -214,15 +251,17 @@ def _rank(given: argparse.Namespace, console: Console) -> None:
     network = open_identity(given.identity_network, detector)
     pictures = None
     if given.pictures:
-        pictures = read_shots(given.pictures, PICTURE_SIDE, SHOTS, detector, progress=console.progress).frames
+        crop = person.config.crop
+        pictures = read_shots(given.pictures, PICTURE_SIDE, SHOTS, detector, progress=console.progress, convention=crop).frames
     ranked = rank_drivers(person, given.rank_drivers, network, detector, pictures, given.retarget, given.face, console.progress)
     console.result({"identity_network": network.name, "drivers": [each.as_dict() for each in ranked]}, ranking_lines(ranked))
 
 
 def _demo(given: argparse.Namespace, console: Console) -> None:
     video = given.video or demo_clip()
-    model = open_model(given.model, given.seed)
-    made = run_demo(video, given.out, model, _detector(given, console), given.model, given.steps, given.seed, console.progress)
+    name = given.model or DEFAULT_MODEL
+    model = open_model(name, given.seed)
+    made = run_demo(video, given.out, model, _detector(given, console), name, given.steps, given.seed, console.progress)
     files = {"video": str(made.video), "sheet": str(made.sheet), "metrics": str(made.metrics)}
     lines = ["result (nearest of the 8 pictures): " + ", ".join(compare(made.figures))]
     lines += [f"{name:8}{path}" for name, path in files.items()]
@@ -243,7 +282,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         given.fid_network,
         _named_files(given.perceptual),
     )
-    made = evaluate(measure, subjects, given.out, given.workers, console.progress)
+    made = evaluate(measure, subjects, given.out, given.workers, progress=console.progress)
     files = {name: str(path) for name, path in made.files.items()}
     lines = [made.files["table"].read_text(encoding="utf-8"), *(f"{name:8}{path}" for name, path in files.items())]
     console.result({"files": files, **made.results}, lines)

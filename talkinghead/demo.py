@@ -21,7 +21,7 @@ from .animate import SYNTHESISED, animate, landmark_frame
 from .checkpoint import Model, save_person
 from .clip import Clip, Track
 from .data.crop import crop_around
-from .data.read import Progress, read_track, silent
+from .data.read import Progress, read_track, silent, valid_pixels
 from .data.shots import spread
 from .errors import TalkingheadError
 from .files import replacing
@@ -134,11 +134,12 @@ def run(
     track = read_track(reader, detector, limit=MAX_FRAMES, progress=progress)
     total = len(track)
     parts = split(np.flatnonzero(track.seen), total, video.name)
-    crop = crop_around(track.landmarks[parts.first])  # of the first two thirds alone: what is held out stays unseen
+    # of the first two thirds alone: what is held out stays unseen
+    crop = crop_around(track.landmarks[parts.first], track.size, model.config.crop)
     side = model.config.networks.image_size
     frames = np.stack([crop.pixels(frame, side) for frame in islice(reader, total)])
     points = Track(crop.points(track.landmarks, side), (side, side), track.fps, track.confidence)
-    pictures = Clip(points[parts.shots], frames[parts.shots], video.name)
+    pictures = Clip(points[parts.shots], frames[parts.shots], video.name, valid=valid_pixels(crop, track[parts.shots], side))
     read = perf_counter()
 
     steps = model.config.finetune.steps(SHOTS) if steps is None else steps

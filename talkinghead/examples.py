@@ -42,6 +42,7 @@ Late frames are dropped, so that what is shown is never old; each second says ho
 example:
   talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4
   talkinghead animate anna.safetensors --drive bob.mp4 --out both.mp4 --layout side-by-side
+  talkinghead animate anna.safetensors --drive bob.mp4 --out whole.mp4 --paste-back anna.jpg   # all of her picture
   talkinghead animate anna.safetensors --rank-drivers bob.mp4 carl.mp4 --pictures anna.mp4   # who suits her best
 
 Only the movement of the head and the expression are taken from the driving video, wherever its face is in the

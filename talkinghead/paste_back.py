@@ -1,0 +1,221 @@
+"""Put an animated head back into a whole picture: find where in it the head belongs, and blend it in.
+
+The head is rendered as a small square; the picture around it is shown at its own size and never changes.
+Towards the border of the square the head fades into the picture, except where it is the picture's own.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checkpoint import Person
+from .data.crop import Crop
+from .errors import TalkingheadError
+from .landmarks.face import DOUBTFUL, Detector, Face, largest_face
+from .media.pictures import is_picture, read_picture
+from .media.video import VideoReader
+
+log = logging.getLogger(__name__)
+
+LONGEST = 3840
+"""Longer side in pixels of the largest video that is written."""
+_RAMP = 0.08  # width of the ramp from picture to head, in sides of the crop
+_SNAP = 1  # pixels: a border of the crop this near to the picture's counts as the same
+
+
+class PasteBack:
+    """Put heads into one picture.
+
+    The crop's borders are rounded to whole pixels. The head counts fully inside the crop; where a border of
+    the crop lies inside the picture, the head's share falls smoothly to 0 over 8% of the side.
+    One is for one thread at a time.
+
+    Attributes:
+        size: (height, width) of the frames, pixels; both are even, a picture may lose its last row or column.
+
+    Args:
+        picture: uint8 [H, W, 3], RGB; it is copied.
+        crop: where in it the head belongs; it may reach beyond the picture.
+
+    Raises:
+        TalkingheadError: the picture is no such array or smaller than 2x2, or the crop lies outside of it.
+    """
+
+    def __init__(self, picture: np.ndarray, crop: Crop) -> None:
+        sound = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        if not sound or min(picture.shape[:2]) < 2:
+            what = f"{picture.dtype} {list(picture.shape)}"
+            raise TalkingheadError(f"picture to paste into: {what}, expected uint8 [H, W, 3]; give another")
+        height, width = (side - side % 2 for side in picture.shape[:2])
+        self._picture = np.array(picture[:height, :width], order="C")
+        self.size: tuple[int, int] = (height, width)
+        top, bottom = _span(crop.y, crop.side, height)
+        left, right = _span(crop.x, crop.side, width)
+        if bottom <= 0 or top >= height or right <= 0 or left >= width:
+            raise TalkingheadError(f"picture of {width}x{height}: the crop lies outside of it; give another")
+        self._head_size = (bottom - top, right - left)
+        rows = slice(max(top, 0), min(bottom, height))
+        columns = slice(max(left, 0), min(right, width))
+        self._place = (rows, columns)
+        # what of the resized head lies within the picture
+        self._shown = (
+            slice(rows.start - top, rows.stop - top),
+            slice(columns.start - left, columns.stop - left),
+        )
+        down = _shares(top, bottom, height, _RAMP * crop.side)[self._shown[0]]
+        across = _shares(left, right, width, _RAMP * crop.side)[self._shown[1]]
+        share = torch.from_numpy(down[:, None] * across).float()[..., None]
+        still = torch.from_numpy(self._picture[self._place].copy())
+        self._share = share.expand(-1, -1, 3).contiguous()
+        self._still = (still * (1 - share)).add_(0.5)  # the half rounds, as the sum is cut to whole numbers
+        self._blend = torch.empty_like(self._still)  # kept, as fresh memory takes as long as the sum
+
+    def frame(self, head: np.ndarray) -> np.ndarray:
+        """Return the picture with a head in it, uint8 [H', W', 3] of `size`.
+
+        Args:
+            head: uint8 [S, S, 3], RGB, of any size; it is resized to the crop's.
+
+        Raises:
+            TalkingheadError: it is no such array.
+        """
+        if head.dtype != np.uint8 or not len(head) or head.shape != (len(head), len(head), 3):
+            what = f"{head.dtype} {list(head.shape)}"
+            raise TalkingheadError(f"head to paste: {what}, expected uint8 [S, S, 3]; give a square picture")
+        resized = _resize(head, self._head_size)[self._shown]
+        torch.mul(resized, self._share, out=self._blend).add_(self._still)
+        frame = self._picture.copy()
+        torch.from_numpy(frame)[self._place].copy_(self._blend)
+        return frame
+
+
+def find_place(
+    person: Person,
+    picture: np.ndarray,
+    detector: Detector,
+    name: str = "picture to paste into",
+) -> Crop:
+    """Return the crop of a picture in which its largest face lies as the person's does in the person's crop.
+
+    Scale and shift (no rotation, least squares) take the landmarks of each of the person's pictures onto the
+    face; those of the least residual decide. Of a person without pictures, it is the face at rest.
+
+    Args:
+        person: who is to be put there.
+        picture: uint8 [H, W, 3], RGB.
+        detector: finds the face.
+        name: what an error calls the picture.
+
+    Raises:
+        TalkingheadError: no face is found, or one on which the person's landmarks cannot lie.
+    """
+    face = largest_face(detector, picture)
+    if face is None:
+        raise _no_face(name)
+    sets = person.reference[None] if person.references is None else person.references.landmarks
+    return _fit(sets, face.landmarks, person.config.crop, name)
+
+
+def open_place(person: Person, path: str | Path, detector: Detector) -> PasteBack:
+    """Read the picture that a person's head is to be put into, and find the place in it.
+
+    Args:
+        person: who is to be put there.
+        path: a picture, or a video, of which the first frame that clearly shows a face is taken; what is
+            larger than `LONGEST` is scaled down.
+        detector: finds the face.
+
+    Raises:
+        TalkingheadError: the file cannot be read, or shows no face.
+    """
+    path = Path(path)
+    picture = _bound(read_picture(path) if is_picture(path) else _read_clear_frame(path, detector), path.name)
+    crop = find_place(person, picture, detector, str(path))
+    place = PasteBack(picture, crop)
+    log.info(
+        "%s: of its %dx%d pixels, the head takes a square of %.0f at %.0f, %.0f",
+        path.name,
+        *place.size[::-1],
+        crop.side,
+        crop.x,
+        crop.y,
+    )
+    return place
+
+
+def _read_clear_frame(path: Path, detector: Detector) -> np.ndarray:
+    """Return the first frame of a video that clearly shows a face, or else the one that shows it best."""
+    best: tuple[Face, int, np.ndarray] | None = None
+    for number, frame in enumerate(VideoReader(path)):
+        face = largest_face(detector, frame)
+        if face is not None and (best is None or face.confidence > best[0].confidence):
+            best = face, number, frame
+            if face.confidence >= DOUBTFUL:
+                break
+    if best is None:
+        raise _no_face(str(path))
+    log.info("%s: its frame %d is the picture that the head is put into", path.name, best[1])
+    return best[2]
+
+
+def _bound(picture: np.ndarray, name: str) -> np.ndarray:
+    """Return a picture uint8 [H, W, 3] scaled down, if need be, to `LONGEST` on its longer side."""
+    height, width = picture.shape[:2]
+    factor = LONGEST / max(height, width)
+    if factor >= 1:
+        return picture
+    size = (max(2, round(height * factor)), max(2, round(width * factor)))
+    log.warning("%s: %dx%d is too large, scaled down to %dx%d", name, width, height, size[1], size[0])
+    return _resize(picture, size).numpy()
+
+
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Return a picture uint8 [h, w, 3] as a tensor uint8 [*size, 3], antialiased."""
+    image = torch.tensor(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    resized = F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous()
+
+
+def _fit(sets: np.ndarray, points: np.ndarray, convention: int, name: str) -> Crop:
+    """Return the crop in which points [68, 2], pixels, lie like the nearest of sets [T, 68, 2], fractions."""
+    centres, centre = sets.mean(axis=1, dtype=np.float64), points.mean(axis=0, dtype=np.float64)
+    shapes, shape = sets - centres[:, None], points - centre
+    along, extent = (shapes * shape).sum(axis=(1, 2)), (shapes**2).sum(axis=(1, 2))
+    scales = along / np.where(extent > 0, extent, np.inf)
+    residuals = ((shape - scales[:, None, None] * shapes) ** 2).sum(axis=(1, 2))
+    nearest = int(np.where(scales > 0, residuals, np.inf).argmin())
+    scale = float(scales[nearest])
+    if not scale > 0:
+        raise TalkingheadError(f"{name}: its face is upside down, expected one that is upright; turn it")
+    corner = centre - scale * centres[nearest]
+    return Crop(float(corner[0]), float(corner[1]), scale, convention)
+
+
+def _span(start: float, side: float, length: int) -> tuple[int, int]:
+    """Return the first pixel of a span and the one after its last; it may reach beyond a row of pixels."""
+    first, end = round(start), round(start + side)
+    first = 0 if abs(first) <= _SNAP else first
+    end = length if abs(end - length) <= _SNAP else end
+    return first, max(end, first + 1)
+
+
+def _shares(first: int, end: int, length: int, ramp: float) -> np.ndarray:
+    """Return the head's share in each pixel of a span, float64 [end - first].
+
+    It is 1, and falls to 0 over `ramp` pixels towards a border that lies inside a row of `length` pixels.
+    """
+    places = np.arange(end - first) + 0.5
+    shares = np.ones(end - first)
+    for inside, distance in ((first > 0, places), (end < length, places[::-1])):
+        if inside:
+            part = np.clip(distance / ramp, 0, 1)
+            shares *= part * part * (3 - 2 * part)
+    return shares
+
+
+def _no_face(name: str) -> TalkingheadError:
+    return TalkingheadError(f"{name}: no face was found, expected one seen from the front; name another")
