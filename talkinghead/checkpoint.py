@@ -31,7 +31,7 @@ _HEADER = {"config": dict, "provenance": dict}
 _HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
 """Models that come with the package, `<preset>.safetensors`."""
-DEFAULT_MODEL = "tiny"
+DEFAULT_MODEL = "portrait"
 PAPER_FORM_MODEL = "small"
 """Where learning starts when a person's file is to hold no picture."""
 RANDOM_PRESET = "tiny"
@@ -216,6 +216,8 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
             generator = build_generator(config.networks, projection=False)
         generator.to_empty(device="cpu")
         _fill(path, {"generator": generator}, tensors)
+    if references is not None and references.pictures.shape[1] != config.networks.image_size:
+        raise TalkingheadError(f"{path}: its pictures and its configuration are of different sizes; make the person again")
     if styles is None or reference is None or styles.shape != (1, generator.style_length) or reference.shape != (POINTS, 2):
         raise TalkingheadError(f"{path}: its styles or reference do not fit its configuration; make the person again")
     return Person(

@@ -254,7 +254,16 @@ _TINY = NetworkConfig(
 _SMALL = dataclasses.replace(_TINY, image_size=128, embedding_gain=0.0025, discriminator_gain=0.0025)  # sums over four times the places
 _PORTRAIT = dataclasses.replace(_SMALL, image_size=256, network_size=128, reference_guided=True)
 _PORTRAIT_META = dataclasses.replace(_FAST_META, steps=20_000, own_picture=0.35, details=0.5, far_targets=0.5)
-_PORTRAIT_FINETUNE = dataclasses.replace(_FAST_FINETUNE, own_picture=0.25, details=0.5, head_jitter=0.03, jitter=0.0)
+_PORTRAIT_FINETUNE = dataclasses.replace(
+    _FAST_FINETUNE,
+    epochs=20,
+    minimum_steps=40,
+    generator=AdamConfig(2e-4, beta1=0.5, beta2=0.99),
+    own_picture=0.25,
+    details=0.5,
+    head_jitter=0.03,
+    jitter=0.0,
+)
 _EFFICIENTNET = ("efficientnet-lite0",)
 _PRESETS = {
     "portrait": Config("portrait", _PORTRAIT, _PORTRAIT_META, _PORTRAIT_FINETUNE, _EFFICIENTNET, crop=2),

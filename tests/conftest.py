@@ -50,13 +50,12 @@ def guided_config() -> Config:
 
 
 def guided(seed: int = 0) -> Model:
-    """A model of `guided_config` whose every part shows: weights, flow, own picture, attention."""
+    """A model of `guided_config` whose every part shows: weights, own picture, attention."""
     model = random_model(guided_config(), seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         rows = model.generator.out.weight
         rows[3:].copy_(torch.randn(rows[3:].shape, generator=random) * 0.03)
-        rows[6:].mul_(2)
         for attention in (model.generator.down_attention, model.generator.up_attention):
             attention.gamma.fill_(0.5)
     return model

@@ -381,7 +381,9 @@ def test_models_are_named_or_files(tmp_path: Path, person: Path, drive: Path, re
         assert wanted in told(capsys, "evaluate", name, drive, "--out", out)
         assert wanted in told(capsys, "animate", person, "--model", name, "--drive", drive, "--out", f"{out}.mp4")
     assert cli.main(["finetune", str(drive), "--model", "tiny", "--steps", "0", "--out", str(out), "--quiet"]) == 0
-    assert load_person(out).model_digest == load_model().digest == load_model("tiny").digest
+    assert load_person(out).model_digest == load_model("tiny").digest
+    assert cli.main(["finetune", str(drive), "--steps", "0", "--out", str(out), "--quiet"]) == 0
+    assert load_person(out).model_digest == load_model().digest == load_model("portrait").digest
     assert "was made with model" in told(capsys, "animate", person, "--model", "tiny", "--drive", drive, "--out", f"{out}.mp4")
 
 

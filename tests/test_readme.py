@@ -28,7 +28,7 @@ def test_python_example_runs(tmp_path: Path, carphone: Path, monkeypatch: pytest
     exec(compile(example, "README.md", "exec"), found)
     assert (tmp_path / "anna.safetensors").stat().st_size > 1_000_000
     assert (tmp_path / "anna_as_bob.mp4").stat().st_size > 1_000
-    assert found["frame"].shape == (64, 64, 3)
+    assert found["frame"].shape == (256, 256, 3)
 
 
 def test_the_ops_example_runs() -> None:

@@ -1,28 +1,24 @@
 """The reference-guided generator (ours): the paper's G, which also sees the person's pictures and composes them with its own.
 
-`out = m_warped * warp(warped, flow) + m_plate * plate + m_own * own`: the layers run at the networks' size and give, beside their own
-picture, three weights a pixel and a small motion, all brought up to the size of the references, so that a picture of 256 pixels costs what
-one of 128 does and is as sharp as the pictures that it shows.
+`out = m_warped * warped + m_plate * plate + m_own * own`: the layers run at the networks' size and give, beside their own picture, three
+weights a pixel, brought up to the size of the references, so that a picture of 256 pixels costs what one of 128 does and is as sharp as the
+pictures that it shows.
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from talkinghead_kernels.warp_by_landmarks import warp
 from torch import Tensor
 
-from ..config import NetworkConfig
 from .generator import Generator
 
-REACH = 0.1
-"""Largest displacement of the flow that the layers add, in fractions of the picture."""
+_MOTION_GAIN = 10.0
+"""Motion fields are this times fractions of the picture where layers see them, so that they vary about as much as colours."""
 _WEIGHT_GAIN = 3.0
-_FLOW_GAIN = 2.0
-"""Gains of the weights' logits and of the flow: both must move further than a picture's colours at the same learning rate."""
-_FLOW_AREA = 4
-"""Side in pixels of the layers of what moves as one, so that the flow is smooth."""
-_OWN, _WEIGHTS, _FLOW = slice(0, 3), slice(3, 6), slice(6, 8)
+"""Gain of the weights' logits, which must move further than a picture's colours at the same learning rate."""
+_OWN = slice(0, 3)
+_WEIGHTS = slice(3, 6)
 
 
 class ReferenceViews(NamedTuple):
@@ -40,15 +36,9 @@ class ReferenceViews(NamedTuple):
 
 
 class ReferenceGuidedGenerator(Generator):
-    """G with P, guided by references. Input channels: landmark image, both references, motion; outputs: own picture, weights, flow."""
+    """G with P, guided by references. Input channels: landmark image, warped, plate, motion; output channels: own picture, weights."""
 
-    inputs, outputs = 12, 8
-
-    def __init__(self, config: NetworkConfig, projection: bool = True) -> None:
-        super().__init__(config, projection)
-        if not self.out.weight.is_meta:
-            with torch.no_grad():
-                self.out.weight[_FLOW] = 0  # at the start nothing flows, and gradients tell where it should
+    inputs, outputs = 12, 6
 
     def forward(  # type: ignore[override]
         self, landmark_image: Tensor, styles: Tensor, views: ReferenceViews, own_alone: Tensor | None = None
@@ -69,20 +59,19 @@ class ReferenceGuidedGenerator(Generator):
     def gather(self, landmark_image: Tensor, views: ReferenceViews) -> Tensor:
         """Return what the layers see: [B, 12, size, size] in the dtype of the landmark image."""
         size, dtype = landmark_image.shape[-1], landmark_image.dtype
-        motion = F.interpolate(views.motion, size=(size, size), mode="bilinear", align_corners=False) / REACH
+        motion = F.interpolate(views.motion, size=(size, size), mode="bilinear", align_corners=False) * _MOTION_GAIN
         small = [resize_area(view, size).to(dtype) for view in (views.warped, views.plate)]
         return torch.cat([landmark_image, *small, motion.to(dtype)], 1)
 
     def compose(self, layers: Tensor, views: ReferenceViews, own_alone: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the picture [B, 3, S, S] and the weights [B, 3, S, S] of warped, plate and own, of the layers' [B, 8, size, size]."""
+        """Return the picture [B, 3, S, S] and the weights [B, 3, S, S] of warped, plate and own, of the layers' [B, 6, size, size]."""
         size = views.warped.shape[-1]
-        flow = REACH * torch.tanh(_FLOW_GAIN * F.avg_pool2d(layers[:, _FLOW], _FLOW_AREA))
-        large = F.interpolate(layers[:, : _FLOW.start], size=(size, size), mode="bilinear", align_corners=False)
+        large = F.interpolate(layers, size=(size, size), mode="bilinear", align_corners=False)
         weights = torch.softmax(_WEIGHT_GAIN * large[:, _WEIGHTS], 1)
         if own_alone is not None:
             only = weights.new_tensor([0, 0, 1]).view(1, 3, 1, 1)
             weights = torch.where(own_alone.view(-1, 1, 1, 1), only, weights)
-        parts = warp(views.warped.to(layers.dtype), flow), views.plate[:, :3].to(layers.dtype), torch.tanh(large[:, _OWN])
+        parts = views.warped.to(layers.dtype), views.plate[:, :3].to(layers.dtype), torch.tanh(large[:, _OWN])
         picture = sum(weights[:, i : i + 1] * part for i, part in enumerate(parts))
         return picture, weights  # type: ignore[return-value]
 

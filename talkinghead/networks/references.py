@@ -14,7 +14,9 @@ from ..errors import TalkingheadError
 from ..media.pictures import decode_jpeg, encode_jpeg
 from .reference_guided import ReferenceViews
 
-_BAND_SHARE, _BAND_LEAST = 0.3, 0.004  # of the nearest picture's distance, and in fractions of the picture: how much farther still counts
+_BAND = 0.006
+"""How much farther than the nearest picture others may be and still count, in fractions of the picture: wide enough to average noise away
+where pictures are alike, narrow enough not to blur where all are far."""
 _HEAD = (0.78, 1.0, 0.2)  # half axes of a head in widths and heights of its landmark box, and how far its centre lies above the box's
 _EDGE = 0.08  # softness of the head's edge, in half axes
 _SAME_PLACE = 0.03  # difference of two pictures, in [-1, 1], up to which they show the same at a place
@@ -39,6 +41,7 @@ class References:
         return len(self.pictures)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "landmarks", np.ascontiguousarray(self.landmarks, dtype=np.float32))
         pictures, landmarks = self.pictures, self.landmarks
         square = pictures.ndim == 4 and pictures.shape[1] == pictures.shape[2] and pictures.shape[3] == 3
         if not (square and len(pictures) and pictures.dtype == np.uint8 and landmarks.shape == (len(pictures), POINTS, 2)):
@@ -57,7 +60,7 @@ class References:
     @classmethod
     def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray) -> "References":
         """Return references whose pictures are given as JPEG."""
-        return cls(np.stack([decode_jpeg(data) for data in jpegs]), np.ascontiguousarray(landmarks, dtype=np.float32), tuple(jpegs))
+        return cls(np.stack([decode_jpeg(data) for data in jpegs]), landmarks, tuple(jpegs))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return pictures float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
@@ -74,7 +77,7 @@ def nearness(landmarks: Tensor, target: Tensor) -> Tensor:
     """
     distance = (landmarks - target[:, None]).norm(dim=-1).mean(-1)
     nearest = distance.amin(1, keepdim=True)
-    weight = (1 - (distance - nearest) / (_BAND_SHARE * nearest + _BAND_LEAST)).clamp_min(0)
+    weight = (1 - (distance - nearest) / _BAND).clamp_min(0)
     return weight / weight.sum(1, keepdim=True)
 
 

@@ -155,7 +155,7 @@ def finetune_stages(
     networks = perceptual or ()
     graphed = model.device.type == "cuda" and references is None
     step_of = GraphedSteps(learner, networks, model.device) if graphed else partial(learner.step, networks)
-    targets = learner.targets(networks, pictures.small) if any(stages) and not config.jitter else []
+    targets = learner.targets(networks, pictures.small) if any(stages) and not (config.jitter and references is None) else []
     order: list[int] = []
     done = 0
 
@@ -178,7 +178,7 @@ def finetune_stages(
                 if not order:
                     order = random.permutation(len(clip)).tolist()
                 chosen, order = order[: config.batch], order[config.batch :]
-                if config.jitter:
+                if config.jitter and references is None:
                     figures = step_of(*jittered(pictures.images[chosen], pictures.points[chosen], config.jitter, random))
                 else:
                     wanted = [[layer[chosen] for layer in layers] for layers in targets]

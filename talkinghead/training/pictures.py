@@ -91,7 +91,7 @@ def stored_references(pictures: Pictures) -> References:
 
 
 def guide_pictures(pictures: Pictures, chosen: list[int], config: FinetuneConfig, random: np.random.Generator) -> Guide:
-    """Return what guides the generator to some of a person's pictures: the others, or the same with its head moved, never itself.
+    """Return what guides the generator to some of a person's pictures: the others, or the same with its head moved.
 
     Args:
         pictures: all of the person's.

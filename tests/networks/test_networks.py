@@ -46,7 +46,7 @@ def test_parameter_counts_and_layers_of_the_paper():
 def test_start(networks, real):
     """At step 0 pictures have contrast and styles differ, and D's scores are near 0."""
     config, embedder, generator, discriminator = networks
-    image, drawn = real(config.image_size)
+    image, drawn = real(config.layer_size)
     with torch.no_grad():
         embedding = embedder(image, drawn)
         styles = generator.project(embedding)

@@ -12,10 +12,9 @@ from conftest import face_points, guided_config
 from talkinghead.checkpoint import random_model
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import ReferenceGuidedGenerator, ReferenceViews, build_generator, final_generator, pack_, resize_area
-from talkinghead.networks.reference_guided import REACH
 
 SIZE, LAYERS = 64, 32
-OWN, WEIGHTS, FLOW = slice(0, 3), slice(3, 6), slice(6, 8)
+OWN, WEIGHTS = slice(0, 3), slice(3, 6)
 
 
 def smooth(count, channels, size, seed, strength=1.0):
@@ -49,7 +48,7 @@ def test_generator_kind_follows_the_configuration():
     networks = guided_config().networks
     made = build_generator(networks, projection=False)
     assert type(made) is ReferenceGuidedGenerator and made.projection is None
-    assert made.down[0].conv1.weight.shape[1] == 12 and made.out.weight.shape[0] == 8
+    assert made.down[0].conv1.weight.shape[1] == 12 and made.out.weight.shape[0] == 6
 
 
 def test_picture_has_the_references_size(generator, shown):
@@ -66,32 +65,26 @@ def test_layers_see_landmarks_references_and_motion(generator, shown):
     for channels, view in ((slice(3, 6), views.warped), (slice(6, 10), views.plate)):
         wanted = view.reshape(3, -1, LAYERS, 2, LAYERS, 2).mean((3, 5))
         torch.testing.assert_close(inputs[:, channels], wanted, atol=1e-6, rtol=0)
-    wanted = views.motion.reshape(3, 2, LAYERS, 2, LAYERS, 2).mean((3, 5)) / REACH  # half the grid: bilinear is the mean of four
+    wanted = views.motion.reshape(3, 2, LAYERS, 2, LAYERS, 2).mean((3, 5)) * 10  # half the grid: bilinear is the mean of four
     torch.testing.assert_close(inputs[:, 10:], wanted, atol=1e-6, rtol=0)
 
 
 def test_picture_is_the_composition_of_its_parts(generator, shown):
-    """Pixel by pixel from the layers: softmax of the enlarged logits, references read where the flow of each four pixels says."""
+    """Pixel by pixel from the layers: softmax of the enlarged logits, over references and own picture."""
     drawn, styles, views = shown
     with torch.no_grad():
         layers = generator.run_layers(generator.gather(drawn, views), styles)
     large = F.interpolate(layers, scale_factor=2, mode="bilinear", align_corners=False)
     powers = torch.exp(3.0 * large[:, WEIGHTS].double())
     weights = powers / powers.sum(1, keepdim=True)
-    areas = layers[:, FLOW].reshape(3, 2, LAYERS // 4, 4, LAYERS // 4, 4).mean((3, 5))
-    flow = F.interpolate(0.1 * torch.tanh(2.0 * areas), scale_factor=8, mode="bilinear", align_corners=False)
-    middle = (torch.arange(SIZE) + 0.5) / SIZE
-    places = torch.stack([middle + flow[:, 0], middle[:, None] + flow[:, 1]], 3)
-    moved = F.grid_sample(views.warped, 2 * places - 1, mode="bicubic", padding_mode="border", align_corners=False)
-    parts = torch.stack([moved, views.plate[:, :3], torch.tanh(large[:, OWN])], 1)
+    parts = torch.stack([views.warped, views.plate[:, :3], torch.tanh(large[:, OWN])], 1)
     wanted = (weights[:, :, None] * parts).sum(1).float()
     picture, given = generator.compose(layers, views)
     torch.testing.assert_close(picture, wanted, atol=2e-5, rtol=0)
     torch.testing.assert_close(given, weights.float(), atol=1e-5, rtol=0)
     assert torch.equal(run(generator, shown), picture)
-    # each of the three takes part somewhere, and the flow moves by pixels
+    # each of the three takes part somewhere
     assert all(weights[:, part].amax() > 0.5 for part in range(3)) and (weights.amin((0, 2, 3)) < 0.3).all()
-    assert flow.abs().max() * SIZE > 2 and (moved - views.warped).abs().max() > 0.1
 
 
 def test_rows_alone_show_the_own_picture(generator, shown):
@@ -106,21 +99,10 @@ def test_rows_alone_show_the_own_picture(generator, shown):
     assert (picture[1] - own[1]).abs().max() > 0.1
 
 
-def test_flow_is_zero_at_the_start(shown):
-    model = random_model(guided_config(), seed=5)
-    drawn, styles, views = shown
-    with torch.no_grad():
-        layers = model.generator.run_layers(model.generator.gather(drawn, views), styles)
-    assert (layers[:, FLOW] == 0).all() and layers[:, WEIGHTS].std() > 0.01
-    layers[:, WEIGHTS] = torch.tensor([30.0, 0, 0]).view(1, 3, 1, 1)
-    torch.testing.assert_close(model.generator.compose(layers, views)[0], views.warped, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("part, name", [(0, "warped"), (1, "plate")])
 def test_one_weight_alone_shows_its_reference(generator, shown, part, name):
     views = shown[2]
-    layers = torch.randn(3, 8, LAYERS, LAYERS)
-    layers[:, FLOW] = 0
+    layers = torch.randn(3, 6, LAYERS, LAYERS)
     layers[:, WEIGHTS] = -100
     layers[:, WEIGHTS][:, part] = 100
     picture, weights = generator.compose(layers, views)
@@ -128,37 +110,15 @@ def test_one_weight_alone_shows_its_reference(generator, shown, part, name):
     torch.testing.assert_close(picture, getattr(views, name)[:, :3], atol=1e-5, rtol=0)
 
 
-def test_flow_moves_the_warped_view_alone(generator, shown):
-    """A flow of two pixels to the right reads two pixels to the right; the plate stands still."""
-    views = shown[2]
-    layers = torch.zeros(3, 8, LAYERS, LAYERS)
-    layers[:, 6] = torch.atanh(torch.tensor(2 / SIZE / REACH)) / 2
-    for part, wanted in ((0, views.warped[..., 2:]), (1, views.plate[:, :3, :, :-2])):
-        layers[:, WEIGHTS] = 0
-        layers[:, 3 + part] = 100
-        torch.testing.assert_close(generator.compose(layers, views)[0][..., :-2], wanted, atol=1e-4, rtol=0)
-
-
-def test_flow_never_reaches_beyond_its_bound(generator):
-    warped = torch.zeros(1, 3, SIZE, SIZE)
-    warped[..., SIZE // 2 :] = 1
-    views = ReferenceViews(warped, warped, torch.zeros(1, 2, GRID, GRID))
-    layers = torch.zeros(1, 8, LAYERS, LAYERS)
-    layers[:, 3], layers[:, 6] = 100, 1e6
-    edge = generator.compose(layers, views)[0][0, 0, 0] > 0.5
-    assert SIZE // 2 - int(edge.int().argmax()) == pytest.approx(REACH * SIZE, abs=1)
-
-
-def test_gradients_reach_own_weights_and_flow(generator, shown):
-    # at the start too, when the flow is zero
+def test_gradients_reach_own_picture_and_weights(generator, shown):
     for each in (copy.deepcopy(generator), random_model(guided_config()).generator):
         each(*shown).square().sum().backward()
         assert (each.out.weight.grad.flatten(1).norm(dim=1) > 1e-3).all()
         assert each.down[0].conv1.weight.grad.abs().amax((0, 2, 3)).min() > 1e-6  # of each channel of the input
 
 
-def test_gradients_of_the_flow_are_those_of_differences(generator, shown):
-    layers = (0.1 * torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(8))).double().requires_grad_()
+def test_gradients_of_the_composition_are_those_of_differences(generator, shown):
+    layers = (0.1 * torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(8))).double().requires_grad_()
     small = ReferenceViews(*(F.interpolate(view[:1].double(), size=(16, 16), mode="area") for view in shown[2]))
     assert torch.autograd.gradcheck(lambda x: generator.compose(x, small)[0], layers, eps=1e-6, atol=1e-6)
 

@@ -87,16 +87,16 @@ def test_nothing_jumps_when_the_nearest_changes(moves):
     shades = 0.6 * torch.tensor([1.0, -1, 0.3])[: len(landmarks)].view(-1, 1, 1, 1)  # they differ all over
     pictures = 0.4 * F.avg_pool2d(pictures, 2) + shades
     widest, plates = {}, torch.rand(len(landmarks), 4, 8, 8)
-    for steps in (150, 600):
+    for steps in (300, 1200):
         targets = path(steps, *landmarks, landmarks[0])
         share = nearness(landmarks, targets)
         views = view_references(pictures, landmarks, targets, plates)
         assert set(share.argmax(1).tolist()) == set(range(len(landmarks)))
         widest[steps] = [float(each.diff(dim=0).abs().max()) for each in (share, *views)]
         step = float(targets.diff(dim=0).norm(dim=2).mean(1).max())
-        assert all(jump < most * step for jump, most in zip(widest[steps], (400, 500, 400, 30), strict=True))
+        assert all(jump < most * step for jump, most in zip(widest[steps], (1600, 2000, 1600, 120), strict=True))
     # four times as many steps, each about a quarter as far: a jump would stay as wide as it is
-    assert all(fine < 0.5 * rough for fine, rough in zip(widest[600], widest[150], strict=True))
+    assert all(fine < 0.5 * rough for fine, rough in zip(widest[1200], widest[300], strict=True))
 
 
 def test_views_are_shares_of_each_bent_picture():

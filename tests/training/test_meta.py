@@ -209,7 +209,7 @@ def test_guided_steps_move_every_network_and_output():
     for name, module in learner.modules.items():
         assert any(not torch.equal(t, before[name][key]) for key, t in module.state_dict().items()), name
     rows = (learner.generator.out.weight - before["generator"]["out.weight"]).flatten(1).abs().amax(1)
-    assert (rows > 1e-5).all()  # own picture, weights and flow
+    assert (rows > 1e-5).all()  # own picture and weights
 
 
 def test_guided_target_is_never_shown(monkeypatch):
