@@ -16,8 +16,8 @@ from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
 from .examples import EXAMPLES
 from .landmarks.detect import DETECTORS
-from .training.finetune import MOST_PICTURES
 from .training.meta import VARIANTS
+from .training.pictures import MOST_PICTURES
 from .training.stopping import LEAST_TO_HOLD_OUT
 from .version import __version__
 

@@ -20,7 +20,8 @@ from talkinghead.device import training_precision
 from talkinghead.engines.frame import DTYPES
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.perceptual import VGG19, EfficientNetLite0, PerceptualNetwork, VGGFace, vgg_layers
-from talkinghead.training.finetune import PersonLearner, embed, finetune, inputs
+from talkinghead.training.finetune import PersonLearner, embed, finetune
+from talkinghead.training.pictures import inputs
 
 SHOTS = 8
 PRECISION = training_precision(torch.device(DEVICE), "bf16")
@@ -99,7 +100,8 @@ def test_person(bench, request):
     random = np.random.default_rng(0)
     landmarks = random.uniform(0, size, (SHOTS, 68, 2)).astype(np.float32)
     clip = Clip(Track(landmarks, (size, size)), random.integers(0, 256, (SHOTS, size, size, 3), np.uint8))
-    real, drawn, _ = inputs(model, clip)
+    pictures = inputs(model, clip)
+    real, drawn = pictures.small, pictures.drawn
     networks, stock_networks = perceptual("tiny" if quick else "paper")
     embedding = embed(model, clip)
 

@@ -77,6 +77,7 @@ class StockLearner:
         groups = [{"params": list(generator.parameters())}, {"params": [self.styles], "lr": rate * config.styles_rate}]
         self.generator_optimiser = make_adam(groups, config.generator)
         self.discriminator_optimiser = make_adam([{"params": [*discriminator.parameters(), self.column]}], config.discriminator)
+        self.steps = 0
         self.average = [parameter.detach().clone() for group in groups for parameter in group["params"]]
         self.current = [parameter for group in groups for parameter in group["params"]]
         self.frozen = list(discriminator.parameters())
@@ -102,7 +103,9 @@ class StockLearner:
             step(self.generator_optimiser, torch.stack(terms).sum(), config.clip)
             for parameter in self.frozen:
                 parameter.requires_grad_(True)
-            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.current], 1 - config.average)
+            self.steps += 1
+            weight = (1 - config.average) / (1 - config.average**self.steps)  # without the start
+            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.current], weight)
             for number in range(config.discriminator_steps):
                 if number:
                     with torch.no_grad():

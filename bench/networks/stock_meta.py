@@ -37,6 +37,7 @@ class StockMetaLearner:
         self.generator_optimiser = make_adam([{"params": self.generator_group}], self.meta.generator)
         parameters = [*self.discriminator.parameters(), self.w0, self.columns]
         self.discriminator_optimiser = make_adam([{"params": parameters}], self.meta.discriminator)
+        self.steps = 0
         self.average = [parameter.detach().clone() for parameter in self.generator_group]
 
     def step(self, episodes: Episodes) -> Tensor:
@@ -65,7 +66,9 @@ class StockMetaLearner:
             ]
             step(self.generator_optimiser, torch.stack(terms).sum(), meta.clip)
             self.discriminator.requires_grad_(True)
-            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.generator_group], 1 - meta.average)
+            self.steps += 1
+            weight = (1 - meta.average) / (1 - meta.average**self.steps)  # without the start
+            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.generator_group], weight)
             for number in range(meta.discriminator_steps):
                 if number:
                     with torch.no_grad():
