@@ -273,21 +273,31 @@ def _pack_references(references: References) -> dict[str, Tensor]:
         "references.jpegs": torch.frombuffer(bytearray(b"".join(jpegs)), dtype=torch.uint8),
         "references.lengths": torch.tensor([len(data) for data in jpegs]),
         "references.landmarks": torch.from_numpy(references.landmarks),
+        "references.one_scene": torch.tensor([int(references.one_scene)]),
     }
 
 
 def _unpack_references(path: Path, tensors: dict[str, Tensor]) -> References:
     """Take the references out of a file's tensors."""
-    jpegs, lengths, landmarks = (tensors.pop(f"references.{name}", None) for name in ("jpegs", "lengths", "landmarks"))
+    names = ("jpegs", "lengths", "landmarks", "one_scene")
+    jpegs, lengths, landmarks, one_scene = (tensors.pop(f"references.{name}", None) for name in names)
     problem = f"{path}: the pictures that it shows are missing or damaged; make the person again"
-    if jpegs is None or lengths is None or landmarks is None or lengths.dim() != 1 or jpegs.dtype != torch.uint8:
+    if (
+        jpegs is None
+        or lengths is None
+        or landmarks is None
+        or one_scene is None
+        or one_scene.numel() != 1
+        or lengths.dim() != 1
+        or jpegs.dtype != torch.uint8
+    ):
         raise TalkingheadError(problem)
     ends = lengths.cumsum(0).tolist()
     if not ends or bool((lengths < 1).any()) or ends[-1] != jpegs.numel() or len(ends) > MAX_REFERENCES:
         raise TalkingheadError(problem)
     data = jpegs.numpy().tobytes()
     try:
-        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy())
+        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene))
     except Exception as error:  # what Pillow raises for damaged data is not stated
         raise TalkingheadError(f"{problem} ({error})") from error
 

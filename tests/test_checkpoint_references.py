@@ -271,3 +271,10 @@ def test_fingerprint_of_guided_persons_is_of_the_networks(person):
     assert fingerprint(shown) == before
     networks = dataclasses.replace(person.config.networks, network_size=64)
     assert fingerprint(dataclasses.replace(person, config=dataclasses.replace(person.config, networks=networks))) != before
+
+
+@pytest.mark.parametrize("one_scene", [True, False])
+def test_file_says_whether_pictures_share_a_scene(person, model, tmp_path, one_scene):
+    other = dataclasses.replace(person, references=dataclasses.replace(person.references, one_scene=one_scene))
+    save_person(other, tmp_path / "person.safetensors")
+    assert load_person(tmp_path / "person.safetensors", model).references.one_scene is one_scene

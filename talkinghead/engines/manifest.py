@@ -39,7 +39,7 @@ class Manifest:
         reference: [68][2], the person's face at rest in fractions of the crop, which a driver's motion is put on.
         talkinghead: version that wrote it.
         details: of the format, such as "opset" or "target"; of a reference-guided generator also "network_size", the side of landmark
-            images.
+            images; "crop_convention" where it is not 1 (data/crop.py).
     """
 
     format: str
@@ -84,6 +84,8 @@ class Manifest:
         networks = person.config.networks
         if networks.reference_guided:
             details = {**(details or {}), "network_size": networks.layer_size}
+        if person.config.crop != 1:
+            details = {**(details or {}), "crop_convention": person.config.crop}
         return cls(
             format=format,
             preset=person.config.preset,

@@ -30,11 +30,14 @@ class References:
     Attributes:
         pictures: uint8 [T, S, S, 3], RGB.
         landmarks: float32 [T, 68, 2], as fractions of the picture.
+        one_scene: whether the pictures share a crop, as frames of one video do; then the scene shown follows the nearest of them, else it
+            is that of the middle one throughout.
         jpegs: the same pictures as a file holds them; empty where they were never stored.
     """
 
     pictures: np.ndarray
     landmarks: np.ndarray
+    one_scene: bool = True
     jpegs: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
@@ -53,14 +56,14 @@ class References:
             raise TalkingheadError("references: a landmark is not finite; make the person again")
 
     @classmethod
-    def stored(cls, pictures: np.ndarray, landmarks: np.ndarray) -> "References":
+    def stored(cls, pictures: np.ndarray, landmarks: np.ndarray, one_scene: bool = True) -> "References":
         """Return references as a person's file gives them back: their pictures have been through JPEG, and metadata are gone."""
-        return cls.decode([encode_jpeg(picture) for picture in pictures], landmarks)
+        return cls.decode([encode_jpeg(picture) for picture in pictures], landmarks, one_scene)
 
     @classmethod
-    def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray) -> "References":
+    def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True) -> "References":
         """Return references whose pictures are given as JPEG."""
-        return cls(np.stack([decode_jpeg(data) for data in jpegs]), landmarks, tuple(jpegs))
+        return cls(np.stack([decode_jpeg(data) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return pictures float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
@@ -134,7 +137,7 @@ class ReferenceViewer:
 
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
         self._pictures, self._landmarks = references.tensors(device)
-        self._plates = background_plates(self._pictures, self._landmarks)
+        self._plates = background_plates(self._pictures, self._landmarks, references.one_scene)
 
     def __call__(self, target: Tensor) -> ReferenceViews:
         """Return the views for landmarks [B, 68, 2], as fractions."""
@@ -150,7 +153,7 @@ def view_episodes(pictures: Tensor, landmarks: Tensor, target: Tensor) -> Refere
     return ReferenceViews(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def background_plates(pictures: Tensor, landmarks: Tensor) -> Tensor:
+def background_plates(pictures: Tensor, landmarks: Tensor, one_scene: bool = True) -> Tensor:
     """Return the scene behind each of a person's pictures, [T, 4, S, S]: its RGB in [-1, 1], and how far it was seen, from 0 to 1.
 
     A plate is the picture itself, averaged with others where they show the same place, which takes noise away; where its head covers the
@@ -159,7 +162,12 @@ def background_plates(pictures: Tensor, landmarks: Tensor) -> Tensor:
     Args:
         pictures: [T, 3, S, S] in [-1, 1].
         landmarks: [T, 68, 2], as fractions.
+        one_scene: False gives all of them the plate of the middle picture, which no other has a part in.
     """
+    if not one_scene and len(pictures) > 1:
+        middle = int((landmarks - landmarks.median(0).values).norm(dim=2).sum(1).argmin())
+        alone = background_plates(pictures[middle, None], landmarks[middle, None])
+        return alone.expand(len(pictures), -1, -1, -1)
     count, size = len(pictures), pictures.shape[-1]
     free, small = _outside_head(landmarks, GRID), F.interpolate(pictures, size=(GRID, GRID), mode="area")
     plates = []

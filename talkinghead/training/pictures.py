@@ -32,6 +32,7 @@ class Pictures(NamedTuple):
         drawn: landmark images at the networks' size.
         points: float32 [N, 68, 2], landmarks as fractions of the picture.
         valid: float32 [N, 1, S, S], 0 where a picture shows what lies beyond its source; None where none does.
+        one_scene: whether they share a crop, as frames of one video do.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Pictures(NamedTuple):
     drawn: Tensor
     points: Tensor
     valid: Tensor | None
+    one_scene: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def inputs(model: Model, clip: Clip) -> Pictures:
     if clip.valid is not None and not clip.valid.all():
         valid = _resized(torch.from_numpy(clip.valid).to(model.device)[:, None].float(), size)
     points = torch.from_numpy(clip.track.landmarks / height).to(model.device)
-    return Pictures(images, resize_area(images, layer_size), landmark_image(points, layer_size), points, valid)
+    return Pictures(images, resize_area(images, layer_size), landmark_image(points, layer_size), points, valid, clip.track.fps > 0)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -87,7 +89,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 def stored_references(pictures: Pictures) -> References:
     """Return a person's pictures as their file will hold them."""
     frames = pictures.images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-    return References.stored(frames.cpu().numpy(), pictures.points.cpu().numpy())
+    return References.stored(frames.cpu().numpy(), pictures.points.cpu().numpy(), pictures.one_scene)
 
 
 def guide_pictures(pictures: Pictures, chosen: list[int], config: FinetuneConfig, random: np.random.Generator) -> Guide:
@@ -107,7 +109,7 @@ def guide_pictures(pictures: Pictures, chosen: list[int], config: FinetuneConfig
         else:
             points = _move_head(pictures.points[number, None], config.head_jitter, random)
             shown = warp_by_landmarks(pictures.images[number, None], pictures.points[number, None], points)
-        rows.append(view_references(shown, points, pictures.points[number, None], background_plates(shown, points)))
+        rows.append(view_references(shown, points, pictures.points[number, None], background_plates(shown, points, pictures.one_scene)))
     views = ReferenceViews(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
     device = pictures.images.device
     own_alone = torch.from_numpy(random.random(len(chosen)) < config.own_picture).to(device)

@@ -303,3 +303,21 @@ def test_stored_pictures_hold_no_metadata():
             assert opened.format == "JPEG" and opened.size == (SIZE, SIZE)
         assert b"Exif" not in data and b"http" not in data
     assert encode_jpeg(np.zeros((8, 8, 3), np.uint8))[:2] == b"\xff\xd8"
+
+
+def test_pictures_of_several_scenes_share_the_middle_ones_plate():
+    """Pictures that were cropped one by one do not lie on one another: blending their scenes would show them double."""
+    landmarks = landmarks_at((-0.05, 0), (0, 0), (0.06, 0))
+    pictures = pictures_of(landmarks)
+    plates = background_plates(pictures, landmarks, one_scene=False)
+    assert plates.shape == (3, 4, *pictures.shape[2:])
+    for plate in plates:
+        assert torch.equal(plate, background_plates(pictures[1:2], landmarks[1:2])[0])
+    assert not torch.equal(background_plates(pictures, landmarks)[0], plates[0])
+
+
+def test_scene_of_the_pictures_is_kept(tmp_path):
+    landmarks = landmarks_at((0, 0), (0.05, 0)).numpy()
+    pictures = np.full((2, 32, 32, 3), 90, np.uint8)
+    for one_scene in (True, False):
+        assert References.stored(pictures, landmarks, one_scene).one_scene is one_scene

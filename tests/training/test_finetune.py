@@ -299,3 +299,10 @@ def test_pixels_beyond_the_source_do_not_teach(guided_model, guided_clip):
             guide = dataclasses.replace(guide, views=views)
             pixels.append(learner.step([], pictures.images, pictures.drawn, guide=guide)["pixel"])
     assert pixels[0] == pixels[2] and pixels[1] != pixels[3] and pixels[0] < pixels[1]
+
+
+def test_pictures_of_another_crop_are_refused(guided_model, guided_clip):
+    other = dataclasses.replace(guided_clip, convention=3 - guided_model.config.crop)
+    with pytest.raises(TalkingheadError, match=r"was cropped by convention \d, .* read it with convention=\d"):
+        finetune(guided_model, other, steps=0)
+    finetune(guided_model, dataclasses.replace(guided_clip, convention=guided_model.config.crop), steps=0)

@@ -122,7 +122,7 @@ def test_moved_head_shows_the_target_elsewhere(drawn, config, monkeypatch):
     monkeypatch.setattr(module, "view_references", look)
     guide = guide_pictures(drawn, [1, 2], config, OWN)
     for row, (number, (shown, points, target, plates)) in enumerate(zip([1, 2], seen, strict=True)):
-        assert torch.equal(target[0], drawn.points[number]) and torch.equal(plates, background_plates(shown, points))
+        assert torch.equal(target[0], drawn.points[number]) and torch.equal(plates, background_plates(shown, points, drawn.one_scene))
         distance = (points[0] - drawn.points[number]).norm(dim=1)
         assert 0.005 < distance.max() < 0.2
         assert (shown[0] - drawn.images[number]).abs().max() > 0.3
@@ -165,7 +165,7 @@ def test_seven_in_ten_are_shown_by_others(drawn, config, monkeypatch):
 def test_plates_are_made_of_what_is_shown(drawn, config):
     guide = guide_pictures(drawn, [3], config, OTHERS)
     shown, points = drawn.images[:3], drawn.points[:3]
-    expected = module.view_references(shown, points, drawn.points[3:], background_plates(shown, points))
+    expected = module.view_references(shown, points, drawn.points[3:], background_plates(shown, points, drawn.one_scene))
     torch.testing.assert_close(guide.views.plate, expected.plate)
 
 
