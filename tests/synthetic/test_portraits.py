@@ -15,6 +15,7 @@ pytest.importorskip("skimage", reason="scikit-image, whose portrait is moved her
 
 from skimage import data
 
+from talkinghead.cli import main
 from talkinghead.corpus import book
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.data.shards import read_index
@@ -370,3 +371,15 @@ def test_bad_input_is_one_line(
         prepare_portraits(pictures, tmp_path / "out", detector="dlib", **numbers)
     assert said in str(failure.value) and "\n" not in str(failure.value)
     assert not list((tmp_path / "out").glob("shard-*"))
+
+
+def test_command_prepares_portraits(astronaut: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_picture(tmp_path / "pictures" / "anna.png", astronaut)
+    out = tmp_path / "data"
+    command = ["prepare", "--portraits", str(tmp_path / "pictures"), "--out", str(out), "--size", "64"]
+    assert main([*command, "--frames-each", "3", "--workers", "1", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 1
+    (clip,) = read_index(out)
+    assert (clip.person, len(clip), clip.size) == ("portrait-anna", 3, 64)
+    assert main([*command, "video.mp4"]) == 2
+    assert "name one of the three kinds of source" in capsys.readouterr().err
