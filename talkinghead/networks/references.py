@@ -138,10 +138,26 @@ class ReferenceViewer:
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
         self._pictures, self._landmarks = references.tensors(device)
         self._plates = background_plates(self._pictures, self._landmarks, references.one_scene)
+        self._middle = None if references.one_scene or len(references) == 1 else _middle(self._landmarks)
 
     def __call__(self, target: Tensor) -> ReferenceViews:
         """Return the views for landmarks [B, 68, 2], as fractions."""
-        return view_references(self._pictures, self._landmarks, target, self._plates)
+        views = view_references(self._pictures, self._landmarks, target, self._plates)
+        if self._middle is None:
+            return views
+        # of pictures of several scenes each may lend its head, but what is around it is the middle one's alone
+        only = slice(self._middle, self._middle + 1)
+        around = view_references(self._pictures[only], self._landmarks[only], target, self._plates[only])
+        outside = _outside_head(target, GRID)[:, None]
+        size = self._pictures.shape[-1]
+        large = F.interpolate(outside, size=(size, size), mode="bilinear", align_corners=False)
+        warped = torch.lerp(views.warped, around.warped, large)
+        return ReferenceViews(warped, around.plate, torch.lerp(views.motion, around.motion, outside))
+
+
+def _middle(landmarks: Tensor) -> int:
+    """Return the number of the picture whose landmarks [T, 68, 2] are nearest to the median."""
+    return int((landmarks - landmarks.median(0).values).norm(dim=2).sum(1).argmin())
 
 
 def view_episodes(pictures: Tensor, landmarks: Tensor, target: Tensor) -> ReferenceViews:
@@ -165,7 +181,7 @@ def background_plates(pictures: Tensor, landmarks: Tensor, one_scene: bool = Tru
         one_scene: False gives all of them the plate of the middle picture, which no other has a part in.
     """
     if not one_scene and len(pictures) > 1:
-        middle = int((landmarks - landmarks.median(0).values).norm(dim=2).sum(1).argmin())
+        middle = _middle(landmarks)
         alone = background_plates(pictures[middle, None], landmarks[middle, None])
         return alone.expand(len(pictures), -1, -1, -1)
     count, size = len(pictures), pictures.shape[-1]

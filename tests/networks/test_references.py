@@ -321,3 +321,17 @@ def test_scene_of_the_pictures_is_kept(tmp_path):
     pictures = np.full((2, 32, 32, 3), 90, np.uint8)
     for one_scene in (True, False):
         assert References.stored(pictures, landmarks, one_scene).one_scene is one_scene
+
+
+def test_several_scenes_lend_heads_alone():
+    """Outside the head the views are those of the middle picture by itself; inside, those of the nearest."""
+    landmarks = landmarks_at((-0.05, 0), (0, 0), (0.06, 0), side=0.07)
+    shades = np.array([40, 120, 200], np.uint8)
+    pictures = np.broadcast_to(shades[:, None, None, None], (3, 32, 32, 3)).copy()
+    view = ReferenceViewer(References(pictures, landmarks.numpy(), one_scene=False))(landmarks[2:])
+    shown = (view.warped + 1) * 127.5
+    middle = landmarks[2].mean(0) * 32
+    assert shown[0, :, int(middle[1]), int(middle[0])] == pytest.approx(200, abs=1)
+    assert shown[0, :, -1, 0] == pytest.approx(120, abs=1) and shown[0, :, 0, -1] == pytest.approx(120, abs=1)
+    together = ReferenceViewer(References(pictures, landmarks.numpy()))(landmarks[2:])
+    assert ((together.warped + 1) * 127.5)[0, :, -1, 0] == pytest.approx(200, abs=1)
