@@ -37,7 +37,7 @@ from .landmarks.smooth import smooth
 from .media.video import VideoReader, write_video
 from .metrics import identity_distance
 from .networks.references import shape_distance
-from .paste_back import PasteBack, open_place
+from .paste_back import PasteBack, open_place, show_before
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +204,10 @@ def animate_video(
     reader = VideoReader(drive)
     detector = detector or open_detector()
     place = None if paste_back is None else open_place(person, paste_back, detector)
+    if place is not None:
+        person = show_before(person, place, detector)
+        if engine is not None:
+            engine.show(person)
     size = (side, side if layout == "result" else 3 * side) if place is None else place.size
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:

@@ -5,6 +5,7 @@ Towards the border of the square the head fades into the picture, except where i
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ class PasteBack:
 
     Attributes:
         size: (height, width) of the frames, pixels; both are even, a picture may lose its last row or column.
+        picture: uint8 [*size, 3], that heads are put into.
+        crop: where the head belongs.
 
     Args:
         picture: uint8 [H, W, 3], RGB; it is copied.
@@ -51,8 +54,9 @@ class PasteBack:
             what = f"{picture.dtype} {list(picture.shape)}"
             raise TalkingheadError(f"picture to paste into: {what}, expected uint8 [H, W, 3]; give another")
         height, width = (side - side % 2 for side in picture.shape[:2])
-        self._picture = np.array(picture[:height, :width], order="C")
+        self.picture = np.array(picture[:height, :width], order="C")
         self.size: tuple[int, int] = (height, width)
+        self.crop = crop
         top, bottom = _span(crop.y, crop.side, height)
         left, right = _span(crop.x, crop.side, width)
         if bottom <= 0 or top >= height or right <= 0 or left >= width:
@@ -69,7 +73,7 @@ class PasteBack:
         down = _shares(top, bottom, height, _RAMP * crop.side)[self._shown[0]]
         across = _shares(left, right, width, _RAMP * crop.side)[self._shown[1]]
         share = torch.from_numpy(down[:, None] * across).float()[..., None]
-        still = torch.from_numpy(self._picture[self._place].copy())
+        still = torch.from_numpy(self.picture[self._place].copy())
         self._share = share.expand(-1, -1, 3).contiguous()
         self._still = (still * (1 - share)).add_(0.5)  # the half rounds, as the sum is cut to whole numbers
         self._blend = torch.empty_like(self._still)  # kept, as fresh memory takes as long as the sum
@@ -88,7 +92,7 @@ class PasteBack:
             raise TalkingheadError(f"head to paste: {what}, expected uint8 [S, S, 3]; give a square picture")
         resized = _resize(head, self._head_size)[self._shown]
         torch.mul(resized, self._share, out=self._blend).add_(self._still)
-        frame = self._picture.copy()
+        frame = self.picture.copy()
         torch.from_numpy(frame)[self._place].copy_(self._blend)
         return frame
 
@@ -145,6 +149,18 @@ def open_place(person: Person, path: str | Path, detector: Detector) -> PasteBac
         crop.y,
     )
     return place
+
+
+def show_before(person: Person, place: PasteBack, detector: Detector) -> Person:
+    """Return the person before the scene of the place, where the generator shows the person's pictures; else the person itself."""
+    if person.references is None:
+        return person
+    size = person.config.networks.image_size
+    face = largest_face(detector, place.picture)
+    if face is None:  # it was found before, on the same picture
+        return person
+    scene = place.crop.pixels(place.picture, size), place.crop.points(face.landmarks, 1)
+    return replace(person, references=person.references.before(*scene))
 
 
 def _read_clear_frame(path: Path, detector: Detector) -> np.ndarray:

@@ -33,12 +33,14 @@ class References:
         one_scene: whether the pictures share a crop, as frames of one video do; then the scene shown follows the nearest of them, else it
             is that of the middle one throughout.
         jpegs: the same pictures as a file holds them; empty where they were never stored.
+        scene: number of the picture whose scene is shown where they share none; None for the middle one.
     """
 
     pictures: np.ndarray
     landmarks: np.ndarray
     one_scene: bool = True
     jpegs: tuple[bytes, ...] = field(default=(), repr=False)
+    scene: int | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -64,6 +66,16 @@ class References:
     def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True) -> "References":
         """Return references whose pictures are given as JPEG."""
         return cls(np.stack([decode_jpeg(data) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
+
+    def before(self, picture: np.ndarray, landmarks: np.ndarray) -> "References":
+        """Return these references shown before the scene of another picture of the person.
+
+        Args:
+            picture: uint8 [S, S, 3], RGB.
+            landmarks: float [68, 2], as fractions of the picture.
+        """
+        pictures, points = np.concatenate([self.pictures, picture[None]]), np.concatenate([self.landmarks, landmarks[None]])
+        return References(pictures, points.astype(np.float32), one_scene=False, scene=len(self))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return pictures float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
@@ -137,16 +149,21 @@ class ReferenceViewer:
 
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
         self._pictures, self._landmarks = references.tensors(device)
-        self._plates = background_plates(self._pictures, self._landmarks, references.one_scene)
-        self._middle = None if references.one_scene or len(references) == 1 else _middle(self._landmarks)
+        several = not references.one_scene and len(references) > 1
+        self._scene = (_middle(self._landmarks) if references.scene is None else references.scene) if several else None
+        if self._scene is None:
+            self._plates = background_plates(self._pictures, self._landmarks)
+        else:
+            only = slice(self._scene, self._scene + 1)
+            self._plates = background_plates(self._pictures[only], self._landmarks[only]).expand(len(references), -1, -1, -1)
 
     def __call__(self, target: Tensor) -> ReferenceViews:
         """Return the views for landmarks [B, 68, 2], as fractions."""
         views = view_references(self._pictures, self._landmarks, target, self._plates)
-        if self._middle is None:
+        if self._scene is None:
             return views
-        # of pictures of several scenes each may lend its head, but what is around it is the middle one's alone
-        only = slice(self._middle, self._middle + 1)
+        # of pictures of several scenes each may lend its head, but what is around it is one's alone
+        only = slice(self._scene, self._scene + 1)
         around = view_references(self._pictures[only], self._landmarks[only], target, self._plates[only])
         outside = _outside_head(target, GRID)[:, None]
         size = self._pictures.shape[-1]

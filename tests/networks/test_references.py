@@ -335,3 +335,15 @@ def test_several_scenes_lend_heads_alone():
     assert shown[0, :, -1, 0] == pytest.approx(120, abs=1) and shown[0, :, 0, -1] == pytest.approx(120, abs=1)
     together = ReferenceViewer(References(pictures, landmarks.numpy()))(landmarks[2:])
     assert ((together.warped + 1) * 127.5)[0, :, -1, 0] == pytest.approx(200, abs=1)
+
+
+def test_person_before_another_scene_keeps_the_heads():
+    landmarks = landmarks_at((0, 0), (0.05, 0), side=0.07).numpy()
+    ours = References(np.full((1, 32, 32, 3), 200, np.uint8), landmarks[:1])
+    there = ours.before(np.full((32, 32, 3), 40, np.uint8), landmarks[1])
+    assert (len(there), there.one_scene, there.scene) == (2, False, 1)
+    view = ReferenceViewer(there)(torch.from_numpy(landmarks[:1]))
+    shown, middle = (view.warped + 1) * 127.5, landmarks[0].mean(0) * 32
+    assert shown[0, :, int(middle[1]), int(middle[0])] == pytest.approx(200, abs=1)
+    assert shown[0, :, -1, 0] == pytest.approx(40, abs=1)
+    assert ((view.plate[:, :3] + 1) * 127.5)[0, :, -1, 0] == pytest.approx(40, abs=1)
