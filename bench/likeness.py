@@ -1,4 +1,4 @@
-"""How like a person a model's pictures are, beside both copies of the person's pictures, and how still the background stands.
+"""Measure how like a person a model's pictures are, beside both copies of the person's pictures, and how still the background stands.
 
 python -m bench.likeness MODEL CLIPS --people clips.tsv --only anna bob --out likeness.json   # measure people kept apart from training
 python -m bench.likeness --table likeness.json                                                # print the tables of docs
@@ -40,10 +40,10 @@ STRIP_FRAMES = 6
 
 
 def background_change(frames: np.ndarray, landmarks: np.ndarray) -> float:
-    """Return the mean change from frame to frame outside the person, in grey levels.
+    """Return the mean change from one frame to the next outside the person, in grey levels.
 
     Args:
-        frames: uint8 [N, H, W, 3], consecutive.
+        frames: uint8 [N, H, W, 3], in order of time; those of `main` are spread over the last third of a clip.
         landmarks: [N, 68, 2] in pixels; what lies within the box around all of them, enlarged, is the person.
     """
     low, high = landmarks.min((0, 1)), landmarks.max((0, 1))

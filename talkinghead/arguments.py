@@ -69,7 +69,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
     _add_seed(it)
 
-    it = verb("finetune", "learn a person from a few pictures or a video")
+    it = verb("finetune", "learn a person from a few pictures or a video; a person of portrait holds the pictures in its file")
     it.add_argument("pictures", nargs="+", metavar="PICTURES_OR_VIDEO", help="pictures, folders of pictures or videos of one person")
     it.add_argument("--out", required=True, metavar="PERSON.safetensors", help="the person to write")
     _add_model(it)
@@ -77,7 +77,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         "--steps",
         type=_whole(0),
         metavar="N",
-        help="(default: the preset's; 0 keeps only the person's styles, 52 KB, for use with its model)",
+        help="(default: the preset's; 0 makes the person at once, in a small file that needs its model)",
     )
     it.add_argument(
         "--stop",

@@ -20,7 +20,7 @@ answer "the nearest of the 8 pictures". Look at sheet.png.""",
 example:
   talkinghead finetune anna1.jpg anna2.jpg anna3.jpg --out anna.safetensors
   talkinghead finetune anna.mp4 --shots 16 --out anna.safetensors
-  talkinghead finetune anna.jpg --steps 0 --out anna.safetensors   # at once, less like her
+  talkinghead finetune anna.jpg --steps 0 --out anna.safetensors   # at once, without learning
 
 then:
   talkinghead animate anna.safetensors --drive bob.mp4 --out anna_as_bob.mp4""",

@@ -13,6 +13,7 @@ import talkinghead.cli as cli
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead import Person, animate_video
 from talkinghead.checkpoint import random_model
+from talkinghead.clip import Clip, Track
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detect import open_detector
@@ -21,6 +22,7 @@ from talkinghead.media.pictures import resize, write_picture
 from talkinghead.media.video import VideoReader
 from talkinghead.networks.references import References
 from talkinghead.paste_back import PasteBack, find_place, open_place
+from talkinghead.training.finetune import finetune
 
 FACES = [(40 + 2 * i, 30, 40) for i in range(4)]
 FRAMING = (20 / 64, 20 / 64, 24 / 64)  # left, top and side of the person's red square, fractions of the crop
@@ -367,3 +369,25 @@ def test_command_with_a_picture_writes_its_size(
 def test_command_that_ranks_drivers_refuses_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["animate", "person", "--rank-drivers", "clips", "--paste-back", "place.png"]) == 2
     assert "--paste-back goes with --drive" in capsys.readouterr().err
+
+
+def test_animate_video_shows_the_person_before_the_pictures_scene(guided_model, tmp_path, monkeypatch):
+    """Of a person whose pictures are shown, what is around the head is the picture that the head goes into."""
+    size, framing = guided_model.config.networks.image_size, FRAMING
+    own = drawn_frame((size, size), tuple(int(size * part) for part in framing))
+    points = RedSquare()(own)
+    clip = Clip(Track(points[None], (size, size)), own[None])
+    person = finetune(guided_model, clip, steps=0)
+    picture = drawn_frame((200, 300), (120, 70, 50), shade=20)
+    write_picture(tmp_path / "place.png", picture)
+    seen = []
+    real = sys.modules[animate_video.__module__].render
+    monkeypatch.setattr(sys.modules[animate_video.__module__], "render", lambda who, *rest: seen.append(who) or real(who, *rest))
+    drive, out = draw_video(tmp_path / "drive.mp4", FACES), tmp_path / "out.mp4"
+    animate_video(person, drive, out, detector=RedSquare(), retarget="off", paste_back=tmp_path / "place.png")
+    references = seen[-1].references
+    assert (len(references), references.scene, references.one_scene) == (2, 1, False)
+    crop = find_place(person, picture, RedSquare())
+    assert np.array_equal(references.pictures[1], crop.pixels(picture, size))
+    np.testing.assert_allclose(references.landmarks[1], crop.points(RedSquare()(picture), 1), atol=1e-5)
+    assert len(person.references) == 1  # the caller's person is as it was
