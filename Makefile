@@ -1,6 +1,7 @@
 # make demo                  learn a person from 8 frames of a clip and animate the rest of it, into out/demo
 # make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a model of yours
-# make test                  lint, types, tests
+# make test                  lint, types and the tests that are not marked slow
+# make test-all              lint, types and every test
 # make bench                 time networks, training steps and ops against what else there is
 # Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/; after that nothing is fetched.
 # PYTHON=python3.12 chooses the interpreter of .venv; TALKINGHEAD_BUILD and MAX_JOBS reach setup.py, which explains them.
@@ -11,13 +12,19 @@ READY := .venv/.ready
 EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,bench,dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
 
+# One thread a process: as many processes as cores share them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/networks
