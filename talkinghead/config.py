@@ -115,6 +115,8 @@ class MetaConfig:
     """Weight of the content and pixel losses on enlarged crops of eyes and mouth, as a multiple of those of the whole picture."""
     far_targets: float = 0.0
     """Share of the episodes whose target frame is chosen far from the others: most clips hardly move."""
+    camera_motion: float = 0.0
+    """Share of the episodes whose other frames are moved as a hand-held camera would: synthetic clips have cameras that stand still."""
     videos: int = 1
     """A data set of fewer videos counts as this many: each also stands for others made of it by fixed changes of colour and shape."""
     losses: LossWeights = LossWeights()
@@ -178,7 +180,7 @@ class Config:
 _ADDED: dict[str, dict[str, Any]] = {
     "configuration": {"crop": 1},
     "configuration.networks": {"reference_guided": False, "network_size": 0},
-    "configuration.meta": {"own_picture": 0.0, "details": 0.0, "far_targets": 0.0},
+    "configuration.meta": {"own_picture": 0.0, "details": 0.0, "far_targets": 0.0, "camera_motion": 0.0},
     "configuration.finetune": {"own_picture": 0.0, "details": 0.0, "head_jitter": 0.0},
 }
 """Fields that files of earlier versions lack, and what those files mean without them."""
@@ -253,7 +255,7 @@ _TINY = NetworkConfig(
 )
 _SMALL = dataclasses.replace(_TINY, image_size=128, embedding_gain=0.0025, discriminator_gain=0.0025)  # sums over four times the places
 _PORTRAIT = dataclasses.replace(_SMALL, image_size=256, network_size=128, reference_guided=True)
-_PORTRAIT_META = dataclasses.replace(_FAST_META, steps=20_000, own_picture=0.35, details=0.5, far_targets=0.5)
+_PORTRAIT_META = dataclasses.replace(_FAST_META, steps=20_000, own_picture=0.35, details=0.5, far_targets=0.5, camera_motion=0.3)
 _PORTRAIT_FINETUNE = dataclasses.replace(
     _FAST_FINETUNE,
     epochs=20,

@@ -31,7 +31,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.networks import ReferenceGuidedGenerator, References
 from talkinghead.training.finetune import finetune
 
-LATER = {"crop", "reference_guided", "network_size", "own_picture", "details", "far_targets", "head_jitter"}
+LATER = {"crop", "reference_guided", "network_size", "own_picture", "details", "far_targets", "camera_motion", "head_jitter"}
 """Fields of the configuration that files of earlier versions lack."""
 
 

@@ -43,7 +43,7 @@ def test_epochs_are_passes_over_the_pictures():
 ADDED = {
     "": {"crop"},
     "networks": {"reference_guided", "network_size"},
-    "meta": {"own_picture", "details", "far_targets"},
+    "meta": {"own_picture", "details", "far_targets", "camera_motion"},
     "finetune": {"own_picture", "details", "head_jitter"},
 }
 """Fields that files of earlier versions lack, by where they lie."""

@@ -19,11 +19,12 @@ from torch import Tensor
 from ..errors import TalkingheadError
 from .shards import ShardClip, read_index
 from .shots import spread
-from .variants import draw_variant
+from .variants import draw_jitter, draw_variant
 
 CACHE_BYTES = 2 << 30
 """Decoded frames kept in memory, at most."""
 _FAR_CANDIDATES = 8
+_CAMERA_MOTION = 0.012  # of a frame: what a hand-held camera moves between two frames of a clip, about
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class EpisodeSource:
         seed: of the draw.
         leave_out: people not to draw from.
         far_targets: share of the episodes whose target is, of eight frames, the one whose landmarks are farthest from the others'.
+        camera_motion: share of the episodes whose other frames are moved as a hand-held camera would have moved them; the target stays.
 
     Raises:
         TalkingheadError: of a data set no clip is left, or none has 1 + K frames; or one is given twice.
@@ -88,6 +90,7 @@ class EpisodeSource:
         seed: int,
         leave_out: Sequence[str] = (),
         far_targets: float = 0.0,
+        camera_motion: float = 0.0,
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
         if len({Path(folder).resolve() for folder in folders}) < len(folders):
@@ -110,7 +113,8 @@ class EpisodeSource:
             self.variants += [-(-videos // new)] * new
         if unknown:
             raise TalkingheadError(f"{', '.join(map(str, folders))}: there is nobody called {', '.join(sorted(unknown))} to leave out")
-        self.size, self.shots, self.batch, self.seed, self.far_targets = size, shots, batch, seed, far_targets
+        self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
+        self.far_targets, self.camera_motion = far_targets, camera_motion
         self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -133,6 +137,8 @@ class EpisodeSource:
         chosen = self._choose(self.clips[index].landmarks, random)
         number = int(random.integers(self.variants[index]))
         frames, points = self._shown(index, number, chosen)
+        if self.camera_motion > 0 and random.random() < self.camera_motion:
+            _move_camera(frames, points, random)
         return frames, points, self._first_column[index] + number, self._valid(index, number)
 
     def _choose(self, landmarks: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -184,3 +190,10 @@ class EpisodeSource:
         while len(self._cache) * 3 * self.size**2 > CACHE_BYTES:
             self._cache.popitem(last=False)
         return torch.stack(frames)
+
+
+def _move_camera(frames: Tensor, points: Tensor, random: np.random.Generator) -> None:
+    """Move all frames [N, 3, S, S] but the first, and their points [N, 68, 2], in place, each by a little of its own."""
+    for number in range(1, len(frames)):
+        moved, at = draw_jitter(random, _CAMERA_MOTION, bend=0).apply(frames[number, None], points[number, None])
+        frames[number], points[number] = moved[0], at[0]

@@ -112,12 +112,13 @@ def draw_variant(seed: int, clip: int, variant: int) -> Variant | None:
     )
 
 
-def draw_jitter(random: np.random.Generator, amount: float) -> Variant:
-    """A small change of place, angle, size and shape, and none of colour.
+def draw_jitter(random: np.random.Generator, amount: float, bend: float = 0.3) -> Variant:
+    """Draw a small change of place, angle, size and shape, and none of colour.
 
     Args:
         random: drawn from.
         amount: the most by which size changes; places move by as much of the frame, angles by about as much in radians.
+        bend: how much shapes change, as a share of amount; 0 moves the frame as a hand-held camera does.
     """
     angle, scale = random.normal(0, amount), 1 + random.uniform(-amount, amount)
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -127,6 +128,6 @@ def draw_jitter(random: np.random.Generator, amount: float) -> Variant:
         offset=np.zeros(3, np.float32),
         gamma=1.0,
         affine=affine.astype(np.float32),
-        bend=random.normal(0, 0.3 * amount, (2, 5, 5)).astype(np.float32),
+        bend=random.normal(0, bend * amount, (2, 5, 5)).astype(np.float32),
         mirrored=False,
     )

@@ -255,7 +255,17 @@ def train(
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
     config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
     meta = config.meta
-    source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out, meta.far_targets)
+    source = EpisodeSource(
+        data,
+        size=config.networks.image_size,
+        shots=meta.shots,
+        batch=meta.batch,
+        videos=meta.videos,
+        seed=seed,
+        leave_out=leave_out,
+        far_targets=meta.far_targets,
+        camera_motion=meta.camera_motion,
+    )
     networks = [network.to(place) for network in open_perceptual(config.perceptual, perceptual_files)]
     model = random_model(preset, seed)
     model.config = config

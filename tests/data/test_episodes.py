@@ -161,3 +161,20 @@ def test_episodes_to_and_split_carry_valid(half_shards):
     assert episodes.to(torch.device("meta")).valid.device.type == "meta"
     bare = Episodes(episodes.frames, episodes.points, episodes.columns)
     assert torch.equal(bare.valid, torch.ones(5, 1, 32, 32))
+
+
+def test_camera_motion_moves_every_frame_but_the_target(face_shards):
+    still, moved = (EpisodeSource(face_shards, 64, 3, 2, 1, seed=0, camera_motion=share).draw(1) for share in (0.0, 1.0))
+    first = still.columns[0] == moved.columns[0] and torch.equal(still.points[0, 0], moved.points[0, 0])
+    assert first and torch.equal(still.frames[0, 0], moved.frames[0, 0])
+    distance = (still.points[0, 1:] - moved.points[0, 1:]).norm(dim=2)
+    assert (distance.mean(1) > 1e-3).all() and distance.max() < 0.08
+    assert all(not torch.equal(still.frames[0, k], moved.frames[0, k]) for k in (1, 2, 3))
+
+
+def test_camera_motion_takes_a_share_of_the_episodes(face_shards):
+    """Frames of a moved episode are resampled, so their values are no longer those of 8 bits."""
+    source = EpisodeSource(face_shards, 64, 3, 8, 1, seed=0, camera_motion=0.3)
+    levels = torch.cat([source.draw(step).frames[:, 1] for step in range(12)]).add(1).mul(127.5)
+    moved = (levels - levels.round()).abs().flatten(1).amax(1) > 1e-2
+    assert 0.15 < moved.float().mean() < 0.45

@@ -45,3 +45,12 @@ def test_jitter_leaves_the_colours_and_moves_a_little():
     images, moved = draw_jitter(np.random.default_rng(0), 0.03).apply(torch.full((1, 3, 32, 32), 0.25), points)
     torch.testing.assert_close(images, torch.full((1, 3, 32, 32), 0.25), atol=1e-5, rtol=0)
     assert 0 < (moved - points).abs().max() < 0.15
+
+
+def test_jitter_without_bend_moves_points_as_one_rigid_body():
+    points = torch.rand(1, 68, 2, dtype=torch.float32)
+    rigid, bent = (draw_jitter(np.random.default_rng(1), 0.03, bend).apply(torch.zeros(1, 3, 32, 32), points)[1] for bend in (0, 0.3))
+    distances, bent_distances, expected = ((p[0, :, None] - p[0]).norm(dim=2) for p in (rigid, bent, points))
+    scale = distances.sum() / expected.sum()
+    torch.testing.assert_close(distances, scale * expected, atol=1e-5, rtol=0)
+    assert (bent_distances - scale * expected).abs().max() > 1e-3
