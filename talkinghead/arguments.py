@@ -151,6 +151,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     )
     it.add_argument("--out", metavar="FILE", help="the engine to write; tensorrt and aoti (.pt2) get a .json beside it")
     it.add_argument("--check", metavar="FILE", help="write nothing, but print what is inside an engine and compare it with its person")
+    _add_trust(it)
     it.add_argument("--precision", choices=PRECISIONS, help="of weights and maps (default: fp32)")
     it.add_argument("--batch", type=_whole(1, MOST), metavar="N", help=f"the most frames at a time (default: {MOST})")
     it.add_argument("--input", choices=INPUTS, help="what it takes: 68 landmarks, drawn inside, or their image (default: points)")
@@ -366,6 +367,13 @@ def _add_precision(it: argparse.ArgumentParser) -> None:
 
 def _add_engine(it: argparse.ArgumentParser) -> None:
     it.add_argument("--engine", metavar="FILE", help="render with this engine of the person, from `talkinghead export` (default: torch)")
+    _add_trust(it)
+
+
+def _add_trust(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--trust", action="store_true", help="run the native code of a .pt2 engine that another machine made; it can do all you can"
+    )
 
 
 def _add_model(it: argparse.ArgumentParser) -> None:

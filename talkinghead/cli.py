@@ -209,7 +209,7 @@ def _engine(given: argparse.Namespace, person: Person) -> Engine | None:
         return None
     if given.precision != "auto":
         raise TalkingheadError("--precision is the engine's own: leave it out, or --engine")
-    return open_engine(given.engine, person, str(choose_device(given.device)))
+    return open_engine(given.engine, person, str(choose_device(given.device)), given.trust)
 
 
 def _live(given: argparse.Namespace, console: Console) -> None:
@@ -223,7 +223,7 @@ def _live(given: argparse.Namespace, console: Console) -> None:
 def _export(given: argparse.Namespace, console: Console) -> None:
     if given.check:
         person = None if given.person is None else load_person(given.person, given.model)
-        found = check(given.check, person, str(choose_device(given.device)), given.model)
+        found = check(given.check, person, str(choose_device(given.device)), given.model, given.trust)
         console.result(found.as_dict(), found.lines())
         return
     if not (given.person and given.format and given.out):

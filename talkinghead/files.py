@@ -70,3 +70,8 @@ def _digest(file: BinaryIO) -> str:
 def cache_folder() -> Path:
     """Where downloads are kept: `$XDG_CACHE_HOME/talkinghead`, by default `~/.cache/talkinghead`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talkinghead"
+
+
+def state_folder() -> Path:
+    """Return where what this machine is to remember is kept: `$XDG_STATE_HOME/talkinghead`, by default `~/.local/state/talkinghead`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "talkinghead"

@@ -91,6 +91,15 @@ RUNNABLE = [name for name, reason in backends().items() if reason is None]
 """The backends that can run here, and above where each does."""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the machine remembers between runs, kept apart from the user's."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def carphone() -> Path:
     """One man talking: 120 frames of 176x144, pixels wider than high. Never re-shipped, nor pictures of it."""

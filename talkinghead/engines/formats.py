@@ -1,5 +1,6 @@
 """Engines as files: a person written in one of the formats, compared with torch, and opened again."""
 
+import logging
 import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -18,6 +19,9 @@ from .onnx import OnnxEngine, write_onnx
 from .probe import belongs, probe
 from .tensorrt_builder import build_tensorrt, refit_tensorrt
 from .tensorrt_runtime import TensorRTEngine
+from .trust import remember_engine
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "tensorrt", "aoti")
 MOST = 8
@@ -161,9 +165,12 @@ def _write(person: Person, out: Path, format: str, settings: dict[str, Any], por
             stack.callback(sidecar(beside).unlink, missing_ok=True)
             sidecar(beside).write_text(text, encoding="utf-8")
         try:
-            return manifest, probe(open_engine(beside, person, device), person)
+            decibels = probe(open_engine(beside, person, device, trust=True), person)
         except TalkingheadError as error:  # the name it was tried under is gone when this is read
             raise TalkingheadError(str(error).replace(str(beside), str(out))) from error
+        if format == "aoti" and not remember_engine(beside):
+            _log.warning("%s: the list of engines made here cannot be written; open this one with --trust", out)
+        return manifest, decibels
 
 
 def _gpu(device: str) -> str:
@@ -183,16 +190,18 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return read_sidecar(path) if sidecar(path).is_file() else check_seal_inside(path)
 
 
-def open_engine(path: str | os.PathLike[str], person: Person | None = None, device: str = "cpu") -> Engine:
-    """An engine from its file; nothing in it is run or unpickled before its checksum was found right.
+def open_engine(path: str | os.PathLike[str], person: Person | None = None, device: str = "cpu", trust: bool = False) -> Engine:
+    """Open an engine; nothing in it is run before its checksum was found right, and nothing is unpickled.
 
     Args:
         path: what `export` wrote.
         person: whose it is to be; their styles are used where the engine has none.
         device: "cpu" or "cuda".
+        trust: run native code (a .pt2) that this machine did not make; whoever made it can do whatever the user can.
 
     Raises:
-        TalkingheadError: the file is missing, cut, edited, of another version, for another machine, or another person's.
+        TalkingheadError: the file is missing, cut, edited, of another version, for another machine, another person's, or native code
+            that is not trusted.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -202,7 +211,7 @@ def open_engine(path: str | os.PathLike[str], person: Person | None = None, devi
         )
     if person is not None:
         belongs(manifest, person, path)
-    engine = _OPEN[manifest.format](path, device)
+    engine = _OPEN[manifest.format](path, device, trust)
     if person is not None:
         engine.show(person)
         if manifest.format == "tensorrt" and not manifest.details.get("verified"):
@@ -211,7 +220,11 @@ def open_engine(path: str | os.PathLike[str], person: Person | None = None, devi
 
 
 def check(
-    path: str | os.PathLike[str], person: Person | str | None = None, device: str = "cpu", model: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    person: Person | str | None = None,
+    device: str = "cpu",
+    model: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Exported:
     """What an engine holds, run beside its person where it can run here.
 
@@ -220,6 +233,7 @@ def check(
         person: whose it is, or their file; by default the file it was made from, if it is still there.
         device: "cpu" or "cuda".
         model: as for `load_person`.
+        trust: as for `open_engine`.
 
     Raises:
         TalkingheadError: the file is missing, cut, edited or of another version; the person is not found or another; the frames differ.
@@ -236,7 +250,7 @@ def check(
     belongs(manifest, person, path)
     decibels, why_not = None, ""
     try:
-        engine = open_engine(path, device=device)
+        engine = open_engine(path, device=device, trust=trust)
     except TalkingheadError as error:
         why_not = str(error)
     else:
@@ -244,8 +258,8 @@ def check(
     return Exported(path, path.stat().st_size, manifest, decibels, why_not, perf_counter() - start)
 
 
-_OPEN: dict[str, Callable[[Path, str], Engine]] = {
-    "onnx": OnnxEngine,
+_OPEN: dict[str, Callable[[Path, str, bool], Engine]] = {
+    "onnx": lambda path, device, _: OnnxEngine(path, device),
     "aoti": AotiEngine,
-    "tensorrt": lambda path, device: TensorRTEngine(path, _gpu(device)),
+    "tensorrt": lambda path, device, _: TensorRTEngine(path, _gpu(device)),
 }

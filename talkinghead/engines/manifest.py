@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
@@ -17,7 +21,10 @@ INPUTS = ("points", "image")
 OUTPUTS = ("uint8", "float")
 CROP = "square, 2.0 x the longer side of the box around all landmarks of the clip, its centre raised by 1/6 of that side"
 LANDMARKS = "68 points in the order of iBUG 300-W (x right, y down), as fractions 0..1 of the crop"
+MAX_ENGINE_BYTES = 1 << 30
+_MAX_MANIFEST_BYTES = 1 << 20
 _UNSEALED = "0" * 64
+_EXTERNAL_DATA = b"\n\x08location\x12"  # how ONNX names another file that holds weights, as protobuf writes it
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,11 @@ def read_sidecar(path: Path) -> Manifest:
     beside = sidecar(path)
     if not beside.is_file():
         raise TalkingheadError(f"{path}: {beside.name} is missing beside it, which says what it holds; copy both, or export it again")
-    text = _bytes(beside)
+    try:
+        with open(beside, "rb") as file:
+            text = file.read(_MAX_MANIFEST_BYTES)
+    except OSError as error:
+        raise TalkingheadError(f"{beside}: cannot be read ({error.strerror})") from error
     manifest, _ = Manifest.from_json(text, beside)
     if text.decode() != sealed(manifest, path):
         raise TalkingheadError(f"{path}: it or {beside.name} was cut or edited, or the two do not belong together; export it again")
@@ -159,10 +170,9 @@ def read_sidecar(path: Path) -> Manifest:
 
 def seal_inside(path: Path) -> None:
     """Put into a file that holds an unsealed manifest, as plain text, the SHA-256 of itself (with the seal's digits as zeros)."""
-    contents = bytearray(path.read_bytes())
-    at = _place_of_seal(contents, path)
-    contents[at : at + 64] = hashlib.sha256(contents).hexdigest().encode()
-    path.write_bytes(contents)
+    with _mapped(path, mmap.ACCESS_WRITE) as contents:
+        at = _place_of_seal(contents, path)
+        contents[at : at + 64] = hashlib.sha256(contents).hexdigest().encode()
 
 
 def check_seal_inside(path: Path) -> Manifest:
@@ -171,13 +181,15 @@ def check_seal_inside(path: Path) -> Manifest:
     Raises:
         TalkingheadError: the file has no manifest, or was cut or edited.
     """
-    contents = bytearray(_bytes(path))
-    at = _place_of_seal(contents, path)
-    seal = bytes(contents[at : at + 64])
-    contents[at : at + 64] = _UNSEALED.encode()
-    if hashlib.sha256(contents).hexdigest().encode() != seal:
-        raise TalkingheadError(f"{path}: does not match its own checksum, it was cut or edited; export or copy it again")
-    text = contents[contents.rindex(b"{", 0, at) :].decode("utf-8", "replace")
+    with _mapped(path, mmap.ACCESS_COPY) as contents:
+        at = _place_of_seal(contents, path)
+        seal = contents[at : at + 64]
+        contents[at : at + 64] = _UNSEALED.encode()
+        if hashlib.sha256(contents).hexdigest().encode() != seal:
+            raise TalkingheadError(f"{path}: does not match its own checksum, it was cut or edited; export or copy it again")
+        if contents.find(_EXTERNAL_DATA) >= 0:
+            raise TalkingheadError(f"{path}: keeps weights in another file, which its checksum does not cover; export it again")
+        text = contents[contents.rfind(b"{", 0, at) : at + _MAX_MANIFEST_BYTES].decode("utf-8", "replace")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
@@ -185,14 +197,21 @@ def check_seal_inside(path: Path) -> Manifest:
     return Manifest.from_json(text[:end], path)[0]
 
 
-def _bytes(path: Path) -> bytes:
+@contextmanager
+def _mapped(path: Path, access: int) -> Iterator[mmap.mmap]:
+    """Map an engine into memory, which its checksum then needs no copy of."""
     try:
-        return path.read_bytes()
+        with open(path, "r+b" if access == mmap.ACCESS_WRITE else "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < size <= MAX_ENGINE_BYTES:
+                raise TalkingheadError(f"{path}: is {size:,} bytes, 1 to {MAX_ENGINE_BYTES:,} were expected; export it again")
+            with mmap.mmap(file.fileno(), 0, access=access) as contents:
+                yield contents
     except OSError as error:
         raise TalkingheadError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _place_of_seal(contents: bytearray, path: Path) -> int:
+def _place_of_seal(contents: mmap.mmap, path: Path) -> int:
     mark = f'{{"version": {VERSION}, "sha256": "'.encode()
     at = contents.rfind(mark)
     if at < 0:

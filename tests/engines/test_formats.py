@@ -154,7 +154,7 @@ def test_a_batch_of_one(people, tmp_path):
 
 
 def test_an_engine_that_cannot_be_opened_is_named_by_where_it_was_to_be(people, tmp_path, monkeypatch):
-    def refused(path, *others):
+    def refused(path, *others, **named):
         raise TalkingheadError(f"{path}: cannot be run")
 
     monkeypatch.setattr(formats, "open_engine", refused)

@@ -1,0 +1,87 @@
+"""Engines that hold native code: which of them this machine made, and what a package may hold.
+
+Loading such a file runs the code in it with all the rights of the user. A checksum that lies beside it proves that it is whole, not who
+made it. So a file is loaded when this machine made it, or when the user says that it is to be trusted.
+"""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from ..errors import TalkingheadError
+from ..files import sha256, state_folder
+
+_COMPILED = re.compile(r"data/aotinductor/model/[^/\\]+\.(so|cpp|json|cubin|o|h)")
+_ARCHIVE = {"version", "archive_format", "archive_version", "byteorder", ".format_version", ".data/version", ".data/serialization_id"}
+_MAX_PACKAGE_BYTES = 4 << 30
+
+
+def engines_made_here() -> Path:
+    """Return where the SHA-256 of the engines that this machine made are listed, one a line."""
+    return state_folder() / "engines_made_here"
+
+
+def remember_engine(path: Path) -> bool:
+    """Add an engine to the list of those made here.
+
+    Returns:
+        whether the list could be written; where it cannot, the engine has to be trusted by hand.
+    """
+    made_here = engines_made_here()
+    try:
+        made_here.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(made_here, "a", encoding="ascii") as file:
+            file.write(f"{sha256(path)}\n")
+    except OSError:
+        return False
+    return True
+
+
+def check_trusted(path: Path, trust: bool) -> None:
+    """Refuse an engine with native code that this machine did not make, unless the user trusts it.
+
+    Args:
+        path: the engine.
+        trust: whether the user said that it is to be trusted.
+
+    Raises:
+        TalkingheadError: it was made elsewhere, and the user did not say so.
+    """
+    if not trust and sha256(path) not in _digests():
+        raise TalkingheadError(
+            f"{path}: holds native code, and this machine did not make it; export it here, or, if you trust who made it, "
+            "pass --trust (in Python trust=True)"
+        )
+
+
+def _digests() -> set[str]:
+    try:
+        with open(engines_made_here(), encoding="ascii", errors="replace") as file:
+            return {line.strip() for line in file}
+    except OSError:
+        return set()
+
+
+def check_package(path: Path) -> None:
+    """Refuse a .pt2 package that holds anything but compiled code: torch would unpickle an exported program inside it.
+
+    Args:
+        path: the package.
+
+    Raises:
+        TalkingheadError: it is no such archive, or holds another part, or one that would be written outside its folder.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise TalkingheadError(f"{path}: is no package of compiled code; export it again") from error
+    folders = {record.filename.partition("/")[0] for record in records}
+    names = [record.filename.partition("/")[2] for record in records]
+    strange = [name for name in names if name not in _ARCHIVE and not _COMPILED.fullmatch(name)]
+    if len(folders) != 1 or folders & {"", ".", ".."} or strange:
+        part = strange[0] if strange else "several folders"
+        raise TalkingheadError(f"{path}: holds {part[:80]!r}, a package of compiled code alone was expected; export it again")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records) or os.path.getsize(path) > _MAX_PACKAGE_BYTES:
+        raise TalkingheadError(f"{path}: is compressed or larger than {_MAX_PACKAGE_BYTES >> 30} GiB; export it again")
