@@ -51,7 +51,7 @@ def test_a_sealed_file_that_was_edited_is_refused(whole, at):
     contents = bytearray(whole.read_bytes())
     contents[at] ^= 1
     whole.write_bytes(contents)
-    with pytest.raises(TalkingheadError, match="engine.onnx: (does not match its own checksum|is no engine of this version|is 0 bytes)"):
+    with pytest.raises(TalkingheadError, match="engine.onnx: (does not match its own|is no engine of this version|is 0 bytes)"):
         check_seal_inside(whole)
 
 
@@ -59,7 +59,7 @@ def test_a_sealed_file_that_was_cut_is_refused(whole):
     contents = whole.read_bytes()
     for length in (0, 5, 100, len(contents) - 1):
         whole.write_bytes(contents[:length])
-        with pytest.raises(TalkingheadError, match="engine.onnx: (does not match its own checksum|is no engine of this version|is 0 bytes)"):
+        with pytest.raises(TalkingheadError, match="engine.onnx: (does not match its own|is no engine of this version|is 0 bytes)"):
             check_seal_inside(whole)
 
 
