@@ -27,7 +27,7 @@ from .engines.eager import EagerEngine
 from .engines.engine import Engine
 from .errors import TalkingheadError
 from .identity import SAME_PERSON
-from .interrupt import stop_flag
+from .interrupt import interruptible, stop_flag
 from .landmarks.detect import open_detector
 from .landmarks.draw import landmark_image
 from .landmarks.face import DOUBTFUL, Detector
@@ -210,16 +210,20 @@ def animate_video(
             engine.show(person)
     size = (side, side if layout == "result" else 3 * side) if place is None else place.size
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
-    with write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video:
-        track = smooth(read_track(reader, detector, face, progress=progress))
-        retargeted = retarget == "auto" and not shows(person, reader, track, engine=engine)
+    with (
+        stop_flag() as stopped,  # until the video is whole
+        write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video,
+    ):
+        with interruptible():
+            track = smooth(read_track(reader, detector, face, progress=progress))
+            retargeted = retarget == "auto" and not shows(person, reader, track, engine=engine)
         points = driving_points(person, track, retarget=retargeted)
         warn_of_unlike_frames(person, points, track.fps, reader.path.name)
         # the driver's own crop is only shown, never rendered from
         crops: Iterable[np.ndarray | None] = repeat(None, len(track)) if layout == "result" else _crops(reader, track, person)
         results = ahead(render(person, points, precision, device, engine), 2 * BATCH)  # frames are encoded while the next are generated
         written = 0
-        with closing(results), stop_flag() as stopped:
+        with closing(results):
             for position, result, driver in progress(zip(points, results, crops, strict=True), len(track), "rendering"):
                 video.write(_compose(result, position, driver, place))
                 written += 1

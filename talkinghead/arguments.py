@@ -289,6 +289,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         metavar="N",
         help="take each step's episodes in so many parts, one after the other: less memory (default: %(default)s)",
     )
+    it.add_argument("--save-every", type=_seconds, default=120.0, metavar="SECONDS", help="time between two saves (default: %(default)g)")
     _add_perceptual(it)
     _add_device(it)
     _add_seed(it)

@@ -4,7 +4,6 @@ The header holds what the file is (kind, version, configuration, provenance) and
 so that an edited or damaged file is refused. Loading is strict: every tensor of the configuration, of its shape, and no other.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .clip import POINTS
 from .config import Config, preset
 from .errors import TalkingheadError
-from .files import replacing
 from .networks import Discriminator, Embedder, Generator, References, build_generator
+from .tensor_file import checksum, write_tensors
 
 VERSION = 2
 MAX_REFERENCES = 64
@@ -240,7 +238,7 @@ def fingerprint(person: Person) -> str:
     tensors = {name: tensor for name, tensor in _gather({"generator": person.generator}).items() if ".projection." not in name}
     if not person.feed_forward:
         tensors["styles"] = person.styles
-    return _digest(json.dumps(person.config.to_dict()["networks"], sort_keys=True), tensors)
+    return checksum(json.dumps(person.config.to_dict()["networks"], sort_keys=True), tensors)
 
 
 def _blank(config: Config) -> Model:
@@ -309,22 +307,8 @@ def _config(path: Path, header: dict[str, Any]) -> Config:
         raise TalkingheadError(f"{path}: {error}") from error
 
 
-def _digest(fields: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(fields.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    fields = json.dumps({"version": VERSION, **header}, sort_keys=True)
-    digest = _digest(fields, tensors)
-    with replacing(path) as beside:
-        save_file(tensors, beside, {"talkinghead": fields, "sha256": digest})
-    return digest
+    return write_tensors(path, tensors, {"version": VERSION, **header})
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -348,7 +332,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if found != kind:
         raise TalkingheadError(f"{path}: is a {found}, expected a {kind}")
-    if _digest(metadata["talkinghead"], tensors) != metadata.get("sha256"):
+    if checksum(metadata["talkinghead"], tensors) != metadata.get("sha256"):
         raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
     kinds = {**_HEADER, **(_HEADER_OF_PERSON if kind == "person" else {})}
     plain = [tensor for name, tensor in tensors.items() if not name.startswith("references.")]

@@ -27,9 +27,10 @@ from .errors import TalkingheadError
 from .evaluation.clips import ROWS, Measure, Protocol
 from .evaluation.evaluate import evaluate
 from .evaluation.material import find_subjects
-from .files import replacing
+from .files import check_writable
 from .identity import open_identity, warn_of_strangers
 from .info import info
+from .interrupt import signals_as_interrupts, stop_flag
 from .landmarks.detect import open_detector
 from .landmarks.face import Detector
 from .live import run_live
@@ -40,6 +41,7 @@ from .synthetic.dataset import FRAMES, Made, synthesise
 from .synthetic.portraits import FRAMES_EACH, PortraitReport, prepare_portraits
 from .training.finetune import Diverged, Interrupted, finetune
 from .training.meta import train
+from .training.run_folder import RunFolder
 from .training.stopping import finetune_until_settled
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     try:
         given = build_parser(_VERBS).parse_args(arguments)
-        with Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
+        with signals_as_interrupts(), Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
             given.run(given, console)
     except TalkingheadError as error:
         print(f"talkinghead: error: {error}", file=sys.stderr)
@@ -128,10 +130,12 @@ def _train(given: argparse.Namespace, console: Console) -> None:
         given.device,
         _named_files(given.perceptual),
         given.accumulate,
+        given.save_every,
         progress=console.counter("meta-learning"),
     )
     path = Path(given.out, "model.safetensors")
-    console.result({"model": str(path), **model.provenance}, [f"{path}: model of preset {given.preset}, {model.provenance['steps']} steps"])
+    values = {"model": str(path), **model.provenance, "seconds": round(RunFolder(Path(given.out)).seconds())}
+    console.result(values, [f"{path}: model of preset {given.preset}, {model.provenance['steps']} steps"])
 
 
 def _finetune(given: argparse.Namespace, console: Console) -> None:
@@ -144,9 +148,9 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
     side, crop = model.config.networks.image_size, model.config.crop
     clip = read_shots(given.pictures, side, given.shots, detector, given.face, console.progress, crop)
     warn_of_strangers(clip)
-    # opened before the work of minutes, so that a place that cannot be written to is told at once
-    with replacing(given.out) as beside:
-        advance = console.counter("fine-tuning")
+    check_writable(given.out)  # before the work of minutes
+    advance = console.counter("fine-tuning")
+    with stop_flag() as stopped:  # so that a second signal does not cut the saving short
         ended: BaseException | None = None
         try:
             learn = finetune_until_settled if given.stop == "auto" else finetune
@@ -155,14 +159,14 @@ def _finetune(given: argparse.Namespace, console: Console) -> None:
             if unfinished.person is None:
                 raise
             ended, person = unfinished, unfinished.person
-        save_person(person, beside)
+        save_person(person, given.out)
     values = {"person": str(given.out), **person.provenance}
     so_far = "" if ended is None else ", all that was learned until it ended early"
     if "stopped" in person.provenance:
         so_far += f", where the distance to {person.provenance['stopped']['by']} was least"
     console.result(values, [f"{given.out}: a person from {len(clip)} pictures, {person.provenance['steps']} steps{so_far}"])
-    if ended is not None:
-        raise ended
+    if ended is not None or stopped():
+        raise ended or KeyboardInterrupt
 
 
 def _animate(given: argparse.Namespace, console: Console) -> None:

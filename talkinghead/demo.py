@@ -6,7 +6,6 @@ Everything is shown and measured beside the truth and beside the trivial answer,
 import importlib.util
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -24,12 +23,13 @@ from .data.crop import crop_around
 from .data.read import Progress, read_track, silent, valid_pixels
 from .data.shots import spread
 from .errors import TalkingheadError
-from .files import replacing
+from .files import check_writable, replacing
+from .interrupt import stop_flag
 from .landmarks.face import Detector
 from .media.panels import Panels, Row, sheet
 from .media.pictures import write_picture
 from .media.video import VideoReader, write_video
-from .training.finetune import finetune
+from .training.finetune import Diverged, Interrupted, finetune
 
 SHOTS = 8
 MAX_FRAMES = 360
@@ -143,47 +143,54 @@ def run(
     read = perf_counter()
 
     steps = model.config.finetune.steps(SHOTS) if steps is None else steps
-    # opened before the work of minutes, so that a place that cannot be written to is told at once
-    with ExitStack() as stack:
-        metrics_file = stack.enter_context(replacing(out / "metrics.json"))
-        person_file = stack.enter_context(replacing(out / "person.safetensors")) if steps else None
-        person = finetune(model, pictures, steps, seed=seed, progress=ticking(progress, steps, "fine-tuning"))
-        tuned = perf_counter()
-        if person_file is not None:  # without steps it is nobody without the model
-            save_person(person, person_file)
+    check_writable(out / "metrics.json")  # before the work of minutes
+    with stop_flag() as stopped:  # so that a second signal does not cut the saving short
+        ended: BaseException | None = None
+        try:
+            person = finetune(model, pictures, steps, seed=seed, progress=ticking(progress, steps, "fine-tuning"))
+        except (Interrupted, Diverged) as unfinished:
+            if unfinished.person is None:
+                raise
+            ended, person = unfinished, unfinished.person
+        if steps:  # without them it is nobody without the model
+            save_person(person, out / "person.safetensors")
+        if ended is not None or stopped():
+            raise ended or KeyboardInterrupt
+    tuned = perf_counter()
 
-        drive = track[parts.cut :]
-        results = np.stack(list(progress(animate(person, drive, crop), len(drive), "animating")))
-        positions = crop.points(drive.landmarks, 1)
-        nearest = pictures.frames[metrics.nearest_frames(pictures, Track(positions * side, (side, side), track.fps))]
-        scene = Scene(parts, pictures, positions, results, frames[parts.cut :], nearest, reader.fps)
-        made = perf_counter()
+    drive = track[parts.cut :]
+    results = np.stack(list(progress(animate(person, drive, crop), len(drive), "animating")))
+    positions = crop.points(drive.landmarks, 1)
+    nearest = pictures.frames[metrics.nearest_frames(pictures, Track(positions * side, (side, side), track.fps))]
+    scene = Scene(parts, pictures, positions, results, frames[parts.cut :], nearest, reader.fps)
+    made = perf_counter()
 
-        _write_video(out / "result.mp4", scene, progress)
-        seen = parts.held - parts.cut  # a frame without a face has no landmarks to be measured against
-        held = points[parts.held]
-        figures: dict[str, Any] = {
-            "result": measure(results[seen], scene.truth[seen], held, detector),
-            "nearest": measure(nearest[seen], scene.truth[seen], held, detector),
-            "settings": {
-                "video": video.name,
-                "model": name,
-                "preset": model.config.preset,
-                "image_size": side,
-                "landmarks": detector.name,
-                "seed": seed,
-                "steps": steps,
-                "frames": {"total": total, "learned_from": SHOTS, "held_out": len(drive), "measured": len(seen)},
-                "seconds": {
-                    "reading": round(read - started, 1),
-                    "fine_tuning": round(tuned - read, 1),
-                    "animating": round(made - tuned, 1),
-                    "total": round(perf_counter() - started, 1),
-                },
+    _write_video(out / "result.mp4", scene, progress)
+    seen = parts.held - parts.cut  # a frame without a face has no landmarks to be measured against
+    held = points[parts.held]
+    figures: dict[str, Any] = {
+        "result": measure(results[seen], scene.truth[seen], held, detector),
+        "nearest": measure(nearest[seen], scene.truth[seen], held, detector),
+        "settings": {
+            "video": video.name,
+            "model": name,
+            "preset": model.config.preset,
+            "image_size": side,
+            "landmarks": detector.name,
+            "seed": seed,
+            "steps": steps,
+            "frames": {"total": total, "learned_from": SHOTS, "held_out": len(drive), "measured": len(seen)},
+            "seconds": {
+                "reading": round(read - started, 1),
+                "fine_tuning": round(tuned - read, 1),
+                "animating": round(made - tuned, 1),
+                "total": round(perf_counter() - started, 1),
             },
-        }
-        write_picture(out / "sheet.png", _sheet(scene, figures))
-        metrics_file.write_text(json.dumps(figures, indent=2) + "\n")
+        },
+    }
+    write_picture(out / "sheet.png", _sheet(scene, figures))
+    with replacing(out / "metrics.json") as beside:
+        beside.write_text(json.dumps(figures, indent=2) + "\n")
     return Demo(out / "result.mp4", out / "sheet.png", out / "metrics.json", figures)
 
 

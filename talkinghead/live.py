@@ -6,7 +6,7 @@ the stages are slow. What is measured goes into a histogram: nothing grows with 
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +19,7 @@ from .checkpoint import Person
 from .engines.engine import Engine
 from .engines.line import Line
 from .errors import TalkingheadError
-from .interrupt import stop_flag
+from .interrupt import interruptible, stop_flag
 from .landmarks.detect import open_detector
 from .landmarks.face import Detector
 from .landmarks.live_points import LivePoints
@@ -177,13 +177,13 @@ def run_live(
     def render(found: tuple[Shot, np.ndarray]) -> tuple[Shot, np.ndarray]:
         return found[0], engine.run(found[1][None])[0]
 
-    with (
-        closing(open_source(source, pace)) as frames,
-        open_sink(sink, frames.fps, size, {"comment": SYNTHESISED}) as shown,
-        stop_flag() as stopped,
-        Line(given := _UpTo(frames, seconds), {"landmarks": find, "render": render}, "sink", frames.waits) as line,
-        closing(frames),  # before the line is left, or a thread may wait for the next frame
-    ):
+    with stop_flag() as stopped, ExitStack() as stack:  # until the sink is closed: a video is then whole
+        with interruptible():
+            frames = stack.enter_context(closing(open_source(source, pace)))
+            shown = stack.enter_context(open_sink(sink, frames.fps, size, {"comment": SYNTHESISED}))
+        given = _UpTo(frames, seconds)
+        line = stack.enter_context(Line(given, {"landmarks": find, "render": render}, "sink", frames.waits))
+        stack.enter_context(closing(frames))  # before the line is left, or a thread may wait for the next frame
         meter = _Meter(tell)
         ended = _show(line, frames, shown, stopped, meter, points)
         lasted = perf_counter() - meter.start

@@ -51,11 +51,11 @@ def make_checkpoints(folder: Path, whole: Path, kind: str, chance: random.Random
     fields = json.loads(metadata["talkinghead"])
 
     def forged(name: str, header: Any = None, changed: dict[str, torch.Tensor] | None = None) -> None:
-        from talkinghead.checkpoint import _digest
+        from talkinghead.tensor_file import checksum
 
         text = header if isinstance(header, str) else json.dumps(fields if header is None else header, sort_keys=True)
         them = {**tensors, **(changed or {})}
-        save_file(them, folder / f"{name}.safetensors", {"talkinghead": text, "sha256": _digest(text, them)})
+        save_file(them, folder / f"{name}.safetensors", {"talkinghead": text, "sha256": checksum(text, them)})
         made.append(folder / f"{name}.safetensors")
 
     def config(**networks: Any) -> dict[str, Any]:

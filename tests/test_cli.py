@@ -468,7 +468,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(cli, "train", seen)
     command = ["train", "people", "data", "--out", "run", "--preset", "small", "--variant", "ff", "--steps", "12", "--seed", "5"]
-    command += ["--device", "auto", "--accumulate", "2"]
+    command += ["--device", "auto", "--accumulate", "2", "--save-every", "7.5"]
     assert cli.main([*command, "--leave-out", "bob", "ann", "--start", "tiny", "--perceptual", "vgg19=a.pt", "vggface=b.pt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
     [call] = calls
@@ -485,6 +485,7 @@ def test_train_is_given_what_the_command_says(tmp_path: Path, monkeypatch: pytes
         "device": "auto",
         "perceptual_files": {"vgg19": "a.pt", "vggface": "b.pt"},
         "accumulate": 2,
+        "save_seconds": 7.5,
     }
 
 

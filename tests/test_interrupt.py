@@ -3,25 +3,53 @@
 import os
 import pickle
 import signal
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import talkinghead.cli as cli
 from conftest import RedSquare, draw_video
+from talkinghead import demo, tensor_file
 from talkinghead.checkpoint import Person, load_person, random_model, save_person
 from talkinghead.clip import Clip
 from talkinghead.engines.eager import EagerEngine
-from talkinghead.interrupt import stop_flag
-from talkinghead.media.video import VideoReader
+from talkinghead.interrupt import delayed, interruptible, signals_as_interrupts, stop_flag
+from talkinghead.media.video import VideoReader, VideoWriter
 from talkinghead.training.finetune import Diverged, Interrupted, PersonLearner, finetune
 from talkinghead.training.meta import MetaLearner, train
 
+KINDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+
+def interrupt(kind: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), kind)
+
+
+def interrupting_save(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes whenever a model or person is being written."""
+    real = tensor_file.save_file
+
+    def save(*given: Any) -> None:
+        interrupt(kind)
+        real(*given)
+
+    monkeypatch.setattr(tensor_file, "save_file", save)
+
+
+def interrupting_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes when a video is being finished."""
+    real = VideoWriter.finish
+
+    def finish(self: VideoWriter) -> None:
+        interrupt()
+        real(self)
+
+    monkeypatch.setattr(VideoWriter, "finish", finish)
 
 
 @pytest.fixture
@@ -47,6 +75,72 @@ def test_a_flag_takes_the_place_of_ctrl_c_and_gives_it_back() -> None:
         interrupt()
         assert stopped()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flag_within_a_flag_is_the_same_flag(kind: int) -> None:
+    before = signal.getsignal(kind)
+    with stop_flag() as outer:
+        with stop_flag() as inner:
+            assert not inner()
+            interrupt(kind)
+            assert inner()
+        interrupt(kind)  # the handlers are still the outer's
+        with stop_flag() as later:
+            assert later() and outer()
+    assert signal.getsignal(kind) is before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interruptible_part_of_a_flag_acts_on_signals_before_and_within(kind: int) -> None:
+    with signals_as_interrupts(), stop_flag() as stopped:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            interrupt(kind)
+        interrupt(kind)
+        assert stopped()
+
+
+def test_signal_held_back_acts_where_it_may() -> None:
+    reached = []
+    with signals_as_interrupts(), stop_flag():
+        interrupt()
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            reached.append(1)
+    with signals_as_interrupts(), pytest.raises(KeyboardInterrupt), delayed():
+        interrupt()
+        reached.append(2)
+    assert reached == [2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_command_cleans_up_after_a_signal_whatever_follows(
+    kind: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def work() -> None:
+        try:
+            interrupt(kind)
+        finally:
+            for each in KINDS:
+                interrupt(each)
+            cleaned.append(True)
+
+    monkeypatch.setattr(cli, "info", work)
+    before = [signal.getsignal(each) for each in KINDS]
+    assert cli.main(["info"]) == cli.INTERRUPTED and cleaned
+    assert capsys.readouterr().err == "talkinghead: interrupted\n"
+    assert [signal.getsignal(each) for each in KINDS] == before
+
+
+def test_closed_terminal_is_ignored_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_as_interrupts(), stop_flag() as stopped:
+            interrupt(signal.SIGHUP)
+            assert not stopped()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_interrupted_fine_tuning_gives_the_person_of_the_last_step(carphone_clip: Clip) -> None:
@@ -119,6 +213,66 @@ def test_the_command_saves_the_person_so_far_and_says_so(
     assert load_person(tmp_path / "p").provenance["steps"] == 10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_signal_while_the_person_is_saved_waits(
+    kind: int, tmp_path: Path, drive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    taken, real = [0], PersonLearner.step
+
+    def interrupting(self: PersonLearner, *given: object) -> dict[str, torch.Tensor]:
+        taken[0] += 1
+        assert not list(out.iterdir()), "a hidden file would be left if this process were killed"
+        if taken[0] == 2:
+            interrupt(kind)
+        return real(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PersonLearner, "step", interrupting)
+    interrupting_save(kind, monkeypatch)
+    command = ["finetune", str(drive), "--shots", "1", "--no-adversarial", "--steps", "20", "--model", "none", "--out", str(out / "p")]
+    assert cli.main(command) == cli.INTERRUPTED
+    assert [path.name for path in out.iterdir()] == ["p"] and load_person(out / "p").provenance["steps"] == 2
+    assert "a person from 1 pictures, 2 steps, all that was learned" in capsys.readouterr().out
+
+
+def test_person_that_cannot_be_written_is_written_elsewhere(
+    tmp_path: Path, drive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    out, real = tmp_path / "out" / "p.safetensors", tensor_file.save_file
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        if out.parent in path.parents:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(tensors, path, metadata)
+
+    monkeypatch.setattr(tensor_file, "save_file", full)
+    command = ["finetune", str(drive), "--shots", "1", "--no-adversarial", "--steps", "1", "--model", "none", "--out", str(out)]
+    assert cli.main(command) == cli.USER_ERROR
+    said = capsys.readouterr().err.splitlines()[-1]
+    (rescued,) = (tmp_path / "tmp").glob("*/p.safetensors")
+    assert f"{out}: writing failed (No space left on device)" in said and f"it was written to {rescued} instead" in said
+    assert load_person(rescued).provenance["steps"] == 1 and not list(out.parent.iterdir())
+
+
+def test_interrupted_demo_keeps_the_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = draw_video(tmp_path / "drive.mp4", [(40 + i, 30, 40) for i in range(48)])
+    real = PersonLearner.step
+
+    def interrupting(self: PersonLearner, *given: object) -> dict[str, torch.Tensor]:
+        interrupt()
+        return real(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PersonLearner, "step", interrupting)
+    interrupting_save(signal.SIGTERM, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(video, tmp_path / "out", random_model("tiny"), RedSquare(), steps=5)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["person.safetensors"]
+    assert load_person(tmp_path / "out" / "person.safetensors").provenance["steps"] == 1
+
+
 def test_meta_learning_stops_at_such_a_loss_and_saves_nothing_of_it(
     face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +304,7 @@ def test_an_interrupted_animation_leaves_a_video_of_the_frames_so_far_or_none(
 
     monkeypatch.setattr(EagerEngine, "run", interrupting)
     out = tmp_path / "out.mp4"
+    interrupting_finish(monkeypatch)  # once more while the video is finished
     command = ["animate", str(person), "--drive", str(drive), "--out", str(out), *(["--keep-partial"] if keep else [])]
     assert cli.main(command) == cli.INTERRUPTED
     said = capsys.readouterr()

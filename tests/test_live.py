@@ -27,7 +27,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.face import Face
 from talkinghead.live import Latencies, LiveReport, run_live
 from talkinghead.media.camera import Shot
-from talkinghead.media.video import VideoReader
+from talkinghead.media.video import VideoReader, VideoWriter
 
 FPS, COUNT, SIZE = 50, 40, 64
 FACES = [(20 + 2 * number, 30, 40) for number in range(COUNT)]
@@ -323,6 +323,13 @@ def test_a_silent_webcam_that_is_interrupted_leaves_its_video(
     endless.frames, endless.patience = 3, 0.5  # type: ignore[misc]
     monkeypatch.setattr(live, "_GRACE", 1.0)
     shown = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    real = VideoWriter.finish
+
+    def finish(self: VideoWriter) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # once more while the video is finished
+        real(self)
+
+    monkeypatch.setattr(VideoWriter, "finish", finish)
     shown.start()
     report = run_live(person, Painter(), "webcam", tmp_path / "out.mp4", RedSquare())
     assert report.ended == "interrupted" and (tmp_path / "out.mp4").exists()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from ..data.crop import CONVENTIONS
 from ..data.read import Progress, silent
 from ..data.shards import VERSION
 from ..errors import TalkingheadError, one_line
-from ..files import replacing, sha256
+from ..files import folder_lock, replacing, sha256
 from ..landmarks.detect import open_detector
 from ..landmarks.face import Detector
 from .book import REPORT, Book, Known
@@ -24,9 +23,6 @@ from .examine import Examiner, Finding, Job, state_of, unwritable
 from .filters import Filters
 from .layouts import Source, find_videos
 from .workers import Lost, cores, in_order
-
-if sys.platform != "win32":
-    import fcntl
 
 _HIDDEN = ".prepare"  # holds what is not whole yet
 _VOXCELEB2 = 145_000  # videos
@@ -283,7 +279,7 @@ def workplace(out: Path) -> Iterator[Path]:
     """A hidden folder for files that are not whole yet, for one run at a time; what a killed run left behind is removed."""
     hidden, made = out / _HIDDEN, not out.exists()
     hidden.mkdir(parents=True, exist_ok=True)
-    with _alone(hidden, out):
+    with folder_lock(hidden, out):
         for left in [*hidden.iterdir(), *out.glob(".shard-*.tar.part"), *out.glob(".dataset.*.json")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
@@ -293,19 +289,3 @@ def workplace(out: Path) -> Iterator[Path]:
             if made:
                 with suppress(OSError):  # unless something was written
                     out.rmdir()
-
-
-@contextmanager
-def _alone(folder: Path, out: Path) -> Iterator[None]:
-    """Holds a lock on the folder, which goes with this process, however it ends."""
-    if sys.platform == "win32":
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise TalkingheadError(f"{out}: another run is writing to it; wait for it to end, or name another place") from error
-    finally:
-        os.close(held)

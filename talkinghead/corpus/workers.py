@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import TalkingheadError
+from ..interrupt import SIGNALS
 
 Work = Callable[[Any, Callable[[], None]], Any]
 """Called as ``work(job, alive)`` in another process; it is to call `alive` often, and may pickle like its jobs and results."""
@@ -217,6 +218,9 @@ def _uninterrupted() -> Iterator[None]:
 def _serve(connection: Connection, payload: bytes) -> None:
     """In the other process: do one job after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        # a terminal or a service manager signals all processes of a group: this one ends when the process that it works for does
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     torch.set_num_threads(1)
     logging.getLogger().addHandler(logging.NullHandler())  # what is worth saying is in the results
     jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -4,6 +4,7 @@ Each clip's figures are kept in the folder `clips` as soon as they are known: th
 """
 
 import hashlib
+import io
 import json
 import logging
 import platform
@@ -20,7 +21,7 @@ import torch
 from ..corpus.workers import Lost, cores, in_order
 from ..data.read import Progress, silent
 from ..errors import TalkingheadError
-from ..files import replacing
+from ..files import check_writable, replacing
 from ..media.pictures import write_picture
 from ..version import __version__
 from .clips import Measure
@@ -62,45 +63,46 @@ def evaluate(
     people = sorted({subject.person for subject in subjects})
     measure.shown = max(1, COLUMNS // len(people))
     measure.prepare()
-    with replacing(out / "results.json") as results_file:  # before the work of hours: a place that cannot be written to is told at once
-        _warn(measure, people)
-        started = time.perf_counter()
-        found = list(progress(_clips(measure, subjects, out / "clips", workers), len(subjects), "clips"))
-        clips = [clip for clip in found if "left_out" not in clip]
-        left_out = {clip["name"]: clip["left_out"] for clip in found if "left_out" in clip}
-        for reason in left_out.values():
-            log.warning("left out: %s", reason)
-        if not clips:
-            raise TalkingheadError(f"no clip could be used: {next(iter(left_out.values()))}")
-        protocol = measure.protocol
-        results = _plain(
-            {
-                "settings": settings(measure)
-                | {
-                    "date": time.strftime("%Y-%m-%d"),
-                    "machine": platform.machine(),
-                    "versions": {"talkinghead": __version__, "torch": torch.__version__, "numpy": np.__version__},
-                    "seconds": round(time.perf_counter() - started),
-                },
-                "clips": [{key: clip[key] for key in ("person", "name", "frames", "held_out", "seconds")} for clip in clips],
-                "left_out": left_out,
-                **summarise(clips, protocol.shots, protocol.seed),
-            }
-        )
-        files = {"results": out / "results.json", "table": out / "table.md", "sheet": out / "sheet.png"}
-        table = markdown(results)
-        with replacing(files["table"]) as beside:
-            beside.write_text(table, encoding="utf-8")
-        write_picture(files["sheet"], contact_sheet(clips, protocol.shots, results))
-        if find_spec("matplotlib") is None:
-            log.warning("no plots: matplotlib is not installed: pip install 'talkinghead[evaluate]'")
-        else:
-            files["shots"] = out / "shots.png"
-            plot_shots(results, files["shots"])
-            if protocol.curve:
-                files["steps"] = out / "steps.png"
-                plot_steps(results, files["steps"])
-        results_file.write_text(json.dumps(results, indent=1) + "\n")
+    check_writable(out / "results.json")  # before the work of hours
+    _warn(measure, people)
+    started = time.perf_counter()
+    found = list(progress(_clips(measure, subjects, out / "clips", workers), len(subjects), "clips"))
+    clips = [clip for clip in found if "left_out" not in clip]
+    left_out = {clip["name"]: clip["left_out"] for clip in found if "left_out" in clip}
+    for reason in left_out.values():
+        log.warning("left out: %s", reason)
+    if not clips:
+        raise TalkingheadError(f"no clip could be used: {next(iter(left_out.values()))}")
+    protocol = measure.protocol
+    results = _plain(
+        {
+            "settings": settings(measure)
+            | {
+                "date": time.strftime("%Y-%m-%d"),
+                "machine": platform.machine(),
+                "versions": {"talkinghead": __version__, "torch": torch.__version__, "numpy": np.__version__},
+                "seconds": round(time.perf_counter() - started),
+            },
+            "clips": [{key: clip[key] for key in ("person", "name", "frames", "held_out", "seconds")} for clip in clips],
+            "left_out": left_out,
+            **summarise(clips, protocol.shots, protocol.seed),
+        }
+    )
+    files = {"results": out / "results.json", "table": out / "table.md", "sheet": out / "sheet.png"}
+    table = markdown(results)
+    with replacing(files["table"]) as beside:
+        beside.write_text(table, encoding="utf-8")
+    write_picture(files["sheet"], contact_sheet(clips, protocol.shots, results))
+    if find_spec("matplotlib") is None:
+        log.warning("no plots: matplotlib is not installed: pip install 'talkinghead[evaluate]'")
+    else:
+        files["shots"] = out / "shots.png"
+        plot_shots(results, files["shots"])
+        if protocol.curve:
+            files["steps"] = out / "steps.png"
+            plot_steps(results, files["steps"])
+    with replacing(files["results"]) as beside:
+        beside.write_text(json.dumps(results, indent=1) + "\n")
     return Evaluation(files, results)
 
 
@@ -147,8 +149,10 @@ def _clips(measure: Measure, subjects: Sequence[Subject], folder: Path, workers:
         elif result is None:
             result = _read(path)
         elif "left_out" not in result:
+            content = io.BytesIO()  # torch.save to a file tells of a full disk by a RuntimeError
+            torch.save(result, content)
             with replacing(path) as beside:
-                torch.save(result, beside)
+                beside.write_bytes(content.getbuffer())
         yield result
 
 

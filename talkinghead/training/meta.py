@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Model, load_model, random_model, save_model
+from ..checkpoint import Model, load_model, random_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
@@ -37,8 +37,9 @@ from .adversarial import (
 from .details import detail_boxes
 from .journal import Journal
 from .rate import count_operations, peak_rate
+from .run_folder import RunFolder, run_folder
 from .start import fill_columns, take_weights
-from .state import adam, load_state, save_state
+from .state import adam
 
 VARIANTS = ("ft", "ff")
 LOG_EVERY, PICTURES_EVERY = 20, 500
@@ -235,7 +236,8 @@ def train(
 
     Args:
         data: folder that `prepare` wrote, or several: each is drawn from alike often.
-        out: folder of the run: `state.safetensors`, `model.safetensors`, TensorBoard's files in `log`.
+        out: folder of the run: `state.safetensors` and the one before it in `previous`, `model.safetensors`, `times.json`, TensorBoard's
+            files in `log`.
         preset: "paper", "small" or "tiny".
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's.
@@ -249,7 +251,9 @@ def train(
         progress: called with (step, steps, figures) every few steps.
 
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `start`, or `out` holds a run with other settings.
+        TalkingheadError: bad data or settings, networks of another shape in `start`, `out` cannot be written to (what was learned is then
+            written elsewhere, and where is said), another process works in it, or it holds a run with other settings.
+        KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the step under way and a save that further ones do not disturb.
     """
     if variant not in VARIANTS:
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
@@ -283,67 +287,108 @@ def train(
         "start": parent and parent.digest,
         "clips": [clip.key for clip in source.clips],
     }
-    state = out / "state.safetensors"
-    step, seconds = 0, 0.0
-    if state.exists():
-        header = load_state(state, learner.modules, learner.optimisers)
-        differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
-        if differing:
-            raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
-        step, seconds = header["step"], header["seconds"]
-        learner.set_steps(step)
-        learner.precision = header.get("precision", meta.precision)  # whatever is faster here now, a run goes on as it began
-    elif parent is not None:
-        fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
+    with run_folder(out) as folder:
+        step = _resume(learner, folder, settings)
+        if step is None:
+            step = 0
+            if parent is not None:
+                fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
+        run = _Run(learner, source, folder, settings | {"precision": learner.precision}, parent, step, place)
+        run.go_on(meta.steps, save_seconds, progress)
+    return run.model()
 
-    def save() -> None:
-        save_state(
-            state, learner.modules, learner.optimisers, {**settings, "precision": learner.precision, "step": step, "seconds": seconds}
+
+def _resume(learner: MetaLearner, folder: RunFolder, settings: dict[str, Any]) -> int | None:
+    """Fill the learner with what the folder holds and return the steps of that, None where it holds nothing."""
+    header = folder.load(learner.modules, learner.optimisers)
+    if header is None:
+        return None
+    differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
+    if differing:
+        raise TalkingheadError(
+            f"{folder.out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings"
         )
-        save_model(learner.model(provenance()), out / "model.safetensors")
+    learner.set_steps(header["step"])
+    # whatever is faster here now, a run goes on as it began
+    learner.precision = header.get("precision", learner.config.meta.precision)
+    return int(header["step"])
 
-    def provenance() -> dict[str, Any]:
+
+class _Run:
+    """The steps of a run, and what is written of them.
+
+    Args:
+        learner, source, folder: of the run.
+        settings: of the run, for its state.
+        parent: the model that it started from.
+        step: how many steps it has taken.
+        place: where it runs.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        source: EpisodeSource,
+        folder: RunFolder,
+        settings: dict[str, Any],
+        parent: Model | None,
+        step: int,
+        place: torch.device,
+    ) -> None:
+        self._learner, self._source, self._folder, self._settings, self._parent = learner, source, folder, settings, parent
+        self._step, self._place = step, place
+        self._seconds = folder.seconds()
+
+    def go_on(self, steps: int, save_seconds: float, progress: Callable[[int, int, dict[str, float]], None] | None) -> None:
+        """Take steps until there are as many as `steps`, or a signal comes, and save."""
+        name, batch = str(self._folder.out), self._learner.config.meta.batch
+        journal = Journal(self._folder.out / "log", self._step)
+        peak = peak_rate(self._place, torch.bfloat16 if self._learner.precision == "bf16" else torch.float32)
+        operations, figures = 0, dict[str, Tensor]()
+        last = saved = time.monotonic()
+        with stop_flag() as stopped:
+            while self._step < steps and not stopped():
+                run = partial(self._learner.step, self._source.draw(self._step).to(self._place))
+                if operations:
+                    figures, rows = run()
+                else:  # every step has as many
+                    (figures, rows), operations = count_operations(run)
+                self._step += 1
+                now = time.monotonic()
+                self._seconds += now - last
+                rate, last = batch / (now - last), now
+                if self._step % LOG_EVERY == 0 or self._step == steps:
+                    values = finite(figures, name, self._step) | {"episodes_per_second": rate}
+                    values["percent_of_peak"] = 100 * operations * rate / batch / peak
+                    journal.figures(self._step, values)
+                    if progress:
+                        progress(self._step, steps, values)
+                if self._step % PICTURES_EVERY == 0:
+                    journal.pictures(self._step, "source, landmarks, generated, true", rows)
+                if now - saved > save_seconds:
+                    finite(figures, name, self._step)  # what is saved must be worth going on from
+                    self._save()
+                    saved = time.monotonic()
+            finite(figures, name, self._step)
+            self._save()
+            journal.close()
+            if stopped():
+                raise KeyboardInterrupt
+
+    def model(self) -> Model:
+        """Return what the run has learned so far."""
+        source, parent = self._source, self._parent
         people = {clip.person for clip in source.clips}
-        told: dict[str, Any] = {"variant": variant, "steps": step, "seconds": round(seconds), "seed": seed}
-        told["precision"] = learner.precision
+        told: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")} | {"steps": self._step}
         if parent is not None:
             people |= set(parent.provenance.get("people", ()))
             told["start"] = {"digest": parent.digest} | {name: parent.provenance.get(name) for name in ("steps", "seconds")}
-        return told | {"people": sorted(people)}
+        return self._learner.model(told | {"people": sorted(people)})
 
-    out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out / "log", step)
-    peak = peak_rate(place, torch.bfloat16 if learner.precision == "bf16" else torch.float32)
-    operations = 0
-    last = saved = time.monotonic()
-    with stop_flag() as stopped:
-        while step < meta.steps and not stopped():
-            run = partial(learner.step, source.draw(step).to(place))
-            if operations:
-                figures, rows = run()
-            else:  # every step has as many
-                (figures, rows), operations = count_operations(run)
-            step += 1
-            now = time.monotonic()
-            seconds += now - last
-            rate, last = meta.batch / (now - last), now
-            if step % LOG_EVERY == 0 or step == meta.steps:
-                values = finite(figures, str(out), step) | {"episodes_per_second": rate}
-                values["percent_of_peak"] = 100 * operations * rate / meta.batch / peak
-                journal.figures(step, values)
-                if progress:
-                    progress(step, meta.steps, values)
-            if step % PICTURES_EVERY == 0:
-                journal.pictures(step, "source, landmarks, generated, true", rows)
-            if now - saved > save_seconds:
-                finite(figures, str(out), step)  # what is saved must be worth going on from
-                save()
-                saved = time.monotonic()
-    journal.close()
-    save()
-    if stopped():
-        raise KeyboardInterrupt
-    return learner.model(provenance())
+    def _save(self) -> None:
+        learner = self._learner
+        self._folder.save(learner.modules, learner.optimisers, {**self._settings, "step": self._step}, self._seconds)
+        self._folder.save_model(self.model())
 
 
 def _configuration(preset: str, variant: str, steps: int | None) -> Config:

@@ -1,17 +1,19 @@
 """What a training run must keep to go on bit for bit: tensors in one safetensors file, nothing pickled."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import AdamConfig
 from ..errors import TalkingheadError
-from ..files import replacing
+from ..tensor_file import checksum, write_tensors
+
+VERSION = 1
 
 
 def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
@@ -33,41 +35,101 @@ def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
     return optimiser
 
 
-def save_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer], header: dict[str, Any]) -> None:
-    """Write parameters, buffers, optimiser state and a header of plain values.
+class DamagedStateError(TalkingheadError):
+    """The file cannot be read as it was written, so that an earlier one may take its place."""
+
+
+def save_state(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimisers: dict[str, torch.optim.Optimizer],
+    header: dict[str, Any],
+    keep: Path | None = None,
+) -> None:
+    """Write parameters, buffers, optimiser state, a header of plain values, and the checksum of all these.
+
+    Args:
+        path: the file to write.
+        modules, optimisers: by name.
+        header: what `load_state` is to return.
+        keep: where what stood at `path` is moved to.
 
     Raises:
-        TalkingheadError: the file cannot be written.
+        TalkingheadError: the file cannot be written; where it was written instead is said.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in _tensors(modules, optimisers).items()}
-    with replacing(path) as beside:
-        save_file(tensors, beside, {"header": json.dumps(header)})
+    write_tensors(path, _tensors(modules, optimisers), {"kind": "state", "version": VERSION, "run": header}, keep)
 
 
 def load_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Any]:
-    """Fill modules and optimisers with what `save_state` wrote, and return its header.
+    """Fill modules and optimisers with what `save_state` wrote, by this version or one before, and return its header.
 
     Raises:
-        TalkingheadError: the file is cut, foreign, or of another configuration.
+        DamagedStateError: the file is cut, changed, or none that `save_state` wrote.
+        TalkingheadError: it is of another configuration, or of a later version.
     """
     targets = _tensors(modules, optimisers)
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["header"])
+            header = _header(path, file)
             names = set(file.keys())
-            if names != set(targets):
-                raise KeyError(sorted(names ^ set(targets))[0])
+            other = sorted(names ^ set(targets)) + sorted(
+                name for name in names & set(targets) if tuple(file.get_slice(name).get_shape()) != tuple(targets[name].shape)
+            )
+            if other:
+                raise TalkingheadError(_problem(path, f"{other[0]} does not fit"))
             for name, target in targets.items():
                 stored = file.get_tensor(name)
-                if stored.shape != target.shape:
-                    raise KeyError(name)
+                if stored.dtype != target.dtype:
+                    raise ValueError(f"{name} is {stored.dtype}")
                 with torch.no_grad():
                     target.copy_(stored)
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise TalkingheadError(
-            f"{path}: is not a state of this run ({str(error).splitlines()[0]}); remove it to start again, or name another folder"
-        ) from error
+    except TalkingheadError:
+        raise
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedStateError(_problem(path, str(error).splitlines()[0] if str(error) else type(error).__name__)) from error
     return header
+
+
+def _problem(path: Path, reason: str) -> str:
+    return f"{path}: is not a state of this run ({reason}); remove its folder to start again, or name another folder"
+
+
+def _header(path: Path, file: Any) -> dict[str, Any]:
+    """Return what the run said of itself, verified."""
+    metadata = file.metadata() or {}
+    if "header" in metadata:  # until version 1 there was no checksum
+        header = json.loads(metadata["header"])
+    else:
+        fields = json.loads(metadata["talkinghead"])
+        if fields["kind"] != "state":
+            raise ValueError(f"is a {fields['kind']}")
+        if checksum(metadata["talkinghead"], _Stored(file)) != metadata["sha256"]:
+            raise ValueError("its checksum does not match")
+        if fields["version"] != VERSION:
+            raise TalkingheadError(
+                f"{path}: is of version {fields['version']}, this talkinghead reads {VERSION}; install the other version"
+            )
+        header = fields["run"]
+    if not isinstance(header, dict):
+        raise TypeError(f"its header is a {type(header).__name__}")
+    return header
+
+
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of an open file, each read when it is looked up."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._names = file, list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _tensors(modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -147,24 +147,27 @@ import signal, sys
 from odd_detectors import Slow
 from talkinghead.corpus import book
 from talkinghead.corpus.prepare import prepare
+from talkinghead.interrupt import signals_as_interrupts
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell inherits another
     book.SHARD_CLIPS = 2
     try:
-        prepare([sys.argv[1]], sys.argv[2], 16, Slow(), workers=2)
+        with signals_as_interrupts():
+            prepare([sys.argv[1]], sys.argv[2], 16, Slow(), workers=2)
     except KeyboardInterrupt:
         print("interrupted")
 """
 
 
-def test_ctrl_c_ends_everything_at_once(tmp_path: Path, videos: Path, prepared: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_ends_everything_at_once(kind: int, tmp_path: Path, videos: Path, prepared: Path) -> None:
     out = tmp_path / "data"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     with run(INTERRUPTED, videos, out, **pipes) as process:
         while process.poll() is None and not (out / "shard-000000.tar").exists():
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, kind)  # as a terminal does
         sent = time.monotonic()
         said, complained = process.communicate()
     assert (process.returncode, said, complained) == (0, "interrupted\n", "")
