@@ -23,6 +23,9 @@ from .crop import Crop, crop_around
 Progress = Callable[..., Iterable[Any]]
 """Called as ``progress(iterable, total, what)``; returns the iterable whose advance it shows. `total` may be None."""
 
+MAX_CLIP_BYTES = 4 << 30
+"""Of the frames of a Clip; joining those of several sources takes as much again for a moment."""
+
 log = logging.getLogger(__name__)
 
 
@@ -165,7 +168,8 @@ def read_clip(
         A Clip of frames uint8 [N, size, size, 3], N >= 1; fps is that of the video, 0 for pictures and for more than one video.
 
     Raises:
-        TalkingheadError: no path is given, or one is missing, damaged beyond use, something else, or without a face.
+        TalkingheadError: no path is given, or one is missing, damaged beyond use, something else, or without a face; or the frames would
+            take more than `MAX_CLIP_BYTES`.
     """
     given = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not given:
@@ -173,7 +177,8 @@ def read_clip(
     detector = detector or open_detector()
     clips: list[Clip] = []
 
-    def add(track: Track, frames: Iterable[np.ndarray]) -> None:
+    def add(path: Path, track: Track, frames: Iterable[np.ndarray]) -> None:
+        _check_bytes(path, sum(map(len, clips)) + len(track), size)
         clips.append(cut_out(frames, track, crop or crop_around(track.landmarks, track.size, convention), size))
 
     for path in given:
@@ -184,7 +189,7 @@ def read_clip(
                 frame = read_picture(picture)
                 face = largest_face(detector, frame)
                 if face is not None:
-                    add(Track(face.landmarks[None], frame.shape[:2], confidence=np.array([face.confidence])), [frame])
+                    add(path, Track(face.landmarks[None], frame.shape[:2], confidence=np.array([face.confidence])), [frame])
                     found += 1
             if not found:
                 raise _no_face(path, len(pictures))
@@ -192,7 +197,7 @@ def read_clip(
             reader = VideoReader(path)
             track = read_track(reader, detector, limit=limit, progress=progress)
             kept = np.flatnonzero(track.seen)
-            add(track[kept], select(reader, kept))
+            add(path, track[kept], select(reader, kept))
     name = given[0].name if len(given) == 1 else f"{given[0].name} and {len(given) - 1} more"
     return joined(clips, name, clips[0].track.fps if len(given) == 1 else 0.0, person)
 
@@ -211,9 +216,14 @@ def cut_out(frames: Iterable[np.ndarray], track: Track, crop: Crop, size: int, n
         TalkingheadError: there are fewer frames, or more.
     """
     points = Track(crop.points(track.landmarks, size), (size, size), track.fps, track.confidence)
-    return Clip(
-        points, np.stack([crop.pixels(frame, size) for frame in frames]), name, "", valid_pixels(crop, track, size), crop.convention
-    )
+    pixels, count = np.empty((len(track), size, size, 3), np.uint8), 0
+    for frame in frames:
+        if count < len(track):
+            pixels[count] = crop.pixels(frame, size)
+        count += 1
+    if count != len(track):
+        raise TalkingheadError(f"{name}: {count} frames do not match {len(track)} landmarks; read the source again")
+    return Clip(points, pixels, name, "", valid_pixels(crop, track, size), crop.convention)
 
 
 def valid_pixels(crop: Crop, track: Track, size: int) -> np.ndarray | None:
@@ -244,6 +254,15 @@ def select(frames: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.nda
         if number == following:
             yield frame
             following = next(wanted, None)
+
+
+def _check_bytes(path: Path, frames: int, size: int) -> None:
+    total = frames * size * size * 3
+    if total > MAX_CLIP_BYTES:
+        raise TalkingheadError(
+            f"{path}: {frames} frames of {size}x{size} take {total / 2**30:.3g} GiB of memory, expected at most "
+            f"{MAX_CLIP_BYTES / 2**30:.3g}; name a shorter video or fewer pictures"
+        )
 
 
 def _no_face(path: Path, frames: int) -> TalkingheadError:

@@ -12,13 +12,13 @@ import numpy as np
 from ..errors import TalkingheadError
 from .libav import av, open_video, pictures_of
 from .pictures import moving_pictures, on_white
+from .size_limits import MAX_FRAME_PIXELS, check_decoder
 
 _MILLISECOND = Fraction(1, 1000)
 _NEVER = -(1 << 63)
 _STATE_LENGTH = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "avi"))  # in a header, which a cut file keeps
 _WHOLE = 0.98  # of that length must be there
 _SHAPES = (Fraction(1, 8), Fraction(8))  # of pixels; others are a mistake
-_LARGEST = 1 << 27  # pixels of a frame, 16384 x 8192; more is a damaged header
 # numbers of ITU-T H.273
 _BT709, _UNKNOWN, _BT2020 = 1, 2, 9
 _SRGB, _PQ, _HLG = 13, 16, 18
@@ -126,13 +126,23 @@ def decode(path: Path) -> Generator[Any, None, None]:
 
     Raises:
         FFmpegError: a frame cannot be decoded.
+        TooLarge: a frame is, as its header says; it is not decoded.
         TalkingheadError: the file is missing, may not be read, or is no video.
     """
     with open_video(path) as container:
         stream = pictures_of(container)
         stream.thread_type = "SLICE"  # by whole frames, what is made of damaged ones differs from one time to the next
-        stream.codec_context.options = {"max_pixels": str(_LARGEST)}
-        yield from container.decode(stream)
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        # of all streams: where PyAV passes over the packets of others itself, it does not see Ctrl-C until the next frame
+        for packet in container.demux():
+            if packet.stream.index != stream.index:
+                continue
+            try:
+                frames = packet.decode()
+            except av().error.FFmpegError:
+                check_decoder(stream.codec_context.width, stream.codec_context.height, MAX_FRAME_PIXELS)
+                raise
+            yield from frames
 
 
 def scan_webp(path: Path) -> Contents:

@@ -1,11 +1,48 @@
-"""Opening videos with FFmpeg's libraries. The only module that imports PyAV."""
+"""Opening videos with FFmpeg's libraries, and what they encode with. The only module that imports PyAV."""
 
+import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import TalkingheadError, require
+from .size_limits import MAX_FRAME_PIXELS, check_pixels
 
-_NO_VIDEO = frozenset(("tty", "image2"))  # ffmpeg would also draw a text file
+log = logging.getLogger(__name__)
+
+# Only containers that hold their pictures themselves: FFmpeg also follows playlists (hls, concat, dash, ...), which name other files and
+# addresses, and draws text files.
+_FORMATS = (
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "flv",
+        "asf",
+        "mpeg",
+        "mpegts",
+        "ogg",
+        "nut",
+        "mxf",
+        "rm",
+        "wtv",
+        "dv",
+        "ivf",
+        "gif",
+        "apng",
+        "yuv4mpegpipe",
+    ),
+    *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "mjpeg"),  # streams without a container
+    *("mp3", "wav", "flac", "aac"),  # to say of them that they hold no moving pictures
+)
+_ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("libx264", {"crf": "18"}),
+    ("libopenh264", {"rc_mode": "quality", "qmin": "10", "qmax": "24", "b": "8000000"}),
+    ("mpeg4", {"flags": "+qscale", "global_quality": str(2 * 118)}),  # 118: FF_QP2LAMBDA
+)
+"""In order of preference, with options for about the same high quality; FFmpeg under the LGPL has no libx264, every FFmpeg has mpeg4."""
+_LOW_DELAY = {"libx264": {"tune": "zerolatency"}}  # the others have no delay
+_RENAMED = 19  # the first version of PyAV that has no `metadata_errors`: it never raises for them
 
 
 def av() -> Any:
@@ -26,24 +63,63 @@ def open_video(path: Path) -> Any:
     if not there:
         what = "is a folder" if folder else "no such file"
         raise TalkingheadError(f"{path}: {what}, expected a video; name one that exists")
-    # a demuxer that is named does not take % in a name for a number
-    options = {"format": "apng"} if path.suffix.lower() in (".png", ".apng") else {}
-    options["metadata_errors"] = "replace"
     try:
-        container = av().open(str(path.absolute()), **options)  # absolute, so that no name reads as an address
+        container = av().open(str(path.absolute()), **_arguments(path))  # absolute, so that no name reads as an address
     except PermissionError as error:
         raise TalkingheadError(f"{path}: may not be read, expected a video; give yourself permission") from error
+    except av().error.ArgumentError as error:
+        raise TalkingheadError(
+            f"{path}: cannot be read as a video, its format is none of those that are read (playlists are not) or it is damaged; "
+            "name an mp4, mov, mkv, webm or avi"
+        ) from error
     except (av().error.FFmpegError, OSError) as error:
         raise TalkingheadError(
             f"{path}: cannot be read as a video, it is empty, damaged, cut short or something else; name another"
         ) from error
-    if pictures_of(container) is None or container.format.name in _NO_VIDEO:
+    try:
+        stream = pictures_of(container)
+        if stream is None:
+            raise TalkingheadError("holds no moving pictures, expected a video; name another")
+        check_pixels(stream.width, stream.height, MAX_FRAME_PIXELS)
+    except TalkingheadError as error:
         container.close()
-        raise TalkingheadError(f"{path}: holds no moving pictures, expected a video; name another")
+        raise TalkingheadError(f"{path}: {error}") from error
     return container
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    """Return the keyword arguments with which `av.open` reads a local file and no other."""
+    arguments: dict[str, Any] = {
+        "container_options": {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"},
+        # of the decoders with which FFmpeg looks at the streams
+        "options": {"max_pixels": str(MAX_FRAME_PIXELS)},
+    }
+    if path.suffix.lower() in (".png", ".apng"):  # a demuxer that is named does not take % in a name for a number
+        arguments["format"] = "apng"
+    if int(av().__version__.split(".")[0]) < _RENAMED:
+        arguments["metadata_errors"] = "replace"
+    return arguments
 
 
 def pictures_of(container: Any) -> Any:
     """The first stream of moving pictures that can be decoded, None when there is none; the cover of an album is none."""
     cover = av().stream.Disposition.attached_pic
     return next((stream for stream in container.streams.video if stream.codec_context and not stream.disposition & cover), None)
+
+
+def video_encoder(low_delay: bool = False) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of the encoder that videos are written with.
+
+    Args:
+        low_delay: whether each frame is to leave the encoder when it is put in.
+    """
+    name, options = _first_encoder()
+    return name, options | (_LOW_DELAY.get(name, {}) if low_delay else {})
+
+
+@cache
+def _first_encoder() -> tuple[str, dict[str, str]]:
+    name, options = next(each for each in _ENCODERS if each[0] in av().codecs_available)
+    if name == "mpeg4":
+        log.warning("this FFmpeg has no encoder for H.264 (libx264 or libopenh264): videos are MPEG-4 Part 2, which browsers do not play")
+    return name, options

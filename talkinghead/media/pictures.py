@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +16,13 @@ import numpy as np
 
 from ..errors import TalkingheadError, require
 from ..files import replacing
+from .size_limits import MAX_PICTURE_PIXELS, check_pixels
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
 _MAY_MOVE = frozenset((".gif", ".webp", ".png", ".apng"))
+# without those that run other programs (EPS) or follow references
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+_STRIP_PIXELS = 1 << 22  # of a picture that are converted at a time
 _JPEG_QUALITY = 95
 
 
@@ -64,10 +68,10 @@ def read_picture(path: Path) -> np.ndarray:
     on a page. 16-bit grey and floats from 0 to 1 are scaled. Of several pages the first is read.
 
     Raises:
-        TalkingheadError: the file is missing, cut, no picture, of more than 179 million pixels, or its values have no known range.
+        TalkingheadError: the file is missing, cut, no picture, of more than 128 million pixels, or its values have no known range.
     """
     with _opened(path) as opened, _quiet():
-        return np.array(_to_srgb(_upright(opened), opened.info.get("icc_profile")))
+        return _as_array(_upright(opened), opened.info.get("icc_profile"))
 
 
 def moving_pictures(path: Path) -> Iterator[tuple[np.ndarray, int]]:
@@ -81,7 +85,7 @@ def moving_pictures(path: Path) -> Iterator[tuple[np.ndarray, int]]:
             with _quiet():
                 opened.seek(number)
                 opened.load()
-                picture = np.array(_to_srgb(opened, opened.info.get("icc_profile")))
+                picture = _as_array(opened, opened.info.get("icc_profile"))
             yield picture, round(opened.info.get("duration", 0))
 
 
@@ -93,8 +97,10 @@ def _opened(path: Path) -> Iterator[Any]:
         raise TalkingheadError(f"{path}: is no regular file, expected a picture; name a file")
     try:
         with _quiet():
-            opened = image.open(path)
+            image.init()  # registers every format that this Pillow has
+            opened = image.open(path, formats=[name for name in _FORMATS if name in image.OPEN])
         with opened:
+            check_pixels(opened.width, opened.height, MAX_PICTURE_PIXELS)
             yield opened
     except TalkingheadError as error:
         raise TalkingheadError(f"{path}: {error}") from error
@@ -104,9 +110,14 @@ def _opened(path: Path) -> Iterator[Any]:
         raise TalkingheadError(f"{path}: is a folder, expected a picture; name a file") from error
     except PermissionError as error:
         raise TalkingheadError(f"{path}: may not be read, expected a picture; give yourself permission") from error
-    except (image.DecompressionBombError, MemoryError) as error:
-        limit = 2 * image.MAX_IMAGE_PIXELS // 1_000_000
-        raise TalkingheadError(f"{path}: is too large, expected at most {limit} million pixels; scale it down") from error
+    except image.DecompressionBombError as error:  # by Pillow's own limit, before it tells the size
+        pixels = re.search(r"\((\d+) pixels\)", str(error))
+        size = f"of {int(pixels[1]) / 1e6:.4g} million pixels" if pixels else "too large"
+        raise TalkingheadError(
+            f"{path}: is {size}, expected at most {MAX_PICTURE_PIXELS / 1e6:.4g} million pixels; scale it down"
+        ) from error
+    except MemoryError as error:
+        raise TalkingheadError(f"{path}: there is not enough memory to read it; scale it down") from error
     except Exception as error:  # what Pillow's readers raise for damaged data is not stated: struct.error, KeyError, SyntaxError, ...
         raise TalkingheadError(f"{path}: cannot be read as a picture, it is damaged, cut short or something else; name another") from error
 
@@ -145,10 +156,22 @@ def no_stderr() -> Iterator[None]:
 
 def _upright(opened: Any) -> Any:
     opened.load()
-    try:
-        return require("PIL.ImageOps", "app").exif_transpose(opened)
-    except Exception:  # damaged EXIF, while the picture itself is whole
-        return opened
+    with suppress(Exception):  # damaged EXIF, while the picture itself is whole
+        require("PIL.ImageOps", "app").exif_transpose(opened, in_place=True)  # else it is copied even when it is upright
+    return opened
+
+
+def _as_array(picture: Any, profile: bytes | None) -> np.ndarray:
+    """Return a Pillow image of any mode as uint8 [H, W, 3], sRGB, converted in strips: the copies that takes need little memory."""
+    width, height = picture.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return np.array(_to_srgb(picture, profile))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(_to_srgb(strip, profile))
+    return pixels
 
 
 def _to_srgb(picture: Any, profile: bytes | None) -> Any:

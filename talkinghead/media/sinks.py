@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import TalkingheadError, require
 from .pictures import no_stderr
-from .video import VideoWriter, write_video
+from .recording import record_video
+from .video import VideoWriter
 
 TITLE = "talkinghead"
 _SIDE = 512  # of the window at first, in pixels
@@ -36,8 +37,8 @@ def open_sink(name: str | Path, fps: Fraction | float, size: tuple[int, int], me
     """What shows frames: open within the block, which is to be entered and left in the main thread.
 
     Args:
-        name: "window"; a file that ends in .mp4, which is there when the block ends well, and otherwise what was there before; "v4l2", the
-            first virtual webcam, or "v4l2:/dev/video2".
+        name: "window"; a file that ends in .mp4, which is there when the block ends well, and otherwise what was there before (see
+            `talkinghead.media.recording`); "v4l2", the first virtual webcam, or "v4l2:/dev/video2".
         fps: frames per second, above 0: the file's, whose frames are repeated where some are missing, and what a virtual webcam states.
         size: (height, width) of the frames in pixels.
         metadata: tags of the file.
@@ -53,7 +54,7 @@ def open_sink(name: str | Path, fps: Fraction | float, size: tuple[int, int], me
         with _virtual_webcam(virtual[1], fps, size) as webcam:
             yield webcam
     elif Path(name).suffix.lower() == ".mp4":
-        with write_video(name, fps, size, metadata=metadata) as video:
+        with record_video(name, fps, size, metadata) as video:
             yield _File(video, fps)
     else:
         raise TalkingheadError(f"{name}: no such sink; name window, v4l2, v4l2:/dev/video2 or a file that ends in .mp4")

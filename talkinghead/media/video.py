@@ -12,14 +12,15 @@ import numpy as np
 from ..errors import TalkingheadError
 from ..files import replacing
 from .decoding import Cuts, ToRGB, decode, decode_webp, scan, scan_webp
-from .libav import av, open_video, pictures_of
+from .libav import av, video_encoder
 from .pictures import is_picture
+from .size_limits import MAX_FRAME_PIXELS, TooLarge, check_pixels
+from .sound import SoundTrack
 from .timing import constant_rate
 
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif"))
-_SOUND_OF_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"))  # copied as they are, others become AAC
 _BT601 = 6  # SMPTE 170M: what swscale converts RGB to when it is not told
 
 
@@ -61,11 +62,15 @@ class VideoReader:
             raise TalkingheadError(f"{self.path}: holds no frames, expected a video; name another")
         # later frames are brought to the size of the first, should they differ
         as_decoded = (first.height, max(1, round(first.width * contents.aspect)))
+        try:
+            check_pixels(*as_decoded[::-1], MAX_FRAME_PIXELS)
+        except TooLarge as error:
+            raise TalkingheadError(f"{self.path}: with square pixels {error}") from error
         self._rgb = ToRGB(as_decoded)
         self.size = as_decoded if first.rotation % 180 == 0 else as_decoded[::-1]
         for note in filter(None, (timing.note, contents.note)):
             self._warn(note)
-        self._damaged = bool(contents.note)
+        self._damaged = contents.is_cut  # and said so
 
     def __iter__(self) -> Iterator[np.ndarray]:
         cuts = Cuts() if self._find_cuts else None
@@ -111,11 +116,18 @@ class VideoReader:
                 try:
                     frame = next(frames, None)
                 except (av().error.FFmpegError, TalkingheadError) as error:
+                    grown = isinstance(error, TooLarge)
                     if not done:
-                        raise TalkingheadError(f"{self.path}: not one of its frames can be decoded, it is damaged; name another") from error
+                        problem = (
+                            f"its first frame {error}" if grown else "not one of its frames can be decoded, it is damaged; name another"
+                        )
+                        raise TalkingheadError(f"{self.path}: {problem}") from error
                     if not self._damaged:
                         self._damaged = True
-                        self._warn(f"cannot be decoded after {done} frames, it is damaged or cut short: what is there is used")
+                        if grown:
+                            self._warn(f"the frame after the first {done} {error}; what is before it is used")
+                        else:
+                            self._warn(f"cannot be decoded after {done} frames, it is damaged or cut short: what is there is used")
                     return
                 if frame is None:
                     return
@@ -137,9 +149,12 @@ class VideoReader:
 class VideoWriter:
     """Takes the frames of a video one by one; made by `write_video`."""
 
-    def __init__(self, container: Any, fps: Fraction, size: tuple[int, int], sound: "_Sound | None") -> None:
+    def __init__(
+        self, container: Any, fps: Fraction, size: tuple[int, int], sound: SoundTrack | None = None, low_delay: bool = False
+    ) -> None:
         self._container, self._fps, self._size, self._sound = container, fps, size, sound
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+        name, options = video_encoder(low_delay)
+        stream = container.add_stream(name, rate=fps, options=options)
         # one colour sample serves 2x2 pixels, so an odd side is filled up
         stream.height, stream.width = (side + side % 2 for side in size)
         stream.pix_fmt = "yuv420p"
@@ -161,13 +176,28 @@ class VideoWriter:
         self._container.mux(self._stream.encode(picture))
         self._count += 1
         if self._sound is not None:
-            self._sound.write_until(float(self._count / self._fps))
+            self._sound.write_until(self._count / self._fps)
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
         if not self._count:
             raise TalkingheadError("video: no frames were written, expected at least one")
         self._container.mux(self._stream.encode(None))
+        if self._sound is not None:
+            self._sound.finish()
+
+
+def checked_rate(path: str | Path, fps: Fraction | float) -> Fraction:
+    """Return the frames per second of a video that is to be written at `path`.
+
+    Raises:
+        TalkingheadError: the name does not end in .mp4, or the rate is not above 0.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        raise TalkingheadError(f"{path}: only mp4 is written, expected a name that ends in .mp4; rename it")
+    if fps <= 0:
+        raise TalkingheadError(f"{path}: frames per second must be above 0, got {fps}; drive with a video")
+    return Fraction(fps).limit_denominator(100_000)
 
 
 @contextmanager
@@ -178,7 +208,9 @@ def write_video(
     audio_from: str | Path | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[VideoWriter]:
-    """Write an mp4 (h264, yuv420p) at `path`; it is there when the block ends well, and otherwise what was there before.
+    """Write an mp4 at `path`; it is there when the block ends well, and otherwise what was there before.
+
+    It is H.264, or MPEG-4 Part 2 where this FFmpeg has no encoder for that, and yuv420p.
 
     Args:
         path: a name that ends in .mp4.
@@ -191,60 +223,11 @@ def write_video(
     Raises:
         TalkingheadError: the name does not end in .mp4, the file cannot be written, or the sound cannot be read.
     """
-    if Path(path).suffix.lower() != ".mp4":
-        raise TalkingheadError(f"{path}: only mp4 is written, expected a name that ends in .mp4; rename it")
-    if fps <= 0:
-        raise TalkingheadError(f"{path}: frames per second must be above 0, got {fps}; drive with a video")
-    rate = Fraction(fps).limit_denominator(100_000)
+    rate = checked_rate(path, fps)
     with replacing(path) as beside, ExitStack() as stack:
         container = stack.enter_context(av().open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}))
         container.metadata.update(metadata or {})
-        sound = None if audio_from is None else _Sound.of(Path(audio_from), container, stack)
+        sound = None if audio_from is None else SoundTrack.open(Path(audio_from), container, stack)
         writer = VideoWriter(container, rate, size, sound)
         yield writer
         writer.finish()
-
-
-class _Sound:
-    """Carries a sound track into another container, a little at a time."""
-
-    def __init__(self, path: Path, source: Any, target: Any) -> None:
-        stream = source.streams.audio[0]
-        self._path, self._source, self._target, self._from = path, source, target, stream
-        # the written video starts at 0, wherever the source did
-        pictures = pictures_of(source)
-        self._start = Fraction(pictures.start_time or 0) * pictures.time_base
-        self._copied = stream.codec_context.codec.canonical_name in _SOUND_OF_MP4
-        self._to = (
-            target.add_stream_from_template(stream) if self._copied else target.add_stream("aac", rate=stream.codec_context.sample_rate)
-        )
-        self._pieces = self._shifted()
-        self._next = next(self._pieces, None)
-
-    @classmethod
-    def of(cls, path: Path, target: Any, stack: ExitStack) -> "_Sound | None":
-        source = stack.enter_context(open_video(path))
-        return cls(path, source, target) if source.streams.audio else None
-
-    def write_until(self, seconds: float) -> None:
-        while self._next is not None and self._next[0] < seconds:
-            self._target.mux(self._next[1])
-            self._next = next(self._pieces, None)
-
-    def _shifted(self) -> Iterator[tuple[float, Any]]:
-        """(time in seconds, what to mux then), from time 0 on."""
-        try:
-            for piece in self._source.demux(self._from) if self._copied else self._source.decode(self._from):
-                if piece.pts is None:  # the demuxer's last, empty packet
-                    continue
-                shift = round(self._start / piece.time_base)
-                piece.pts -= shift
-                if self._copied:
-                    piece.dts = piece.pts
-                    piece.stream = self._to
-                if piece.pts >= 0:
-                    yield float(piece.pts * piece.time_base), piece if self._copied else self._to.encode(piece)
-            if not self._copied:
-                yield 0.0, self._to.encode(None)
-        except av().error.FFmpegError as error:
-            raise TalkingheadError(f"{self._path}: its sound cannot be decoded, it is damaged or cut short; name a whole one") from error

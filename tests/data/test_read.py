@@ -11,6 +11,7 @@ import pytest
 
 from conftest import RedSquare, draw_video, drawn_frame
 from talkinghead.clip import Clip
+from talkinghead.data import read
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.data.read import Faces, read_clip, read_faces, read_track
 from talkinghead.data.shots import read_shots
@@ -267,18 +268,40 @@ def test_a_crop_that_is_given_is_used(tmp_path: Path, red_square: RedSquare) -> 
     assert np.abs(centres(clip.track.landmarks) - [(left - 20 + side / 2, top + side / 2) for left, top, side in FACES]).max() <= 0.5
 
 
+def test_clip_above_memory_limit_is_rejected(tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = draw_video(tmp_path / "a.mp4", FACES)
+    paths = draw_pictures(tmp_path / "folder", FACES)
+    monkeypatch.setattr(read, "MAX_CLIP_BYTES", 10 * 64 * 64 * 3)
+    assert len(read_clip(video, 64, red_square)) == len(read_clip(tmp_path / "folder", 64, red_square)) == 10
+    says = r"a\.mp4: 10 frames of 65x65 take 0\.000118 GiB of memory, expected at most 0\.000114; name a shorter video or fewer pictures$"
+    with pytest.raises(TalkingheadError, match=says):
+        read_clip(video, 65, red_square)
+    for several in ([video, *paths], [tmp_path / "folder", video], [tmp_path / "folder", tmp_path / "folder"]):
+        with pytest.raises(TalkingheadError, match=r": \d+ frames of 64x64 take"):
+            read_clip(several, 64, red_square)
+
+
+def test_cut_out_rejects_other_number_of_frames(tmp_path: Path, red_square: RedSquare) -> None:
+    video = draw_video(tmp_path / "a.mp4", FACES)
+    track = read_track(video, red_square)
+    frames = list(VideoReader(video))
+    for given in (frames[:-1], [*frames, frames[0]]):
+        with pytest.raises(TalkingheadError, match=rf"clip: {len(given)} frames do not match 10 landmarks"):
+            read.cut_out(given, track, Crop(20, 0, 120), 64)
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_more_is_read_than_asked_for(tmp_path: Path, limit: int, red_square: RedSquare) -> None:
     video = draw_video(tmp_path / "a.mp4", FACES)
-    read: list[int] = []
+    numbers: list[int] = []
 
     def counting(frames: Any, total: int | None, what: str) -> Any:
         for number, frame in enumerate(frames):
-            read.append(number)
+            numbers.append(number)
             yield frame
 
     clip = read_clip(video, 64, red_square, limit=limit, progress=counting)
-    assert (len(clip), read) == (limit, list(range(limit)))
+    assert (len(clip), numbers) == (limit, list(range(limit)))
     paths = draw_pictures(tmp_path / "folder", FACES)
     assert len(read_clip(tmp_path / "folder", 64, red_square, limit=limit)) == limit
     assert len(read_clip([video, *paths], 64, red_square, limit=limit)) == limit + len(paths)
@@ -288,9 +311,9 @@ def test_a_face_is_needed(tmp_path: Path, red_square: RedSquare) -> None:
     with pytest.raises(TalkingheadError, match="no pictures given, expected at least one"):
         read_clip([], 64, red_square)
     video = draw_video(tmp_path / "a.mp4", [None] * 3)
-    for read in (read_track, lambda path, detector: read_clip(path, 64, detector)):
+    for reading in (read_track, lambda path, detector: read_clip(path, 64, detector)):
         with pytest.raises(TalkingheadError, match=f"^{video}: no face was found in any of its 3 pictures"):
-            read(video, red_square)
+            reading(video, red_square)
     pictures = draw_pictures(tmp_path, [FACES[0], None])
     with pytest.raises(TalkingheadError, match=f"^{pictures[1]}: no face was found in it, expected one .*; name another$"):
         read_clip(pictures, 64, red_square)

@@ -1,3 +1,6 @@
+import re
+import signal
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,8 @@ import pytest
 
 from conftest import draw_video
 from talkinghead.errors import TalkingheadError
-from talkinghead.media import decoding
-from talkinghead.media.decoding import scan
+from talkinghead.media import decoding, libav, video
+from talkinghead.media.decoding import decode, scan
 from talkinghead.media.video import VideoReader
 
 # numbers of ITU-T H.273
@@ -159,9 +162,91 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path) -> None
 
 def test_a_frame_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = draw_video(tmp_path / "large.mp4", [None] * 3, (96, 128))
-    monkeypatch.setattr(decoding, "_LARGEST", 96 * 128 - 1)
-    with pytest.raises(TalkingheadError, match=r"large\.mp4: (not one of its frames can be decoded|holds no frames)"):
+    monkeypatch.setattr(libav, "MAX_FRAME_PIXELS", 96 * 128 - 1)
+    says = r"large\.mp4: is 128x96, 0\.01229 million pixels, expected at most 0\.01229 million; scale it down$"
+    with pytest.raises(TalkingheadError, match=says):
         VideoReader(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending", "size"),
+    [
+        ("mpeg2video", ".ts", "has more than the 0.0041 million pixels expected at most"),
+        ("libx264", ".ts", "is 128x96, 0.01229 million pixels, expected at most 0.0041 million"),
+        ("mjpeg", ".mjpg", "has more than the 0.0041 million pixels expected at most"),
+    ],
+)
+def test_reader_stops_before_frames_that_grow_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, codec: str, ending: str, size: str
+) -> None:
+    path = growing_video(tmp_path, codec, ending)
+    for module in (libav, decoding):
+        monkeypatch.setattr(module, "MAX_FRAME_PIXELS", 4100)
+    frames = list(VideoReader(path))
+    assert 8 <= len(frames) <= 12 and {frame.shape for frame in frames} == {(48, 64, 3)}
+    assert re.fullmatch(
+        rf"{path.name}: the frame after the first \d+ {size}; scale it down; what is before it is used", caplog.messages[-1]
+    )
+
+
+def growing_video(folder: Path, codec: str, ending: str) -> Path:
+    """Twelve frames of 64x48, then twelve of 128x96."""
+    parts = []
+    for number, (height, width) in enumerate([(48, 64), (96, 128)]):
+        path = folder / f"{number}{ending}"
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for each in range(12):
+                frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = each + 12 * number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(path.read_bytes())
+    joined = folder / f"joined{ending}"
+    joined.write_bytes(b"".join(parts))
+    return joined
+
+
+def test_reader_rejects_size_with_square_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = 4
+        container.mux(stream.encode(av.VideoFrame(96, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 20_000)
+    with pytest.raises(
+        TalkingheadError, match=r"wide\.mkv: with square pixels is 384x64, 0\.02458 million pixels, .* at most 0\.02 million"
+    ):
+        VideoReader(path)
+
+
+def test_decoding_sees_signals_between_frames(tmp_path: Path) -> None:
+    """Between two frames there are 100,000 packets of sound, which pass without a frame."""
+    path = tmp_path / "sound.nut"
+    with av.open(str(path), "w") as container:
+        pictures: Any = container.add_stream("mpeg4", rate=25)
+        pictures.height, pictures.width, pictures.pix_fmt = 16, 16, "yuv420p"
+        sound: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        container.mux(pictures.encode(av.VideoFrame(16, 16, "yuv420p")))
+        packet = av.Packet(b"\0\0")
+        packet.stream, packet.time_base = sound, Fraction(1, 8000)
+        for number in range(100_000):
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    received: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: received.append(number))
+    try:
+        with closing(decode(path)) as frames:
+            assert next(frames).width == 16
+            signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+            assert next(frames, None) is None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(received) > 5  # one alone when none is seen before the end
 
 
 @pytest.mark.parametrize(("aspect", "width"), [(Fraction(4, 3), 128), (Fraction(1, 2), 48), (Fraction(1, 20), 96), (Fraction(20), 96)])

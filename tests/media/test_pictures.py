@@ -1,11 +1,14 @@
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from talkinghead.errors import TalkingheadError
+from talkinghead.media import pictures
 from talkinghead.media.pictures import (
     Pictures,
     Text,
@@ -155,8 +158,75 @@ def test_a_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         warnings.simplefilter("error")
         assert read_picture(tmp_path / "large.png").shape == (1500, 1500, 3)  # large, but no bomb
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    with pytest.raises(TalkingheadError, match=r"large\.png: is too large, expected at most 2 million pixels; scale it down"):
+    says = r"large\.png: is of 2\.25 million pixels, expected at most 128 million pixels; scale it down"
+    with pytest.raises(TalkingheadError, match=says):
         read_picture(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".bmp", ".tif", ".ppm"])
+def test_reader_rejects_picture_above_limit_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    path = tmp_path / f"large{ending}"
+    write_picture(path, NOISE)
+    monkeypatch.setattr(pictures, "MAX_PICTURE_PIXELS", 700)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: pytest.fail("it was decoded"))
+    says = rf"large{ending}: is 32x24, 0\.000768 million pixels, expected at most 0\.0007 million; scale it down$"
+    with pytest.raises(TalkingheadError, match=says):
+        read_picture(path)
+
+
+def test_moving_picture_above_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(np.roll(NOISE, 5 * number, axis=1)) for number in range(3)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], duration=40)
+    monkeypatch.setattr(pictures, "MAX_PICTURE_PIXELS", 700)
+    with pytest.raises(TalkingheadError, match=r"moving\.webp: is 32x24"):
+        next(moving_pictures(tmp_path / "moving.webp"))
+
+
+def test_reader_opens_no_format_that_runs_programs(tmp_path: Path) -> None:
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    Image.fromarray(NOISE).save(tmp_path / "picture.eps")
+    (tmp_path / "picture.eps").rename(tmp_path / "picture.png")
+    with pytest.raises(TalkingheadError, match="cannot be read as a picture"):
+        read_picture(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "L", "LA", "I;16", "F", "CMYK", "1"])
+def test_picture_read_in_strips_equals_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    noise = Image.fromarray(NOISE)
+    if mode == "I;16":
+        picture = Image.fromarray(NOISE[..., 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        picture = Image.fromarray(NOISE[..., 0].astype(np.float32) / 255)
+    elif mode in ("RGBA", "LA", "PA"):
+        noise.putalpha(Image.fromarray(NOISE[..., 1]))
+        picture = noise.convert("LA") if mode == "LA" else noise
+        picture = picture.quantize(64) if mode == "PA" else picture
+    else:
+        picture = noise.convert(mode)
+    path = tmp_path / ("picture.tif" if mode in ("F", "CMYK") else "picture.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    whole = read_picture(path)
+    monkeypatch.setattr(pictures, "_STRIP_PIXELS", 100)
+    strips = read_picture(path)
+    assert strips.std() > 20
+    assert np.array_equal(strips, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read from /proc")
+def test_large_picture_takes_bounded_memory(tmp_path: Path) -> None:
+    """A flat picture of 24 million pixels is 72 MB as an array and 96 MB as Pillow holds it."""
+    Image.new("RGB", (6_000, 4_000), (10, 200, 30)).save(tmp_path / "flat.png", compress_level=1)
+    script = (
+        "import sys; from pathlib import Path; from talkinghead.media.pictures import read_picture\n"
+        "def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1e3\n"
+        "import PIL.Image; before = peak(); picture = read_picture(Path(sys.argv[1]))\n"
+        "assert (picture[::997, ::997] == (10, 200, 30)).all(); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "flat.png"], capture_output=True, text=True, check=True)
+    assert 160 < float(done.stdout) < 220
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="died"), open_sink(tmp_path / "out.mp4", 25, SIZE) as sink:
         sink.show(grey(0), 0)
         raise RuntimeError("died")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.part.mp4"]  # what was recorded is not lost
+    assert shades(tmp_path / "out.part.mp4") == [0]
 
 
 @pytest.mark.parametrize("name", ["out.avi", "nonsense", "v4l", "windows", "two\nlines"])

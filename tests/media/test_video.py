@@ -2,7 +2,7 @@ import gc
 import re
 import resource
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
@@ -16,7 +16,9 @@ from PIL import Image
 
 from conftest import draw_video, drawn_frame
 from talkinghead.errors import TalkingheadError
+from talkinghead.media import libav
 from talkinghead.media.decoding import decode
+from talkinghead.media.recording import record_video
 from talkinghead.media.video import VideoReader, write_video
 
 FPS = Fraction(30000, 1001)
@@ -89,6 +91,33 @@ def test_the_same_frames_give_the_same_video(tmp_path: Path, carphone: Path) -> 
                 video.write(frame)
         made.add((tmp_path / "out.mp4").read_bytes())
     assert len(made) == 1
+
+
+@pytest.fixture
+def lgpl_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An FFmpeg without the encoders for H.264."""
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264", "libopenh264"})
+    libav._first_encoder.cache_clear()
+    yield
+    libav._first_encoder.cache_clear()
+
+
+def test_without_x264_videos_are_mpeg4(tmp_path: Path, carphone: Path, lgpl_ffmpeg: None, caplog: pytest.LogCaptureFixture) -> None:
+    frames = list(islice(VideoReader(carphone), 30))
+    for write in (write_video, record_video):
+        path = tmp_path / f"{write.__name__}.mp4"
+        with write(path, FPS, frames[0].shape[:2]) as video:
+            for frame in frames:
+                video.write(frame)
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.name == "mpeg4"
+        reader = VideoReader(path)
+        found = list(reader)
+        assert (len(found), reader.fps) == (30, FPS)
+        assert all(np.abs(a[:, :192].astype(int) - b[:, :192]).mean() < 4 for a, b in zip(found, frames, strict=True))
+    assert [message for message in caplog.messages if "H.264" in message] == [
+        "this FFmpeg has no encoder for H.264 (libx264 or libopenh264): videos are MPEG-4 Part 2, which browsers do not play"
+    ]
 
 
 def test_an_odd_side_is_filled_up(tmp_path: Path) -> None:
@@ -246,7 +275,7 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("long-name", "cannot be read \\(File name too long\\)"),
         ("empty", "cannot be read as a video"),
         ("foreign", "cannot be read as a video"),
-        ("ansi", "holds no moving pictures"),
+        ("ansi", "cannot be read as a video"),
         ("beginning", "cannot be read as a video|holds no frames"),
         ("without-its-index", "cannot be read as a video"),
         ("without-frames", "holds no frames"),

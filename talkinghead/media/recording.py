@@ -1,0 +1,106 @@
+"""Video that is recorded while it happens: what is on the disk plays, even when the process is killed."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+
+from ..errors import TalkingheadError
+from ..files import replacing
+from .libav import av, open_video, pictures_of
+from .video import VideoWriter, checked_rate
+
+log = logging.getLogger(__name__)
+
+_FRAGMENT_S = 0.5  # of video that is lost at most
+_FRAGMENTED = {
+    "movflags": "+empty_moov+default_base_moof",
+    "frag_duration": str(round(1e6 * _FRAGMENT_S)),
+    "flush_packets": "1",
+}
+
+
+@contextmanager
+def record_video(
+    path: str | Path, fps: Fraction | float, size: tuple[int, int], metadata: Mapping[str, str] | None = None
+) -> Iterator[VideoWriter]:
+    """Record an mp4 at `path`, which is there when the block ends well, and otherwise what was there before.
+
+    Until then it is written beside it, to `NAME.part.mp4` (or `NAME.part2.mp4` and so on where that exists), in fragments that play at any
+    time. That file stays when the block, or the process, ends otherwise.
+
+    Args:
+        path: a name that ends in .mp4.
+        fps: frames per second, above 0.
+        size: (height, width) of the frames in pixels.
+        metadata: tags of the file.
+
+    Raises:
+        TalkingheadError: the name does not end in .mp4, or the file cannot be written.
+    """
+    path, rate = Path(os.path.realpath(path)), checked_rate(path, fps)
+    part = _new_part(path)
+    try:
+        with av().open(str(part), "w", format="mp4", options=_FRAGMENTED) as container:
+            container.metadata.update(metadata or {})
+            writer = VideoWriter(container, rate, size, low_delay=True)
+            yield writer
+            writer.finish()
+        with replacing(path) as beside:
+            _remux(part, beside, metadata or {})
+    except BaseException as error:
+        _keep(part)
+        if isinstance(error, OSError) and error.filename == str(part):
+            raise TalkingheadError(f"{path}: writing failed ({error.strerror}); free some space or name another place") from error
+        raise
+    part.unlink()
+
+
+def _new_part(path: Path) -> Path:
+    """Create an empty file beside `path` whose name was free.
+
+    Raises:
+        TalkingheadError: nothing can be written there.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise TalkingheadError(f"{path}: cannot write, it is a folder, a device or a pipe; name a file")
+    for number in count(1):
+        part = path.with_name(f"{path.stem}.part{number if number > 1 else ''}{path.suffix}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch(exist_ok=False)
+            break
+        except FileExistsError as error:
+            if not os.path.lexists(part):  # what exists is in the place of the folder
+                raise TalkingheadError(f"{path}: cannot write here ({error.strerror}); name another place") from error
+        except OSError as error:
+            raise TalkingheadError(f"{path}: cannot write here ({error.strerror}); name another place") from error
+    return part
+
+
+def _remux(part: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the packets of a recording as a plain mp4."""
+    with open_video(part) as source, av().open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as target:
+        target.metadata.update(metadata)
+        pictures = pictures_of(source)
+        stream = target.add_stream_from_template(pictures)
+        for packet in source.demux(pictures):
+            if packet.dts is not None:  # the demuxer's last is empty
+                packet.stream = stream
+                target.mux(packet)
+
+
+def _keep(part: Path) -> None:
+    """Say where the recording is, or remove it when it holds nothing."""
+    try:
+        with open_video(part) as source:
+            holds_frames = next((True for packet in source.demux(pictures_of(source)) if packet.size), False)
+    except TalkingheadError:
+        holds_frames = False
+    if holds_frames:
+        log.warning("%s: the recording did not end well; what was recorded until then is in it", part)
+    else:
+        part.unlink(missing_ok=True)
