@@ -27,6 +27,7 @@ from .errors import TalkingheadError
 from .evaluation.clips import ROWS, Measure, Protocol
 from .evaluation.evaluate import evaluate
 from .evaluation.material import find_subjects
+from .file_arguments import check_arguments
 from .files import replacing
 from .identity import open_identity, warn_of_strangers
 from .info import info
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     try:
         given = build_parser(_VERBS).parse_args(arguments)
+        check_arguments(given)
         with Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
             given.run(given, console)
     except TalkingheadError as error:

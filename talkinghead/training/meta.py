@@ -15,6 +15,7 @@ from ..checkpoint import Model, load_model, random_model, save_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
+from ..data.outputs import check_outputs, files_in
 from ..device import choose_device, training_precision
 from ..errors import TalkingheadError
 from ..interrupt import stop_flag
@@ -41,6 +42,8 @@ from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
 
 VARIANTS = ("ft", "ff")
+FILES = ("model.safetensors", "state.safetensors")
+"""What a run writes into its folder, besides TensorBoard's files."""
 LOG_EVERY, PICTURES_EVERY = 20, 500
 
 
@@ -249,11 +252,12 @@ def train(
         progress: called with (step, steps, figures) every few steps.
 
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `start`, or `out` holds a run with other settings.
+        TalkingheadError: bad data or settings, networks of another shape in `start`; `out` holds a run with other settings, or `start`.
     """
     if variant not in VARIANTS:
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
     config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
+    check_outputs(files_in(out, FILES), [start, *(perceptual_files or {}).values()])
     meta = config.meta
     source = EpisodeSource(data, config.networks.image_size, meta.shots, meta.batch, meta.videos, seed, leave_out, meta.far_targets)
     networks = [network.to(place) for network in open_perceptual(config.perceptual, perceptual_files)]
