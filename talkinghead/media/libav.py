@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkingheadError, require
+from .heif import heif_kind
 
 _NO_VIDEO = frozenset(("tty", "image2"))  # ffmpeg would also draw a text file
 
@@ -26,6 +27,9 @@ def open_video(path: Path) -> Any:
     if not there:
         what = "is a folder" if folder else "no such file"
         raise TalkingheadError(f"{path}: {what}, expected a video; name one that exists")
+    kind = heif_kind(path)
+    if kind:
+        raise TalkingheadError(f"{path}: is a picture ({kind}), expected a video; name another")
     # a demuxer that is named does not take % in a name for a number
     options = {"format": "apng"} if path.suffix.lower() in (".png", ".apng") else {}
     options["metadata_errors"] = "replace"
