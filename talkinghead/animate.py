@@ -286,6 +286,13 @@ def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, en
     except TalkingheadError as error:
         log.info("%s: taken for another person than the one it drives (%s)", reader.path.name, error)
         return False
+    if not np.isfinite(distance):
+        log.info(
+            "%s: whether it shows the person it drives cannot be told, dlib recognises no face in it or in the person: its motion is put "
+            "on the person's own proportions (--retarget off takes its landmarks as they are)",
+            reader.path.name,
+        )
+        return False
     same = distance < SAME_PERSON
     log.info(
         "%s: shows %s, by an identity distance of %.2f (%.1f or more is another): %s",

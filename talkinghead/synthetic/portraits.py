@@ -24,7 +24,7 @@ from ..data.shards import VERSION, ClipInfo
 from ..errors import TalkingheadError, one_line
 from ..files import replacing
 from ..landmarks.detect import open_detector
-from ..landmarks.face import DOUBTFUL, Detector, Face
+from ..landmarks.face import DOUBTFUL, Detector, Face, find_faces
 from ..media.pictures import read_picture
 from .portrait_motion import PortraitHead, draw_motions, draw_moved, move_landmarks
 from .portrait_sources import Portrait, find_portraits
@@ -291,7 +291,7 @@ class PortraitStudio:
         record: dict[str, Any] = {"frames": 1}
         try:
             picture = read_picture(task.picture)
-            faces = self.detector.find([picture])[0]
+            faces = find_faces(self.detector, [picture])[0]
             record |= {"size": list(picture.shape[:2]), "faces": len(faces)}
             reason = _rejection(faces)
             if not reason:
