@@ -19,6 +19,7 @@ from .evaluation.evaluate import FILES as RESULT_FILES
 from .examples import EXAMPLES
 from .file_arguments import EngineInput, EngineOutput, Input, ModelInput, NamedInput, Output, output_folder
 from .landmarks.detect import DETECTORS
+from .streams import Stream
 from .training.meta import FILES as RUN_FILES
 from .training.meta import VARIANTS
 from .training.pictures import MOST_PICTURES
@@ -31,6 +32,11 @@ MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise TalkingheadError(f"{message}; see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        stream = Stream("stdout")  # of --help and --version
+        stream.write(message)
+        stream.check()
 
 
 def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentParser:

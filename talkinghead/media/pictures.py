@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,6 +166,9 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def no_stderr() -> Iterator[None]:
     """Without what C code writes to the process's stderr."""
+    if sys.__stderr__ is None:  # it was closed when the process began: the number 2 may be any file's
+        yield
+        return
     try:
         stderr = os.dup(2)
     except OSError:  # it has none
