@@ -77,7 +77,7 @@ def open_missing_descriptors() -> None:
 
 def _discard(stream: TextIO | None) -> None:
     """Send what a stream still holds nowhere, or the interpreter would complain of it when it ends."""
-    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+    if stream is None or (stream is not sys.__stdout__ and stream is not sys.__stderr__):
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
