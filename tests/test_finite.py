@@ -17,6 +17,7 @@ from talkinghead.checkpoint import Model, _digest, load_model, load_person, rand
 from talkinghead.clip import Track
 from talkinghead.config import preset
 from talkinghead.data.read import read_clip, read_faces, read_track
+from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.identity import ArcFace
 from talkinghead.landmarks.face import Face
@@ -100,6 +101,18 @@ def test_model_and_person_with_values_that_are_not_finite_are_refused(odd: float
         next(model.generator.parameters()).fill_(odd)
     with pytest.raises(TalkingheadError, match="^model: tensor generator.* not finite"):
         finetune(model, clip, steps=0)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_engine_rejects_values_that_are_not_finite(odd: float) -> None:
+    engine = EagerEngine(finetune(small_model(), face_clip(face_points((0, 0)), 32), steps=0))
+    points, styles = face_points((0, 0), (0.1, 0)), np.array(engine.styles)
+    assert engine.run(points, styles).std() > 0
+    spoilt = points.copy()
+    spoilt[1, 3, 0] = styles.reshape(-1)[2] = odd
+    for given in ((spoilt, None), (points, styles)):
+        with pytest.raises(TalkingheadError, match="^engine: landmarks, images or styles are not finite"):
+            engine.run(*given)
 
 
 def spoil(path: Path, odd: float) -> None:

@@ -49,8 +49,8 @@ def find_videos(given: Iterable[str | Path], people: Mapping[str, str] | None = 
     """The videos that were named or lie in the named folders and their subfolders, in natural order of their names.
 
     Linked folders are followed, but no folder is read twice; hidden files and folders are left out, and a file that is named again;
-    what else lies there is logged. What layout a named folder has is told by nine tenths of its videos; so it is for all the videos that are
-    named themselves.
+    what else lies there is logged. What layout a named folder has is told by nine tenths of its videos; so it is for all the videos that
+    are named themselves.
 
     Args:
         given: files and folders.
