@@ -19,6 +19,7 @@ import torch
 from .checkpoint import Person
 from .clip import Track
 from .data.crop import Crop, crop_around
+from .data.outputs import check_outputs
 from .data.read import Progress, read_track, select, silent
 from .data.shots import spread
 from .device import choose_device
@@ -195,9 +196,10 @@ def animate_video(
 
     Raises:
         TalkingheadError: the layout or `retarget` is unknown, the driving video or `paste_back` cannot be read or shows no such face, the
-            output cannot be written.
+            output cannot be written, or is one of the two.
     """
     _check_choices(layout, retarget, paste_back)
+    check_outputs([out], [drive, paste_back])
     choose_device(device)  # one that is not there is told before the work
     start = perf_counter()
     side = person.config.networks.image_size
@@ -287,6 +289,13 @@ def shows(person: Person, reader: VideoReader, track: Track, stride: int = 1, en
         distance = identity_distance(np.stack(list(render(person, driving_points(person, track[chosen]), engine=engine))), real)
     except TalkingheadError as error:
         log.info("%s: taken for another person than the one it drives (%s)", reader.path.name, error)
+        return False
+    if not np.isfinite(distance):
+        log.info(
+            "%s: whether it shows the person it drives cannot be told, dlib recognises no face in it or in the person: its motion is put "
+            "on the person's own proportions (--retarget off takes its landmarks as they are)",
+            reader.path.name,
+        )
         return False
     same = distance < SAME_PERSON
     log.info(

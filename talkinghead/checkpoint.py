@@ -100,6 +100,15 @@ def networks_of(model: Model) -> dict[str, nn.Module]:
     return {"embedder": model.embedder, "generator": model.generator, "discriminator": model.discriminator}
 
 
+def check_model(model: Model) -> None:
+    """Refuse a model in memory whose weights are not finite.
+
+    Raises:
+        TalkingheadError: they are not.
+    """
+    check_finite(_gather(networks_of(model)), "model")
+
+
 def random_model(name: str | Config, seed: int = 0) -> Model:
     """A model of a preset, or of a configuration, with freshly initialised weights, which has learned nothing.
 
@@ -307,7 +316,19 @@ def _config(path: Path, header: dict[str, Any]) -> Config:
         raise TalkingheadError(f"{path}: {error}") from error
 
 
+def check_finite(tensors: Mapping[str, Tensor], name: str | os.PathLike[str]) -> None:
+    """Refuse weights that show nothing but black.
+
+    Raises:
+        TalkingheadError: a value is not finite.
+    """
+    odd = next((key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    if odd is not None:
+        raise TalkingheadError(f"{name}: tensor {odd} has values that are not finite; make it again")
+
+
 def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    check_finite(tensors, path)
     return write_tensors(path, tensors, {"version": VERSION, **header})
 
 
@@ -338,5 +359,6 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     plain = [tensor for name, tensor in tensors.items() if not name.startswith("references.")]
     if any(type(header.get(name)) is not wanted for name, wanted in kinds.items()) or not all(map(torch.is_floating_point, plain)):
         raise TalkingheadError(f"{path}: lacks what a {kind} has, or has it of another kind; make it again")
+    check_finite(tensors, path)
     header["digest"] = metadata["sha256"]
     return header, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from .errors import TalkingheadError
 from .evaluation.clips import ROWS, Measure, Protocol
 from .evaluation.evaluate import evaluate
 from .evaluation.material import find_subjects
+from .file_arguments import check_arguments
 from .files import check_writable
 from .identity import open_identity, warn_of_strangers
 from .info import info
@@ -37,6 +37,7 @@ from .live import run_live
 from .overlay import draw_found
 from .ranking import PICTURE_SIDE, rank_drivers
 from .ranking import lines as ranking_lines
+from .streams import ClosedPipe, Stream, open_missing_descriptors
 from .synthetic.dataset import FRAMES, Made, synthesise
 from .synthetic.portraits import FRAMES_EACH, PortraitReport, prepare_portraits
 from .training.finetune import Diverged, Interrupted, finetune
@@ -45,23 +46,37 @@ from .training.run_folder import RunFolder
 from .training.stopping import finetune_until_settled
 
 USER_ERROR, INTERRUPTED = 2, 130
+CLOSED_PIPE = 141  # as a shell tells that SIGPIPE ended ls or grep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted, 141 when the reader of stdout went away.
+    """
+    open_missing_descriptors()
+    out, err = Stream("stdout"), Stream("stderr")
     try:
         given = build_parser(_VERBS).parse_args(arguments)
-        with signals_as_interrupts(), Console(quiet=getattr(given, "quiet", False), as_json=given.json) as console:
+        check_arguments(given)
+        with (
+            signals_as_interrupts(),
+            Console(quiet=getattr(given, "quiet", False), as_json=given.json, out=out, err=err) as console,
+        ):
             given.run(given, console)
+        out.check()
+    except ClosedPipe:
+        return CLOSED_PIPE
     except TalkingheadError as error:
-        print(f"talkinghead: error: {error}", file=sys.stderr)
+        err.line(f"talkinghead: error: {error}")
         return USER_ERROR
     except torch.OutOfMemoryError as error:
         said = str(error).splitlines()[0].partition(". ")[0]
-        print(f"talkinghead: error: {given.verb}: {said}; {_LESS_MEMORY.get(given.verb, '--device cpu needs none of it')}", file=sys.stderr)
+        err.line(f"talkinghead: error: {given.verb}: {said}; {_LESS_MEMORY.get(given.verb, '--device cpu needs none of it')}")
         return USER_ERROR
     except KeyboardInterrupt:
-        print("talkinghead: interrupted", file=sys.stderr)
+        err.line("talkinghead: interrupted")
         return INTERRUPTED
     return 0
 
@@ -288,7 +303,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
     )
     made = evaluate(measure, subjects, given.out, given.workers, progress=console.progress)
     files = {name: str(path) for name, path in made.files.items()}
-    lines = [made.files["table"].read_text(encoding="utf-8"), *(f"{name:8}{path}" for name, path in files.items())]
+    lines = [*made.files["table"].read_text(encoding="utf-8").splitlines(), *(f"{name:8}{path}" for name, path in files.items())]
     console.result({"files": files, **made.results}, lines)
 
 

@@ -38,6 +38,10 @@ class Track:
         confidence = np.ones(shape[0]) if self.confidence is None else self.confidence
         if np.shape(confidence) != shape[:1]:
             raise TalkingheadError(f"Track: confidence must be [{shape[0]}], one for each frame, got {list(np.shape(confidence))}")
+        for name, values in (("landmarks", self.landmarks), ("confidence", confidence)):
+            odd = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, np.ndim(values)))))
+            if len(odd):
+                raise TalkingheadError(f"Track: {name} of frame {odd[0]} are not finite; leave that frame out")
         object.__setattr__(self, "landmarks", np.ascontiguousarray(self.landmarks, dtype=np.float32))
         object.__setattr__(self, "confidence", np.ascontiguousarray(confidence, dtype=np.float32))
 

@@ -1,12 +1,15 @@
-"""What the command line prints: notes and outcome on stdout, progress and what is logged on stderr. The only module that imports tqdm."""
+"""What the command line prints: notes and outcome on stdout, progress and what is logged on stderr. The only module that imports tqdm.
+
+All text goes through `Stream.line` or `one_line`, for much of it came with files.
+"""
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import one_line, require
+from .streams import Stream
 
 
 class _Notes(logging.Handler):
@@ -26,10 +29,12 @@ class Console:
     Args:
         quiet: print neither notes nor progress, nor the outcome as text.
         as_json: print the outcome as JSON, and no notes, so that stdout holds JSON alone.
+        out, err: where it is printed.
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, quiet: bool = False, as_json: bool = False, out: Stream | None = None, err: Stream | None = None) -> None:
         self.quiet, self.as_json = quiet, as_json
+        self._out, self._err = out or Stream("stdout"), err or Stream("stderr")
         self._bars: list[Any] = []
         self._log = logging.getLogger(__package__)
         self._notes = _Notes(self._note)
@@ -53,12 +58,12 @@ class Console:
     def say(self, text: str) -> None:
         """A note for people."""
         if not (self.quiet or self.as_json):
-            print(text, flush=True)
+            self._out.line(text)
 
     def result(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
         """The outcome, as JSON or as lines."""
         if self.as_json:
-            print(json.dumps(values, indent=2))
+            self._out.write(json.dumps(values, indent=2) + "\n")
         else:
             for line in lines:
                 self.say(line)
@@ -90,12 +95,12 @@ class Console:
             return
         self._said.add(text)
         if self._bars:
-            require("tqdm", "app").tqdm.write(text, file=sys.stderr)
+            require("tqdm", "app").tqdm.write(text, file=self._err)
         else:
-            print(text, file=sys.stderr)
+            self._err.line(text)
 
-    def _bar(self, **settings: Any) -> Any:
-        bar = require("tqdm", "app").tqdm(dynamic_ncols=True, **settings)
+    def _bar(self, desc: str, **settings: Any) -> Any:
+        bar = require("tqdm", "app").tqdm(desc=one_line(desc), file=self._err, dynamic_ncols=True, **settings)
         self._bars.append(bar)
         return bar
 

@@ -20,6 +20,7 @@ from .animate import SYNTHESISED, animate, landmark_frame
 from .checkpoint import Model, save_person
 from .clip import Clip, Track
 from .data.crop import crop_around
+from .data.outputs import check_outputs
 from .data.read import Progress, read_track, silent, valid_pixels
 from .data.shots import spread
 from .errors import TalkingheadError
@@ -35,6 +36,8 @@ SHOTS = 8
 MAX_FRAMES = 360
 """Of a longer video only so many are used: a demo is to end in minutes."""
 COLUMNS = 8
+FILES = ("result.mp4", "sheet.png", "metrics.json", "person.safetensors")
+"""What `run` writes into its folder."""
 PANEL = 256
 
 
@@ -126,9 +129,10 @@ def run(
         progress: shows the advance.
 
     Raises:
-        TalkingheadError: the video cannot be read, is too short or shows no face; the output cannot be written.
+        TalkingheadError: the video cannot be read, is too short or shows no face; the output cannot be written or is the video.
     """
     video, out = Path(video), Path(out)
+    check_outputs((out / file for file in FILES), [video])
     started = perf_counter()
     reader = VideoReader(video)
     track = read_track(reader, detector, limit=MAX_FRAMES, progress=progress)

@@ -89,7 +89,12 @@ class ArcFace:
         picture = (face.astype(np.float32) - 127.5) / 127.5
         picture = picture.transpose(2, 0, 1) if self._channels_first else picture
         found = self._session.run(None, {self._session.get_inputs()[0].name: picture[None]})[0]
-        return np.asarray(found[0], dtype=np.float32)
+        descriptor = np.asarray(found[0], dtype=np.float32)
+        if not np.isfinite(descriptor).all():
+            raise TalkingheadError(
+                f"{self.name}: its descriptor of a face is not finite, it is damaged; name another network, or leave it out"
+            )
+        return descriptor
 
 
 def open_identity(path: str | PathLike[str] | None, detector: Detector) -> IdentityNetwork:

@@ -20,6 +20,7 @@ from .version import __version__
 _OPTIONAL = {
     "av": ("app", "reads and writes video"),
     "PIL": ("app", "reads and writes pictures"),
+    "pillow_heif": ("heic", "reads HEIC pictures, which phones take"),
     "tqdm": ("app", "progress bars"),
     "dlib": ("dlib", "landmarks offline, identity metric"),
     "face_alignment": ("landmarks", "landmarks"),

@@ -4,7 +4,6 @@ Between two threads one frame waits at most; when a newer one comes first, it is
 the stages are slow. What is measured goes into a histogram: nothing grows with time.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 
 from .animate import SYNTHESISED
 from .checkpoint import Person
+from .data.outputs import check_outputs
 from .engines.engine import Engine
 from .engines.line import Line
 from .errors import TalkingheadError
@@ -162,10 +162,10 @@ def run_live(
         tell: is given a line about once a second.
 
     Raises:
-        TalkingheadError: a source or sink that is not there or goes away. Whatever else a stage raises ends the loop and is raised here.
+        TalkingheadError: a source or sink that is not there or goes away, or the sink is the source. Whatever else a stage raises ends the
+            loop and is raised here.
     """
-    if os.path.isfile(source) and os.path.exists(sink) and os.path.samefile(source, sink):
-        raise TalkingheadError(f"{sink}: is what drives, it would be overwritten; name another file")
+    check_outputs([sink], [source])
     detector = detector or open_detector()
     points = LivePoints(detector, person.reference, retarget)
     size = (engine.size, engine.size)

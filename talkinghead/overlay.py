@@ -13,6 +13,7 @@ import torch
 
 from .clip import POINTS, Track
 from .data.crop import crop_around
+from .data.outputs import check_outputs
 from .data.read import Faces, Progress, read_faces, select, silent
 from .data.shots import spread
 from .errors import TalkingheadError
@@ -20,7 +21,7 @@ from .files import replacing
 from .landmarks.draw import PARTS
 from .landmarks.face import DOUBTFUL, Detector
 from .media.panels import BRIGHT, FAINT, Row, blank, sheet
-from .media.pictures import PICTURE_SUFFIXES, Line, Pictures, Text, draw_lines, is_picture, pictures_in, write_picture, write_text
+from .media.pictures import WRITABLE_SUFFIXES, Line, Pictures, Text, draw_lines, is_picture, pictures_in, write_picture, write_text
 from .media.video import VideoReader, VideoWriter, write_video
 
 _RED, _AMBER, _GREY, _DARK = (255, 92, 82), (255, 190, 70), (176, 180, 188), (12, 13, 16)
@@ -96,14 +97,13 @@ def draw_found(path: str | Path, out: str | Path, detector: Detector, face: int 
         progress: shows the advance.
 
     Raises:
-        TalkingheadError: `path` cannot be read, or shows faces but none of that number; `out` cannot be written.
+        TalkingheadError: `path` cannot be read, or shows faces but none of that number; `out` cannot be written, or is what is looked at.
     """
     path, out = Path(path), Path(out)
     as_video = out.suffix.lower() == ".mp4"
-    if not as_video and out.suffix.lower() not in PICTURE_SUFFIXES:
+    if not as_video and out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise TalkingheadError(f"{out}: expected a name that ends in .mp4 for a video, .png or .jpg for a sheet of frames; rename it")
-    if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
-        raise TalkingheadError(f"{out}: is what is to be looked at, expected another name for the outcome; name one")
+    check_outputs([out], [path])
     files = pictures_in(path) if os.path.isdir(path) else [path] if is_picture(path) else []
     frames = Pictures(files) if files else VideoReader(path, find_cuts=True)
     size = _shown_size(frames.size)

@@ -29,7 +29,7 @@ LAYERS: tuple[set[str], ...] = (
     {"engines", "losses", "perceptual", "frozen", "metrics", "identity", "inception"},
     {"demo", "live", "animate", "paste_back", "overlay", "training", "evaluation", "ranking", "synthetic"},
     {"__init__"},
-    {"info", "arguments", "examples", "console", "cli"},
+    {"info", "streams", "file_arguments", "arguments", "examples", "console", "cli"},
     {"__main__"},
 )
 """From the bottom up: a part imports parts of its own layer or of a lower one."""

@@ -258,7 +258,7 @@ def test_what_cannot_be_written_is_said_at_once(meeting: Path, tmp_path: Path, o
 
 
 def test_bad_input(meeting: Path, tmp_path: Path) -> None:
-    with pytest.raises(TalkingheadError, match="expected another name"):
+    with pytest.raises(TalkingheadError, match="is the same file as the input"):
         look(meeting, meeting)
     with pytest.raises(TalkingheadError, match="missing.mp4: no such file"):
         look(tmp_path / "missing.mp4", tmp_path / "seen.png")

@@ -10,8 +10,10 @@
 | file name | 2.mp4 in the named folder, or named itself | 2, each its own |
 """
 
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from pathlib import Path
 from ..errors import TalkingheadError
 from ..media.pictures import natural
 from ..media.video import VIDEO_SUFFIXES
+
+log = logging.getLogger(__name__)
 
 _SHARE = 0.9  # of the videos must be named as a layout names them
 _LEAST = 3  # videos, and fewer prove no layout
@@ -44,8 +48,9 @@ class Source:
 def find_videos(given: Iterable[str | Path], people: Mapping[str, str] | None = None) -> list[Source]:
     """The videos that were named or lie in the named folders and their subfolders, in natural order of their names.
 
-    Linked folders are followed, but no folder is read twice; hidden files and folders are left out, and a file that is named again. What
-    layout a named folder has is told by nine tenths of its videos; so it is for all the videos that are named themselves.
+    Linked folders are followed, but no folder is read twice; hidden files and folders are left out, and a file that is named again;
+    what else lies there is logged. What layout a named folder has is told by nine tenths of its videos; so it is for all the videos that
+    are named themselves.
 
     Args:
         given: files and folders.
@@ -57,7 +62,10 @@ def find_videos(given: Iterable[str | Path], people: Mapping[str, str] | None = 
     found: list[tuple[Path | None, Path, str]] = []  # the named folder, the video in it, what is wrong
     for named in map(Path, given):
         if os.path.isdir(named):
-            inside = [(named, path, problem) for path, problem in _walk(named)]
+            others: Counter[str] = Counter()
+            inside = [(named, path, problem) for path, problem in _walk(named, others)]
+            if others:
+                log.info("%s: not taken, as they are no videos: %s", named, ", ".join(f"{n} {kind}" for kind, n in others.most_common()))
             if not inside:
                 raise TalkingheadError(f"{named}: holds no videos, expected files that end in {' '.join(sorted(VIDEO_SUFFIXES))}")
             found += inside
@@ -86,8 +94,11 @@ def find_videos(given: Iterable[str | Path], people: Mapping[str, str] | None = 
     return list(sources.values())
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The videos in a folder and its subfolders, and, with what is wrong, the subfolders that cannot be read."""
+def _walk(folder: Path, others: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """The videos in a folder and its subfolders, and, with what is wrong, the subfolders that cannot be read.
+
+    Other files are counted in `others`, by the ending of their names.
+    """
     read: set[tuple[int, int]] = set()
     ahead = [folder]
     while ahead:
@@ -95,6 +106,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         if not os.path.isdir(path):
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 yield path, ""
+            else:
+                others[path.suffix.lower() or "without an ending"] += 1
             continue
         try:
             status = os.stat(path)

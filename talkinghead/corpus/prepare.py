@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.crop import CONVENTIONS
+from ..data.outputs import check_outputs, files_in
 from ..data.read import Progress, silent
-from ..data.shards import VERSION
+from ..data.shards import SHARDS, VERSION
 from ..errors import TalkingheadError, one_line
 from ..files import folder_lock, replacing, sha256
 from ..landmarks.detect import open_detector
@@ -24,6 +25,8 @@ from .filters import Filters
 from .layouts import Source, find_videos
 from .workers import Lost, cores, in_order
 
+FILES = (SHARDS, REPORT, "dataset.json", "sheet.png")
+"""What a data set's folder holds, as patterns."""
 _HIDDEN = ".prepare"  # holds what is not whole yet
 _VOXCELEB2 = 145_000  # videos
 
@@ -140,6 +143,8 @@ def prepare(
         TalkingheadError: a video does not exist or none is given; none could be used; the convention is unknown; the folder cannot be
             written to, is being written by another run, or was prepared with other settings.
     """
+    videos = list(videos)
+    check_outputs(files_in(out, FILES), videos)
     sources, out = find_videos(videos, people), Path(out)
     opened = open_detector(detector) if isinstance(detector, str) else detector
     workers, filters = workers or cores(), filters or Filters()

@@ -14,7 +14,7 @@ import numpy as np
 from ..clip import POINTS, Clip, Track
 from ..errors import TalkingheadError
 from ..landmarks.detect import open_detector
-from ..landmarks.face import Detector, largest_face
+from ..landmarks.face import Detector, find_faces, largest_face
 from ..landmarks.follow import EVERY, Chain, follow_faces
 from ..media.pictures import Pictures, is_picture, pictures_in, read_picture
 from ..media.video import VideoReader
@@ -278,7 +278,7 @@ def _open(path: Path, find_cuts: bool) -> VideoReader | Pictures:
 
 def _ranks(pictures: Iterable[np.ndarray], detector: Detector) -> tuple[list[Chain], int]:
     """The faces of pictures that do not follow each other: the largest of each as one chain, the second largest as another, and so on."""
-    found = [detector.find([picture])[0] for picture in pictures]
+    found = [find_faces(detector, [picture])[0] for picture in pictures]
     chains = []
     for rank in range(max(map(len, found), default=0)):
         having = [(number, faces[rank]) for number, faces in enumerate(found) if len(faces) > rank]

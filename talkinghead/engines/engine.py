@@ -54,7 +54,8 @@ class Engine(ABC):
             uint8 [B, size, size, 3], RGB.
 
         Raises:
-            TalkingheadError: a shape is not as above, or the engine lacks references, or lacks or has no use for styles.
+            TalkingheadError: a shape is not as above, a value is not finite, or the engine lacks references, or lacks or has no use for
+                styles.
         """
         given = _array(given)
         layer_size = self.manifest.layer_size
@@ -64,6 +65,8 @@ class Engine(ABC):
             wanted = f"landmarks [B, {POINTS}, 2]" + ("" if takes == "points" else f" or landmark images {['B', *image]}")
             raise TalkingheadError(f"engine: {wanted} were expected, got {list(given.shape)}")
         rows = self._rows(styles, len(given))
+        if not np.isfinite(given).all() or (rows is not None and not np.isfinite(rows).all()):
+            raise TalkingheadError("engine: landmarks, images or styles are not finite; leave those frames out")
         most = self.manifest.batch
         pieces = [
             self._run_reporting(self._inputs(given[start : start + most], None if rows is None else rows[start : start + most]))

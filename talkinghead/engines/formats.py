@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ..checkpoint import Person, load_person
+from ..data.outputs import check_outputs
 from ..errors import TalkingheadError
 from ..files import replacing
 from .aoti import AotiEngine, write_aoti
@@ -121,9 +122,7 @@ def export(
     chosen = {"precision": precision, "batch": batch, "input": input, "output": output}
     wanted = {what: value for what, value in chosen.items() if value is not None}
     _check_settings(out, format, wanted, portable, target, base)
-    for source in filter(None, (name, base)):
-        if out.exists() and os.path.exists(source) and out.samefile(source):
-            raise TalkingheadError(f"{out}: is what the engine is made from, it would be overwritten; name another file")
+    check_outputs([out, sidecar(out)], [name, base, sidecar(base) if base else None])
     if format == "tensorrt":
         if base is not None:
             manifest = refit_tensorrt(base, person, out, name, _gpu(device), **wanted)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..corpus.workers import Lost, cores, in_order
+from ..data.outputs import check_outputs, files_in
 from ..data.read import Progress, silent
 from ..errors import TalkingheadError
 from ..files import check_writable, replacing
@@ -31,6 +32,8 @@ from .plots import plot_shots, plot_steps
 from .summary import summarise
 from .table import markdown
 
+FILES = ("results.json", "table.md", "sheet.png", "shots.png", "steps.png")
+"""What `evaluate` writes into its folder."""
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +61,8 @@ def evaluate(
         TalkingheadError: a network or package is missing, no clip can be used, or `out` cannot be written.
     """
     out = Path(out)
+    named = (measure.model, measure.identity, measure.fid, *(measure.perceptual or {}).values())
+    check_outputs(files_in(out, FILES), [*named, *(subject.source for subject in subjects if isinstance(subject.source, Path))])
     if out.exists() and not out.is_dir():
         raise TalkingheadError(f"{out}: is a file, a folder was expected; name another place")
     people = sorted({subject.person for subject in subjects})

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -53,8 +54,23 @@ class Detector(Protocol):
 
 def largest_face(detector: Detector, frame: np.ndarray) -> Face | None:
     """The largest face of a frame uint8 [H, W, 3], or None without one."""
-    faces = detector.find([frame])[0]
+    faces = find_faces(detector, [frame])[0]
     return faces[0] if faces else None
+
+
+def find_faces(detector: Detector, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+    """All faces of each frame, the largest first, as `Detector.find` gives them, without what cannot be one."""
+    return [[face for face in faces if is_face(face)] for faces in detector.find(frames)]
+
+
+def follow_face(detector: Detector, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+    """One face through consecutive frames, as `Detector.follow` gives it, up to where it can be none: it counts as lost there."""
+    return list(takewhile(is_face, detector.follow(frames, near)))
+
+
+def is_face(face: Face) -> bool:
+    """Whether a detector's outcome can be a face: its landmarks and confidence are finite, and the landmarks not all on a line."""
+    return bool(np.isfinite(face.confidence) and np.isfinite(face.landmarks).all() and np.ptp(face.landmarks, axis=0).min() > 0)
 
 
 def boxes_of(landmarks: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from math import hypot
 
 import numpy as np
 
-from .face import DOUBTFUL, Detector, Face, boxes_of
+from .face import DOUBTFUL, Detector, Face, boxes_of, find_faces, follow_face
 
 EVERY = 8
 """Frames from one search of the whole frame to the next."""
@@ -112,7 +112,7 @@ def _blocks(frames: Iterator[np.ndarray], every: int) -> Iterator[list[np.ndarra
 def _advance(chains: list[_Growing], block: Sequence[np.ndarray], start: int, detector: Detector, every: int) -> None:
     """Take the chains through the frames of a block, the first of which has the number `start`: its windows are searched at their ends."""
     windows = [block[step : step + every] for step in range(0, len(block), every)]
-    for window, faces in zip(windows, detector.find([window[-1] for window in windows]), strict=True):
+    for window, faces in zip(windows, find_faces(detector, [window[-1] for window in windows]), strict=True):
         for grown in chains:
             last, face = grown.last
             if start - last <= every:  # one lost for longer waits to be found by a search
@@ -129,7 +129,7 @@ def _through(frames: Sequence[np.ndarray], face: Face, detector: Detector, lost:
     """Follow a face through frames, past those in which it is lost for a moment: pairs of how many frames further, and the face there."""
     step = 0
     while step < len(frames):
-        found = detector.follow(frames[step:], face.landmarks)
+        found = follow_face(detector, frames[step:], face.landmarks)
         if found and (not lost or found[0].confidence >= DOUBTFUL):
             yield from enumerate(found, step)
             step += len(found)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..clip import Track
 from .at_rest import AtRest, framing
-from .face import DOUBTFUL, Detector, Face
+from .face import DOUBTFUL, Detector, Face, find_faces, follow_face
 from .retarget import Neutral, neutral_face, retarget
 from .smooth import LiveSmoother
 
@@ -79,7 +79,7 @@ class LiveFace:
         due = SEARCH if face or not self._lost else _SEARCH_LOST
         if t - self._searched >= due or (face is None and not self._lost):
             self._searched = t
-            face = self._choose(face, [each for each in self._detector.find([frame])[0] if _is_face(each)])
+            face = self._choose(face, find_faces(self._detector, [frame])[0])
         self._lost = face is None
         if face is not None:
             self.is_new = before is None or not _near(face, before, _FAR)
@@ -89,9 +89,9 @@ class LiveFace:
     def _followed(self, frame: np.ndarray) -> Face | None:
         if self._last is None:
             return None
-        found = self._detector.follow([frame], self._last.landmarks)
+        found = follow_face(self._detector, [frame], self._last.landmarks)
         # one that was lost is not taken up again on doubtful evidence
-        return found[0] if found and _is_face(found[0]) and not (self._lost and found[0].confidence < DOUBTFUL) else None
+        return found[0] if found and not (self._lost and found[0].confidence < DOUBTFUL) else None
 
     def _choose(self, followed: Face | None, found: list[Face]) -> Face | None:
         """Of a face that is followed and those that the search sees, the one to go on with."""
@@ -103,10 +103,6 @@ class LiveFace:
         # in profile or covered the search does not see it, however well landmarks seem to fit
         doubted = replace(followed, confidence=followed.confidence * _UNSEEN)
         return found[0] if found and followed.confidence < DOUBTFUL else doubted
-
-
-def _is_face(face: Face) -> bool:
-    return bool(np.isfinite(face.landmarks).all() and np.ptp(face.landmarks, axis=0).min() > 0)
 
 
 def _near(face: Face, other: Face, sides: float) -> bool:

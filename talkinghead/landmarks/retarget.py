@@ -73,9 +73,11 @@ def neutral_face(landmarks: np.ndarray, confidence: np.ndarray | None = None) ->
         confidence: [N]; frames of less than `DOUBTFUL` are left out when there are others.
 
     Raises:
-        TalkingheadError: no landmarks, or those of a frame all fall on one point.
+        TalkingheadError: no landmarks, some that are not finite, or those of a frame all fall on one point.
     """
     points = np.asarray(landmarks, dtype=np.float64)
+    if not np.isfinite(points).all():
+        raise TalkingheadError("retarget: a landmark is not finite; leave that frame out")
     if not len(points) or not (np.ptp(points, axis=1).max(axis=1) > 0).all():
         raise TalkingheadError("retarget: got no landmarks, or all on one point, a face was expected; give a video that shows one")
     if confidence is not None and (confidence >= DOUBTFUL).any():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkingheadError, require
+from .heif import heif_kind
 from .size_limits import MAX_FRAME_PIXELS, check_pixels
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ def open_video(path: Path) -> Any:
     if not there:
         what = "is a folder" if folder else "no such file"
         raise TalkingheadError(f"{path}: {what}, expected a video; name one that exists")
+    kind = heif_kind(path)
+    if kind:
+        raise TalkingheadError(f"{path}: is a picture ({kind}), expected a video; name another")
     try:
         container = av().open(str(path.absolute()), **_arguments(path))  # absolute, so that no name reads as an address
     except PermissionError as error:

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,20 +17,30 @@ import numpy as np
 
 from ..errors import TalkingheadError, require
 from ..files import replacing
+from .heif import heif_kind, register_heic
 from .size_limits import MAX_PICTURE_PIXELS, check_pixels
 
-PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
-_MAY_MOVE = frozenset((".gif", ".webp", ".png", ".apng"))
+WRITABLE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
+"""Endings of the pictures that are written."""
+_MAY_MOVE = frozenset((".gif", ".webp", ".png", ".apng", ".avif"))
+PICTURE_SUFFIXES = (
+    WRITABLE_SUFFIXES | _MAY_MOVE | frozenset((".jpe", ".jfif", ".jp2", ".dib", ".pbm", ".pgm", ".pnm", ".tga", ".heic", ".heif", ".hif"))
+)
+"""Endings of the pictures that are read, named one by one or in a folder; those of `_MAY_MOVE` where they do not move."""
 # without those that run other programs (EPS) or follow references
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
 _STRIP_PIXELS = 1 << 22  # of a picture that are converted at a time
 _JPEG_QUALITY = 95
+_NAMED = 6  # of the files that a folder holds besides pictures, how many are named
+_SEPARATE_PLANES, _UNCOMPRESSED = 2, 1  # values of TIFF's tags PlanarConfiguration and Compression
+
+log = logging.getLogger(__name__)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its ending; a GIF, WebP or PNG that is animated is a video."""
+    """Whether a file is a picture, by its ending, or HEIC or AVIF by its content; a GIF, WebP, PNG or AVIF that is animated is a video."""
     suffix = path.suffix.lower()
-    return not _is_animated(path) if suffix in _MAY_MOVE else suffix in PICTURE_SUFFIXES
+    return not _is_animated(path) if suffix in _MAY_MOVE else suffix in PICTURE_SUFFIXES or heif_kind(path) != ""
 
 
 def _is_animated(path: Path) -> bool:
@@ -41,19 +52,24 @@ def _is_animated(path: Path) -> bool:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order of their names (2.png before 10.png), hidden files left out.
+    """The pictures of a folder in natural order of their names (2.png before 10.png), hidden files left out. What else it holds is logged.
 
     Raises:
         TalkingheadError: there are none, or the folder may not be read.
     """
     try:
-        inside = [path for path in folder.iterdir() if os.path.isfile(path) and not path.name.startswith(".")]
+        inside = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural(path.name))
     except OSError as error:
         raise TalkingheadError(f"{folder}: cannot be read ({error.strerror}), expected a folder of pictures; name another") from error
-    found = [path for path in inside if is_picture(path)]
+    found = [path for path in inside if os.path.isfile(path) and is_picture(path)]
     if not found:
         raise TalkingheadError(f"{folder}: holds no pictures, expected files that end in {' '.join(sorted(PICTURE_SUFFIXES))}")
-    return sorted(found, key=lambda path: natural(path.name))
+    taken = set(found)
+    others = [path.name + "/" * os.path.isdir(path) for path in inside if path not in taken]
+    if others:
+        names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+        log.warning("%s: not taken, as they are no pictures: %s", folder, names)
+    return found
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
@@ -96,11 +112,13 @@ def _opened(path: Path) -> Iterator[Any]:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # it might never end
         raise TalkingheadError(f"{path}: is no regular file, expected a picture; name a file")
     try:
+        _check_readers(path)
         with _quiet():
             image.init()  # registers every format that this Pillow has
             opened = image.open(path, formats=[name for name in _FORMATS if name in image.OPEN])
         with opened:
             check_pixels(opened.width, opened.height, MAX_PICTURE_PIXELS)
+            _check_tiff(opened)
             yield opened
     except TalkingheadError as error:
         raise TalkingheadError(f"{path}: {error}") from error
@@ -122,6 +140,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise TalkingheadError(f"{path}: cannot be read as a picture, it is damaged, cut short or something else; name another") from error
 
 
+def _check_readers(path: Path) -> None:
+    """See that there is a reader for a HEIC or AVIF picture."""
+    kind = heif_kind(path)
+    if kind == "HEIC":
+        register_heic()
+    elif kind and not require("PIL.features", "app").check("avif"):
+        raise TalkingheadError(
+            "is an AVIF picture, which this Pillow cannot read: pip install --upgrade 'pillow>=11.3', or save it as JPEG"
+        )
+
+
+def _check_tiff(opened: Any) -> None:
+    """Refuse a TIFF that Pillow garbles: planes of more than 8 bits one after the other, not compressed."""
+    if opened.format != "TIFF":
+        return
+    tags = opened.tag_v2
+    if tags.get(284) == _SEPARATE_PLANES and tags.get(259, _UNCOMPRESSED) == _UNCOMPRESSED and max(tags.get(258, (1,))) > 8:
+        raise TalkingheadError("is a TIFF of 16-bit colours in separate planes, which cannot be read; save it as PNG, or with 8 bits")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Pillow, and libtiff behind its back, say of damage: what cannot be read becomes an error of ours."""
@@ -139,6 +177,9 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def no_stderr() -> Iterator[None]:
     """Without what C code writes to the process's stderr."""
+    if sys.__stderr__ is None:  # it was closed when the process began: the number 2 may be any file's
+        yield
+        return
     try:
         stderr = os.dup(2)
     except OSError:  # it has none
@@ -316,7 +357,7 @@ def write_picture(path: str | Path, picture: np.ndarray) -> None:
     Raises:
         TalkingheadError: the ending is unknown or the file cannot be written.
     """
-    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
-        raise TalkingheadError(f"{path}: no ending of a picture, expected one of {' '.join(sorted(PICTURE_SUFFIXES))}")
+    if Path(path).suffix.lower() not in WRITABLE_SUFFIXES:
+        raise TalkingheadError(f"{path}: no ending of a picture, expected one of {' '.join(sorted(WRITABLE_SUFFIXES))}")
     with replacing(path) as beside:
         require("PIL.Image", "app").fromarray(picture).save(beside)

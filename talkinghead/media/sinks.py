@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ from .video import VideoWriter
 TITLE = "talkinghead"
 _SIDE = 512  # of the window at first, in pixels
 _QUIT = (ord("q"), 27)  # and Escape
+_TRIAL = "import cv2; cv2.namedWindow('talkinghead'); cv2.destroyAllWindows()"
+TRIAL_TIMEOUT_S = 30.0
 _VIRTUAL = re.compile(r"v4l2(?::(.+))?")
 
 
@@ -91,6 +95,9 @@ def _window(size: tuple[int, int]) -> Iterator[Sink]:
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         # asked first, for without one some builds of OpenCV end the process
         raise TalkingheadError("window: there is no display (DISPLAY is not set), expected a desktop; name an .mp4 or v4l2 as the sink")
+    problem = _display_problem() if sys.platform == "linux" else ""
+    if problem:
+        raise TalkingheadError(f"window: the display cannot be used ({problem}), expected a desktop; name an .mp4 or v4l2 as the sink")
     height, width = (max(side, _SIDE * side // max(size)) for side in size)
     try:
         with no_stderr():
@@ -105,6 +112,23 @@ def _window(size: tuple[int, int]) -> Iterator[Sink]:
         yield _Window(cv2)
     finally:
         cv2.destroyAllWindows()
+
+
+def _display_problem() -> str:
+    """Return why no window can be opened, empty when one can or OpenCV reports the failure itself.
+
+    It is tried in another process: where the display's server is gone or refuses, Qt aborts the process it is in.
+    """
+    try:
+        ran = subprocess.run([sys.executable, "-c", _TRIAL], stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer in {TRIAL_TIMEOUT_S:g} seconds"
+    except (OSError, TypeError):  # there is no interpreter to start
+        return ""
+    if ran.returncode >= 0:
+        return ""
+    said = ran.stderr.decode(errors="replace").strip().splitlines()
+    return next((line for line in said if "display" in line), said[0] if said else signal.Signals(-ran.returncode).name)[:160]
 
 
 class _Window:

@@ -14,16 +14,17 @@ import numpy as np
 
 from ..corpus.book import Book
 from ..corpus.examine import unwritable
-from ..corpus.prepare import workplace
+from ..corpus.prepare import FILES, workplace
 from ..corpus.shard_writer import write_clip
 from ..corpus.workers import Lost, cores, in_order
 from ..data.crop import crop_around
+from ..data.outputs import check_outputs, files_in
 from ..data.read import Progress, silent
 from ..data.shards import VERSION, ClipInfo
 from ..errors import TalkingheadError, one_line
 from ..files import replacing
 from ..landmarks.detect import open_detector
-from ..landmarks.face import DOUBTFUL, Detector, Face
+from ..landmarks.face import DOUBTFUL, Detector, Face, find_faces
 from ..media.pictures import read_picture
 from .portrait_motion import PortraitHead, draw_motions, draw_moved, move_landmarks
 from .portrait_sources import Portrait, find_portraits
@@ -121,6 +122,7 @@ def prepare_portraits(
     workers = cores() if workers is None else workers
     _check_numbers({"pixels a side": size, "frames for each": frames_each, "workers": workers}, seed)
     out = Path(out)
+    check_outputs(files_in(out, FILES), [pictures])
     sources = find_portraits(Path(pictures))
     detector = detector or "auto"
     face_detector = open_detector(detector) if isinstance(detector, str) else detector
@@ -289,7 +291,7 @@ class PortraitStudio:
         record: dict[str, Any] = {"frames": 1}
         try:
             picture = read_picture(task.picture)
-            faces = self.detector.find([picture])[0]
+            faces = find_faces(self.detector, [picture])[0]
             record |= {"size": list(picture.shape[:2]), "faces": len(faces)}
             reason = _rejection(faces)
             if not reason:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Model, Person
+from ..checkpoint import Model, Person, check_model
 from ..clip import Clip
 from ..config import FinetuneConfig, LossWeights
 from ..data.variants import draw_jitter
@@ -145,6 +145,7 @@ def finetune_stages(
             "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
             "is; use it feed-forward with steps 0, or a model trained with --variant ft"
         )
+    check_model(model)
     pictures = inputs(model, clip)
     learner = PersonLearner(model, embed(model, clip), config, adversarial)
     references = stored_references(pictures) if model.config.networks.reference_guided else None

@@ -15,6 +15,7 @@ from ..checkpoint import Model, load_model, random_model
 from ..config import Config, FinetuneConfig
 from ..config import preset as preset_named
 from ..data.episodes import Episodes, EpisodeSource
+from ..data.outputs import check_outputs, files_in
 from ..device import choose_device, training_precision
 from ..errors import TalkingheadError
 from ..interrupt import stop_flag
@@ -42,6 +43,8 @@ from .start import fill_columns, take_weights
 from .state import adam
 
 VARIANTS = ("ft", "ff")
+FILES = ("model.safetensors", "state.safetensors")
+"""What a run writes into its folder, besides TensorBoard's files."""
 LOG_EVERY, PICTURES_EVERY = 20, 500
 
 
@@ -252,12 +255,13 @@ def train(
 
     Raises:
         TalkingheadError: bad data or settings, networks of another shape in `start`, `out` cannot be written to (what was learned is then
-            written elsewhere, and where is said), another process works in it, or it holds a run with other settings.
+            written elsewhere, and where is said), another process works in it, or it holds `start` or a run with other settings.
         KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the step under way and a save that further ones do not disturb.
     """
     if variant not in VARIANTS:
         raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
     config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
+    check_outputs(files_in(out, FILES), [start, *(perceptual_files or {}).values()])
     meta = config.meta
     source = EpisodeSource(
         data,

@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -171,3 +172,12 @@ def test_nothing_to_find(tmp_path: Path, given: list[str], message: str) -> None
     lay(tmp_path, "folder/notes.txt")
     with pytest.raises(TalkingheadError, match=message):
         find_videos([tmp_path / name for name in given])
+
+
+def test_folder_names_the_kinds_it_does_not_take(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "anna/1.mp4", "anna/1.TXT", "bob/2.txt", "photo.heic", "README", ".hidden.txt")
+    with caplog.at_level(logging.INFO, "talkinghead"):
+        assert names(find_videos([tmp_path]), tmp_path) == ["anna/1.mp4"]
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path}: not taken, as they are no videos: 2 .txt, ")
+    assert "1 .heic" in record.getMessage() and "1 without an ending" in record.getMessage()

@@ -308,3 +308,26 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TalkingheadError, match=r"sheet\.txt: no ending of a picture, expected one of .*\.png"):
         write_picture(tmp_path / "sheet.txt", NOISE)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_16_bit_tiff_is_read_right_or_refused(tmp_path: Path, planes: str, compression: str | None) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile, which comes with scikit-image, writes the file")
+    path, deep = tmp_path / "deep.tif", NOISE.astype(np.uint16) * 257
+    values = deep if planes == "contig" else deep.transpose(2, 0, 1)
+    tifffile.imwrite(path, values, photometric="rgb", planarconfig=planes, compression=compression)
+    if planes == "separate" and compression is None:  # Pillow takes each half of a value for one of its own
+        with pytest.raises(TalkingheadError, match=f"^{path}: is a TIFF of 16-bit colours in separate planes, .*; save it as PNG"):
+            read_picture(path)
+    else:
+        assert np.array_equal(read_picture(path), NOISE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_tiff_of_values_that_are_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    values = np.full((8, 8), 0.5, np.float32)
+    values[3, 4] = value
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    with pytest.raises(TalkingheadError, match=r"float\.tif: its values go from .*expected 0 to 1"):
+        read_picture(tmp_path / "float.tif")

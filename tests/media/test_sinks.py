@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from talkinghead.errors import TalkingheadError
+from talkinghead.media import sinks
 from talkinghead.media.sinks import open_sink
 from talkinghead.media.video import VideoReader
 
@@ -106,6 +107,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     made = Screen()
     monkeypatch.setitem(sys.modules, "cv2", made)
     monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(sinks, "_display_problem", lambda: "")
     return made
 
 
@@ -138,6 +140,43 @@ def test_where_there_is_no_window_it_is_one_line(screen: Screen, monkeypatch: py
     with pytest.raises(TalkingheadError, match="window: there is no display"), open_sink("window", 25, SIZE):
         pass
     assert not screen.destroyed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a display may be gone")
+@pytest.mark.parametrize(
+    "trial, says",
+    [
+        (
+            "import os, sys; print('qt.qpa.xcb: could not connect to display :99', file=sys.stderr, flush=True); os.abort()",
+            "could not connect",
+        ),
+        ("import os; os.abort()", r"\(SIGABRT\)"),
+        ("import time; time.sleep(60)", "did not answer"),
+    ],
+)
+def test_display_that_is_gone_is_one_line(trial: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setitem(sys.modules, "cv2", screen)
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setattr(sinks, "_TRIAL", trial)
+    if "sleep" in trial:
+        monkeypatch.setattr(sinks, "TRIAL_TIMEOUT_S", 0.2)
+    with (
+        pytest.raises(TalkingheadError, match=f"^window: the display cannot be used .*{says}.*name an .mp4 or v4l2"),
+        open_sink("window", 25, SIZE),
+    ):
+        pass
+    assert not screen.opened
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a display may be gone")
+def test_opencv_on_a_display_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV with Qt aborts the process; one that reports an error, or has no windows, is told as that."""
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'talkinghead[live]'")
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(TalkingheadError, match="^window: .*name an .mp4 or v4l2 as the sink$"), open_sink("window", 25, SIZE):
+        pass
 
 
 @pytest.mark.parametrize("module, sink", [("cv2", "window"), ("pyvirtualcam", "v4l2")])
