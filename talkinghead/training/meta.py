@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import Model, load_model, random_model, save_model
@@ -25,6 +26,7 @@ from ..networks.references import view_episodes
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import (
     RunningAverage,
+    Verdicts,
     backward,
     discriminator_backward,
     finite,
@@ -37,6 +39,7 @@ from .adversarial import (
 from .details import detail_boxes
 from .journal import Journal
 from .rate import count_operations, peak_rate
+from .row_adam import RowAdam
 from .start import fill_columns, take_weights
 from .state import adam, load_state, save_state
 
@@ -50,6 +53,10 @@ class Columns(nn.Module):
     def __init__(self, videos: int, length: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(videos, length).uniform_(-0.01, 0.01))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return the columns [B, D] of videos [B]; their gradient holds the rows that were drawn and no other."""
+        return F.embedding(numbers, self.weight, sparse=True)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ class MetaLearner:
         self.precision = training_precision(model.device, meta.precision)
         groups = [{"params": list(network.parameters())} for network in (self.embedder, self.generator)]
         self.generator_optimiser = adam(groups, meta.generator)
-        parameters = [*self.discriminator.parameters(), *self.columns.parameters()]
-        self.discriminator_optimiser = adam([{"params": parameters}], meta.discriminator)
+        self.discriminator_optimiser = adam([{"params": list(self.discriminator.parameters())}], meta.discriminator)
+        self.columns_optimiser = RowAdam(self.columns.weight, meta.discriminator)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -107,8 +114,19 @@ class MetaLearner:
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """The two optimisers, by name."""
-        return {"generator_optimiser": self.generator_optimiser, "discriminator_optimiser": self.discriminator_optimiser}
+        """The optimisers of E and G, of D and of W, by name."""
+        return {
+            "generator_optimiser": self.generator_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+            "columns_optimiser": self.columns_optimiser,
+        }
+
+    @property
+    def earlier_names(self) -> dict[str, str | None]:
+        """Where a state of a version that had W in D's Adam holds what RowAdam needs; None where it does not."""
+        last = f"discriminator_optimiser.{len(list(self.discriminator.parameters()))}"
+        names = {f"columns_optimiser.0.{key}": f"{last}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        return names | {f"columns_optimiser.0.{key}": None for key in ("last_step", "weight_sum", "weight_sum_sq")}
 
     def set_steps(self, steps: int) -> None:
         """Say how many steps the run has taken."""
@@ -140,6 +158,7 @@ class MetaLearner:
                 self.discriminator.power_iteration_()
                 figures = [old | self._play_again(part) for old, part in zip(figures, parts, strict=True)]
             take_step(self.discriminator_optimiser, meta.clip)
+            take_step(self.columns_optimiser, clip=0)  # RowAdam bounds what a row moves by
         sheet = [torch.cat(rows) for rows in zip(*(part.rows for part in parts), strict=True)]
         return {name: torch.stack([each[name] for each in figures]).mean() for name in figures[0]}, sheet
 
@@ -167,11 +186,11 @@ class MetaLearner:
             details=details,
         )
         if verdicts:
-            figures |= discriminator_backward(self.discriminator_optimiser, verdicts, share)
+            figures |= self._discriminator_backward(verdicts, share)
             del verdicts  # and with them the maps of D
         outputs, gradients = [fake], [share * gradient]
         if meta.losses.matching:
-            matching = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
+            matching = meta.losses.matching * matching_loss(embeddings, self.columns(episodes.columns))
             figures["matching"] = matching.detach()
             outputs, gradients = [fake, matching], [*gradients, torch.full_like(matching, share)]
         backward(self.generator_optimiser, outputs, gradients)
@@ -201,10 +220,13 @@ class MetaLearner:
         verdicts = judge(
             self.discriminator, self._column(played.episodes), resize_area(shown, size), resize_area(real, size), played.target
         )
-        return discriminator_backward(self.discriminator_optimiser, verdicts, played.share)
+        return self._discriminator_backward(verdicts, played.share)
+
+    def _discriminator_backward(self, verdicts: Verdicts, share: float) -> dict[str, Tensor]:
+        return discriminator_backward([self.discriminator_optimiser, self.columns_optimiser], verdicts, share)
 
     def _column(self, episodes: Episodes) -> Tensor:
-        return self.columns.weight[episodes.columns] + self.discriminator.w0
+        return self.columns(episodes.columns) + self.discriminator.w0
 
     def model(self, provenance: dict[str, Any]) -> Model:
         """What the run has learned so far: running averages of E and G, and D."""
@@ -276,8 +298,14 @@ def train(
     state = out / "state.safetensors"
     step, seconds = 0, 0.0
     if state.exists():
-        header = load_state(state, learner.modules, learner.optimisers)
+        header = load_state(state, learner.modules, learner.optimisers, learner.earlier_names)
+        learner.columns_optimiser.complete()
         differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
+        if differing == ["config"] and header["config"].get("preset") == preset:
+            raise TalkingheadError(
+                f"{out}: holds a run of an earlier version, whose preset {preset} had other values; "
+                f"name another folder, and go on from its weights with --start {out / 'model.safetensors'}"
+            )
         if differing:
             raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
         step, seconds = header["step"], header["seconds"]

@@ -1,6 +1,7 @@
 """What a training run must keep to go on bit for bit: tensors in one safetensors file, nothing pickled."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
 
     Args:
         groups: parameter groups with "params", and "lr" where it is not the configuration's.
-        config: learning rate and betas.
+        config: learning rate, betas and eps.
     """
     capturable = groups[0]["params"][0].device.type == "cuda"  # in a CUDA graph
-    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable)
+    betas = config.beta1, config.beta2
+    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=True, capturable=capturable)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter] = {
@@ -44,8 +46,19 @@ def save_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, 
         save_file(tensors, beside, {"header": json.dumps(header)})
 
 
-def load_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Any]:
+def load_state(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimisers: dict[str, torch.optim.Optimizer],
+    earlier: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
     """Fill modules and optimisers with what `save_state` wrote, and return its header.
+
+    Args:
+        path: the file.
+        modules, optimisers: as they were given to `save_state`.
+        earlier: what an earlier version called some of the tensors, None for those it did not have; a file with none of these tensors is
+            read by the earlier names, and the tensors that it lacks are left alone.
 
     Raises:
         TalkingheadError: the file is cut, foreign, or of another configuration.
@@ -55,10 +68,17 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, 
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["header"])
             names = set(file.keys())
-            if names != set(targets):
-                raise KeyError(sorted(names ^ set(targets))[0])
+            stored_as: dict[str, str | None] = {name: name for name in targets}
+            if earlier and names.isdisjoint(earlier):
+                stored_as |= earlier
+            odd = names ^ {name for name in stored_as.values() if name is not None}
+            if odd:
+                raise KeyError(sorted(odd)[0])
             for name, target in targets.items():
-                stored = file.get_tensor(name)
+                source = stored_as[name]
+                if source is None:
+                    continue
+                stored = file.get_tensor(source)
                 if stored.shape != target.shape:
                     raise KeyError(name)
                 with torch.no_grad():
