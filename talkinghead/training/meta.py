@@ -300,14 +300,7 @@ def train(
     if state.exists():
         header = load_state(state, learner.modules, learner.optimisers, learner.earlier_names)
         learner.columns_optimiser.complete()
-        differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
-        if differing == ["config"] and header["config"].get("preset") == preset:
-            raise TalkingheadError(
-                f"{out}: holds a run of an earlier version, whose preset {preset} had other values; "
-                f"name another folder, and go on from its weights with --start {out / 'model.safetensors'}"
-            )
-        if differing:
-            raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
+        _check_same_run(out, header, settings)
         step, seconds = header["step"], header["seconds"]
         learner.set_steps(step)
         learner.precision = header.get("precision", meta.precision)  # whatever is faster here now, a run goes on as it began
@@ -362,6 +355,23 @@ def train(
     if stopped():
         raise KeyboardInterrupt
     return learner.model(provenance())
+
+
+def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare what a state says of its run with what is asked for.
+
+    Raises:
+        TalkingheadError: the run has other settings, or was begun by a version whose preset had other values.
+    """
+    differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
+    begun, preset = header.get("config"), settings["config"]["preset"]
+    if differing == ["config"] and isinstance(begun, dict) and begun.get("preset") == preset:
+        raise TalkingheadError(
+            f"{out}: holds a run of an earlier version, whose preset {preset} had other values; "
+            f"name another folder, and go on from its weights with --start {out / 'model.safetensors'}"
+        )
+    if differing:
+        raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
 
 
 def _configuration(preset: str, variant: str, steps: int | None) -> Config:
