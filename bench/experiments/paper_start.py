@@ -1,7 +1,7 @@
 """Compare ways to start preset `paper`, whose embedding is 600 times as long as a column of W, on a small network of its form.
 
 talkinghead prepare --synthetic 100 --clips-each 1 --frames-each 10 --frame-stride 12 --seed 18 --size 64 --out people
-python -m bench.experiments.paper_start people --out bench/results/paper_start.json      # 5 runs of 1,500 steps, one after the other
+python -m bench.experiments.paper_start people --out bench/results/paper_start.json      # 5 runs of 1,500 steps, in turns
 python -m bench.experiments.paper_start --table bench/results/paper_start.json           # print the table of docs/training.md
 
 Losses, learning rates and spectral norms are the preset's; the content network is the one that works offline. Ten people are kept apart:
@@ -10,7 +10,6 @@ pictures, scores with w0 + e and fine-tuning are measured on them, the spread of
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +72,11 @@ COLUMNS = {
 }
 
 
-def configuration(steps: int, gain: float = 1.0, matching: float = 10.0, eps: float = 1e-8) -> Config:
+def configuration(gain: float = 1.0, matching: float = 10.0, eps: float = 1e-8) -> Config:
     """Return preset `paper` with a small network and small batches."""
     paper = preset("paper")
     meta = replace(
         paper.meta,
-        steps=steps,
         batch=BATCH,
         shots=SHOTS,
         losses=replace(paper.meta.losses, matching=matching),
@@ -141,35 +139,51 @@ class Study:
             found.append(ssim(_pixels(frames), self.clips[number].frames[PICTURES:]))
         return float(np.mean(found))
 
-    def run(self, name: str, steps: int, seed: int) -> dict[str, Any]:
-        """Train one variant, and return its figures."""
-        title, changes = VARIANTS[name]
-        config = configuration(steps, **{key: value for key, value in changes.items() if key != "fill"})
+
+class Run:
+    """One variant being trained."""
+
+    def __init__(self, study: Study, name: str, seed: int) -> None:
+        self.study, self.name, self.seed = study, name, seed
+        self.title, changes = VARIANTS[name]
+        config = configuration(**{key: value for key, value in changes.items() if key != "fill"})
         meta = config.meta
-        source = EpisodeSource(self.folder, SIZE, meta.shots, meta.batch, meta.videos, seed, self.apart)
+        self.source = EpisodeSource(study.folder, SIZE, meta.shots, meta.batch, meta.videos, seed, study.apart)
         model = random_model(config, seed)
         torch.manual_seed(seed)
-        learner = MetaLearner(model, source.columns, self.networks)
+        self.learner = MetaLearner(model, self.source.columns, study.networks)
         if changes.get("fill"):
-            fill_columns(learner.columns.weight, learner.embedder, source, SIZE)
-        start, history, began = self.measure(learner), [], time.monotonic()
-        for step in range(steps):
-            figures, _ = learner.step(source.draw(step))
-            history.append({key: float(value) for key, value in figures.items()})
-            if (step + 1) % WINDOW == 0:
-                told = {key: round(value, 3) for key, value in _mean(history[-WINDOW:]).items()}
-                print(name, step + 1, round(time.monotonic() - began), told, flush=True)
-        minutes = (time.monotonic() - began) / 60
-        trained = {
-            f"{key}_in_training" if key in ("content", "matching") else key: value for key, value in _mean(history[-WINDOW:]).items()
+            fill_columns(self.learner.columns.weight, self.learner.embedder, self.source, SIZE)
+        self.start = study.measure(self.learner)
+        self.history: list[dict[str, float]] = []
+
+    def advance(self, steps: int) -> None:
+        """Take so many steps more."""
+        for step in range(len(self.history), len(self.history) + steps):
+            figures, _ = self.learner.step(self.source.draw(step))
+            self.history.append({key: float(value) for key, value in figures.items()})
+        told = {key: round(value, 3) for key, value in _mean(self.history[-WINDOW:]).items()}
+        print(self.name, len(self.history), told, flush=True)
+
+    def result(self, fine_tune: bool) -> dict[str, Any]:
+        """Return the figures so far."""
+        steps = len(self.history)
+        trained = _mean(self.history[-WINDOW:])
+        figures = {f"{key}_in_training" if key in ("content", "matching") else key: value for key, value in trained.items()}
+        figures |= self.study.measure(self.learner)
+        figures |= {f"{key}_start": value for key, value in self.start.items()}
+        figures |= {f"first_step_{key}": value for key, value in self.history[0].items()}
+        if fine_tune:
+            figures["finetuned_ssim"] = self.study.finetuned_ssim(self.learner.model({"variant": "ft"}))
+        means = [_mean(self.history[at : at + WINDOW]) for at in range(0, steps, WINDOW)]
+        return {
+            "variant": self.name,
+            "title": self.title,
+            "steps": steps,
+            "seed": self.seed,
+            "figures": {key: float(f"{value:.4g}") for key, value in figures.items()},
+            "mean_of_each_100_steps": [{key: float(f"{value:.4g}") for key, value in each.items()} for each in means],
         }
-        made = trained | self.measure(learner)
-        made |= {f"{key}_start": value for key, value in start.items()}
-        made |= {"first_step_" + key: value for key, value in history[0].items()}
-        curve = [{key: round(value, 4) for key, value in _mean(history[at : at + WINDOW]).items()} for at in range(0, steps, WINDOW)]
-        made["finetuned_ssim"] = self.finetuned_ssim(learner.model({"variant": "ft"}))
-        made = {key: float(f"{value:.4g}") for key, value in made.items()}
-        return {"variant": name, "title": title, "minutes": round(minutes, 1), "figures": made, "mean_of_each_100_steps": curve}
 
 
 def _clip(clip: ShardClip) -> Clip:
@@ -190,29 +204,30 @@ def table(found: dict[str, Any]) -> str:
     runs = found["runs"]
     lines = ["| | " + " | ".join(run["title"] for run in runs) + " |", "|---" * (len(runs) + 1) + "|"]
     for key, name in COLUMNS.items():
-        lines.append(f"| {name} | " + " | ".join(f"{run['figures'][key]:.3g}" for run in runs) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{run['figures'].get(key, float('nan')):.3g}" for run in runs) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="variants, in this order")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="variants")
     parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("paper_start.json"), help="runs of other variants in it are kept")
+    parser.add_argument("--out", type=Path, default=Path("paper_start.json"), help="is written every 300 steps")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table is None:
         torch.set_num_threads(options.threads)
         study = Study(options.folder, open_perceptual(["efficientnet-lite0"]))
-        for name in options.only:
-            run = study.run(name, options.steps, options.seed) | {"steps": options.steps, "seed": options.seed}
-            older = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
-            runs = {each["variant"]: each for each in older} | {name: run}
-            told = {"machine": machine(), "people": len(study.clips), "runs": [runs[each] for each in VARIANTS if each in runs]}
-            options.out.write_text(json.dumps(told, indent=1) + "\n")
+        runs = [Run(study, name, options.seed) for name in options.only]
+        for done in range(WINDOW, options.steps + 1, WINDOW):  # in turns, so that they can be compared before the end
+            for run in runs:
+                run.advance(WINDOW)
+            if done % 300 == 0 or done == options.steps:
+                found = [run.result(fine_tune=done == options.steps) for run in runs]
+                options.out.write_text(json.dumps({"machine": machine(), "people": len(study.clips), "runs": found}, indent=1) + "\n")
     print(table(json.loads((options.table or options.out).read_text())))
 
 
