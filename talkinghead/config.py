@@ -78,6 +78,8 @@ class AdamConfig:
     learning_rate: float
     beta1: float = 0.0
     beta2: float = 0.999
+    eps: float = 1e-8
+    """Added to the root of the second moment: gradients far below it move nothing."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "configuration.networks": {"reference_guided": False, "network_size": 0},
     "configuration.meta": {"own_picture": 0.0, "details": 0.0, "far_targets": 0.0, "camera_motion": 0.0},
     "configuration.finetune": {"own_picture": 0.0, "details": 0.0, "head_jitter": 0.0},
+    **{f"configuration.{stage}.{half}": {"eps": 1e-8} for stage in ("meta", "finetune") for half in ("generator", "discriminator")},
 }
 """Fields that files of earlier versions lack, and what those files mean without them."""
 

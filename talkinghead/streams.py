@@ -77,7 +77,10 @@ def open_missing_descriptors() -> None:
 
 def _discard(stream: TextIO | None) -> None:
     """Send what a stream still holds nowhere, or the interpreter would complain of it when it ends."""
-    if stream is None or (stream is not sys.__stdout__ and stream is not sys.__stderr__):
+    if stream is None:
+        return
+    standard = stream is sys.__stdout__ or stream is sys.__stderr__
+    if not standard:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

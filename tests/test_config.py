@@ -45,12 +45,15 @@ ADDED = {
     "networks": {"reference_guided", "network_size"},
     "meta": {"own_picture", "details", "far_targets", "camera_motion"},
     "finetune": {"own_picture", "details", "head_jitter"},
+    **{f"{stage}.{half}": {"eps"} for stage in ("meta", "finetune") for half in ("generator", "discriminator")},
 }
 """Fields that files of earlier versions lack, by where they lie."""
 
 
 def part_of(values, where):
-    return values[where] if where else values
+    for name in where.split(".") if where else ():
+        values = values[name]
+    return values
 
 
 @pytest.mark.parametrize("name", ["paper", "small", "tiny"])

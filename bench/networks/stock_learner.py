@@ -125,7 +125,12 @@ class StockLearner:
 def make_adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
     """torch's, fused."""
     return torch.optim.Adam(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=groups[0]["params"][0].is_cuda
+        groups,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+        capturable=groups[0]["params"][0].is_cuda,
     )
 
 

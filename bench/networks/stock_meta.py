@@ -12,6 +12,7 @@ from talkinghead.losses import adversarial_loss, content_loss, discriminator_los
 from talkinghead.perceptual import PerceptualNetwork
 from talkinghead.training.adversarial import mixed_precision
 from talkinghead.training.meta import MetaLearner
+from talkinghead.training.row_adam import RowAdam
 
 
 class StockMetaLearner:
@@ -35,8 +36,9 @@ class StockMetaLearner:
         self.w0, self.columns = (nn.Parameter(each.detach().clone()) for each in (learner.discriminator.w0, learner.columns.weight))
         self.generator_group = [*self.embedder.parameters(), *self.generator.parameters(), *self.projection.parameters()]
         self.generator_optimiser = make_adam([{"params": self.generator_group}], self.meta.generator)
-        parameters = [*self.discriminator.parameters(), self.w0, self.columns]
+        parameters = [*self.discriminator.parameters(), self.w0]
         self.discriminator_optimiser = make_adam([{"params": parameters}], self.meta.discriminator)
+        self.columns_optimiser = RowAdam(self.columns, self.meta.discriminator)
         self.steps = 0
         self.average = [parameter.detach().clone() for parameter in self.generator_group]
 
@@ -52,7 +54,7 @@ class StockMetaLearner:
             styles = self.projection(embeddings.mean(1) / self.gain)
             fake = self.generator(target, styles)
             self.discriminator.requires_grad_(False)
-            column = (self.columns[episodes.columns] + self.w0).detach()
+            column = (self._columns(episodes) + self.w0).detach()
             with torch.no_grad():
                 real_maps = self.discriminator(real, target, column)[1]
                 wanted = [network(real) for network in self.networks]
@@ -62,7 +64,7 @@ class StockMetaLearner:
                 weights.pixel * F.l1_loss(fake, real),
                 weights.adversarial * adversarial_loss(score),
                 weights.feature_matching * feature_matching_loss(fake_maps, real_maps, weights.relative_feature_matching),
-                weights.matching * matching_loss(embeddings, self.columns[episodes.columns]),
+                weights.matching * matching_loss(embeddings, self._columns(episodes)),
             ]
             step(self.generator_optimiser, torch.stack(terms).sum(), meta.clip)
             self.discriminator.requires_grad_(True)
@@ -73,9 +75,14 @@ class StockMetaLearner:
                 if number:
                     with torch.no_grad():
                         fake = self.generator(target, styles.detach())
-                column = self.columns[episodes.columns] + self.w0
+                column = self._columns(episodes) + self.w0
                 scores = self.discriminator(torch.cat([real, fake.detach()]), torch.cat([target] * 2), torch.cat([column] * 2))[0]
                 score_real, score_fake = scores.chunk(2)
                 loss = discriminator_loss(score_fake, score_real)
+                self.columns_optimiser.zero_grad()
                 step(self.discriminator_optimiser, loss, meta.clip)
+                self.columns_optimiser.step()
         return torch.stack([*terms, loss]).detach()
+
+    def _columns(self, episodes: Episodes) -> Tensor:
+        return F.embedding(episodes.columns, self.columns, sparse=True)

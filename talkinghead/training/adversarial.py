@@ -101,11 +101,13 @@ def _detached(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: term.detach() for name, term in terms.items()}
 
 
-def discriminator_backward(optimiser: torch.optim.Optimizer, verdicts: Verdicts, share: float = 1.0) -> dict[str, Tensor]:
+def discriminator_backward(
+    optimisers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], verdicts: Verdicts, share: float = 1.0
+) -> dict[str, Tensor]:
     """The gradient of D's hinge loss, added to what its parameters and the columns hold.
 
     Args:
-        optimiser: of D and of the columns.
+        optimisers: of D and of the columns, one or several.
         verdicts: from `judge`, on true and on generated frames.
         share: of the optimiser step's pictures that these are.
 
@@ -114,7 +116,7 @@ def discriminator_backward(optimiser: torch.optim.Optimizer, verdicts: Verdicts,
     """
     (score_real, _, pooled_real), (score_fake, _, pooled_fake) = verdicts
     loss = discriminator_loss(score_fake, score_real)
-    backward(optimiser, [share * loss])
+    backward(optimisers, [share * loss])
     real_mean, fake_mean = score_real.detach().mean(), score_fake.detach().mean()
     return {
         "discriminator": loss.detach(),
@@ -131,14 +133,18 @@ def live_units(pooled: Tensor) -> Tensor:
     return (spread > 0.01 * spread.mean()).float().mean()
 
 
-def backward(optimiser: torch.optim.Optimizer, outputs: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
-    """Add to the gradients of the optimiser's parameters, and of nothing else.
+def backward(
+    optimisers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    outputs: Sequence[Tensor],
+    gradients: Sequence[Tensor] | None = None,
+) -> None:
+    """Add to the gradients of the optimisers' parameters, and of nothing else.
 
     Args:
         outputs: what the gradient starts from.
         gradients: at each of them; None where all are losses.
     """
-    torch.autograd.backward(outputs, gradients, inputs=_parameters(optimiser))
+    torch.autograd.backward(outputs, gradients, inputs=_parameters(optimisers))
 
 
 def take_step(optimiser: torch.optim.Optimizer, clip: float) -> None:
@@ -151,8 +157,9 @@ def take_step(optimiser: torch.optim.Optimizer, clip: float) -> None:
     torch.clear_autocast_cache()  # of weights as they were before
 
 
-def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+def _parameters(optimisers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+    several = [optimisers] if isinstance(optimisers, torch.optim.Optimizer) else optimisers
+    return [parameter for optimiser in several for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:

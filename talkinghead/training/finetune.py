@@ -341,7 +341,7 @@ def jittered(images: Tensor, points: Tensor, amount: float, random: np.random.Ge
 
 
 def _without_projection(model: Model) -> Generator:
-    generator = copy.deepcopy(model.generator)
+    generator = copy.deepcopy(model.generator).requires_grad_(True)  # those of a running average do not ask for it
     generator.projection = None
     return generator
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import Model, load_model, random_model
@@ -26,6 +27,7 @@ from ..networks.references import view_episodes
 from ..perceptual import PerceptualNetwork, open_perceptual
 from .adversarial import (
     RunningAverage,
+    Verdicts,
     backward,
     discriminator_backward,
     finite,
@@ -38,6 +40,7 @@ from .adversarial import (
 from .details import detail_boxes
 from .journal import Journal
 from .rate import count_operations, peak_rate
+from .row_adam import RowAdam
 from .run_folder import RunFolder, run_folder
 from .start import fill_columns, take_weights
 from .state import adam
@@ -54,6 +57,10 @@ class Columns(nn.Module):
     def __init__(self, videos: int, length: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(videos, length).uniform_(-0.01, 0.01))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return the columns [B, D] of videos [B]; their gradient holds the rows that were drawn and no other."""
+        return F.embedding(numbers, self.weight, sparse=True)
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,8 @@ class MetaLearner:
         self.precision = training_precision(model.device, meta.precision)
         groups = [{"params": list(network.parameters())} for network in (self.embedder, self.generator)]
         self.generator_optimiser = adam(groups, meta.generator)
-        parameters = [*self.discriminator.parameters(), *self.columns.parameters()]
-        self.discriminator_optimiser = adam([{"params": parameters}], meta.discriminator)
+        self.discriminator_optimiser = adam([{"params": list(self.discriminator.parameters())}], meta.discriminator)
+        self.columns_optimiser = RowAdam(self.columns.weight, meta.discriminator)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -111,8 +118,19 @@ class MetaLearner:
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """The two optimisers, by name."""
-        return {"generator_optimiser": self.generator_optimiser, "discriminator_optimiser": self.discriminator_optimiser}
+        """The optimisers of E and G, of D and of W, by name."""
+        return {
+            "generator_optimiser": self.generator_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+            "columns_optimiser": self.columns_optimiser,
+        }
+
+    @property
+    def earlier_names(self) -> dict[str, str | None]:
+        """Where a state of a version that had W in D's Adam holds what RowAdam needs; None where it does not."""
+        last = f"discriminator_optimiser.{len(list(self.discriminator.parameters()))}"
+        names = {f"columns_optimiser.0.{key}": f"{last}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        return names | {f"columns_optimiser.0.{key}": None for key in ("last_step", "weight_sum", "weight_sum_sq")}
 
     def set_steps(self, steps: int) -> None:
         """Say how many steps the run has taken."""
@@ -144,6 +162,7 @@ class MetaLearner:
                 self.discriminator.power_iteration_()
                 figures = [old | self._play_again(part) for old, part in zip(figures, parts, strict=True)]
             take_step(self.discriminator_optimiser, meta.clip)
+            take_step(self.columns_optimiser, clip=0)  # RowAdam bounds what a row moves by
         sheet = [torch.cat(rows) for rows in zip(*(part.rows for part in parts), strict=True)]
         return {name: torch.stack([each[name] for each in figures]).mean() for name in figures[0]}, sheet
 
@@ -171,11 +190,11 @@ class MetaLearner:
             details=details,
         )
         if verdicts:
-            figures |= discriminator_backward(self.discriminator_optimiser, verdicts, share)
+            figures |= self._discriminator_backward(verdicts, share)
             del verdicts  # and with them the maps of D
         outputs, gradients = [fake], [share * gradient]
         if meta.losses.matching:
-            matching = meta.losses.matching * matching_loss(embeddings, self.columns.weight[episodes.columns])
+            matching = meta.losses.matching * matching_loss(embeddings, self.columns(episodes.columns))
             figures["matching"] = matching.detach()
             outputs, gradients = [fake, matching], [*gradients, torch.full_like(matching, share)]
         backward(self.generator_optimiser, outputs, gradients)
@@ -205,10 +224,13 @@ class MetaLearner:
         verdicts = judge(
             self.discriminator, self._column(played.episodes), resize_area(shown, size), resize_area(real, size), played.target
         )
-        return discriminator_backward(self.discriminator_optimiser, verdicts, played.share)
+        return self._discriminator_backward(verdicts, played.share)
+
+    def _discriminator_backward(self, verdicts: Verdicts, share: float) -> dict[str, Tensor]:
+        return discriminator_backward([self.discriminator_optimiser, self.columns_optimiser], verdicts, share)
 
     def _column(self, episodes: Episodes) -> Tensor:
-        return self.columns.weight[episodes.columns] + self.discriminator.w0
+        return self.columns(episodes.columns) + self.discriminator.w0
 
     def model(self, provenance: dict[str, Any]) -> Model:
         """What the run has learned so far: running averages of E and G, and D."""
@@ -304,14 +326,11 @@ def train(
 
 def _resume(learner: MetaLearner, folder: RunFolder, settings: dict[str, Any]) -> int | None:
     """Fill the learner with what the folder holds and return the steps of that, None where it holds nothing."""
-    header = folder.load(learner.modules, learner.optimisers)
+    header = folder.load(learner.modules, learner.optimisers, learner.earlier_names)
     if header is None:
         return None
-    differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
-    if differing:
-        raise TalkingheadError(
-            f"{folder.out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings"
-        )
+    learner.columns_optimiser.complete()
+    _check_same_run(folder.out, header, settings)
     learner.set_steps(header["step"])
     # whatever is faster here now, a run goes on as it began
     learner.precision = header.get("precision", learner.config.meta.precision)
@@ -393,6 +412,23 @@ class _Run:
         learner = self._learner
         self._folder.save(learner.modules, learner.optimisers, {**self._settings, "step": self._step}, self._seconds)
         self._folder.save_model(self.model())
+
+
+def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare what a state says of its run with what is asked for.
+
+    Raises:
+        TalkingheadError: the run has other settings, or was begun by a version whose preset had other values.
+    """
+    differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
+    begun, preset = header.get("config"), settings["config"]["preset"]
+    if differing == ["config"] and isinstance(begun, dict) and begun.get("preset") == preset:
+        raise TalkingheadError(
+            f"{out}: holds a run of an earlier version, whose preset {preset} had other values; "
+            f"name another folder, and go on from its weights with --start {out / 'model.safetensors'}"
+        )
+    if differing:
+        raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
 
 
 def _configuration(preset: str, variant: str, steps: int | None) -> Config:

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,16 @@ class RunFolder:
         self._good = self.state.exists()  # what is there is worth keeping when the next is saved
         self._newest: dict[str, Any] | None = None  # header of what is there
 
-    def load(self, modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Any] | None:
+    def load(
+        self,
+        modules: dict[str, nn.Module],
+        optimisers: dict[str, torch.optim.Optimizer],
+        earlier: Mapping[str, str | None] | None = None,
+    ) -> dict[str, Any] | None:
         """Fill modules and optimisers with the newest state that is whole, and return its header, None in a new folder.
+
+        Args:
+            modules, optimisers, earlier: as for `load_state`.
 
         Raises:
             TalkingheadError: the state is of another run, or damaged and there is none before it.
@@ -60,7 +68,7 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                header = load_state(path, modules, optimisers)
+                header = load_state(path, modules, optimisers, earlier)
                 _check(path, header)
             except DamagedStateError as error:
                 damaged = damaged or error

@@ -13,8 +13,8 @@ from ..networks import Embedder, ReferenceGuidedGenerator, resize_area
 def take_weights(model: Model, parent: Model) -> None:
     """Give a model the weights of another, whose pictures may have another size.
 
-    E and V sum over space: what they find on pictures twice as large is four times as much, and their gains a quarter. P reads the
-    embedding divided by the gain, so its weights follow. A reference-guided G takes those of a plain one; the weights of the channels
+    E and V sum over space: what they find on pictures twice as large is four times as much. P reads what E finds, without the gain, so its
+    weights become a quarter. A reference-guided G takes those of a plain one; the weights of the channels
     that it has besides start at 0.
 
     Raises:
@@ -35,7 +35,7 @@ def take_weights(model: Model, parent: Model) -> None:
         ours.load_state_dict(given)
     if model.generator.projection is not None:
         with torch.no_grad():
-            model.generator.projection.weight.mul_(model.generator.embedding_gain / parent.generator.embedding_gain)
+            model.generator.projection.weight.mul_((parent.config.networks.layer_size / model.config.networks.layer_size) ** 2)
 
 
 def _with_channels(given: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:

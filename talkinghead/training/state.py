@@ -21,10 +21,11 @@ def adam(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Adam:
 
     Args:
         groups: parameter groups with "params", and "lr" where it is not the configuration's.
-        config: learning rate and betas.
+        config: learning rate, betas and eps.
     """
     capturable = groups[0]["params"][0].device.type == "cuda"  # in a CUDA graph
-    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True, capturable=capturable)
+    betas = config.beta1, config.beta2
+    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=True, capturable=capturable)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter] = {
@@ -60,8 +61,19 @@ def save_state(
     write_tensors(path, _tensors(modules, optimisers), {"kind": "state", "version": VERSION, "run": header}, keep)
 
 
-def load_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Any]:
+def load_state(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimisers: dict[str, torch.optim.Optimizer],
+    earlier: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
     """Fill modules and optimisers with what `save_state` wrote, by this version or one before, and return its header.
+
+    Args:
+        path: the file.
+        modules, optimisers: as they were given to `save_state`.
+        earlier: what an earlier version called some of the tensors, None for those it did not have; a file with none of these tensors is
+            read by the earlier names, and the tensors that it lacks are left alone.
 
     Raises:
         DamagedStateError: the file is cut, changed, or none that `save_state` wrote.
@@ -72,13 +84,19 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimisers: dict[str, 
         with safe_open(path, framework="pt") as file:
             header = _header(path, file)
             names = set(file.keys())
-            other = sorted(names ^ set(targets)) + sorted(
-                name for name in names & set(targets) if tuple(file.get_slice(name).get_shape()) != tuple(targets[name].shape)
+            stored_as: dict[str, str | None] = {name: name for name in targets}
+            if earlier and names.isdisjoint(earlier):
+                stored_as |= earlier
+            sources = {name: source for name, source in stored_as.items() if source is not None}
+            other = sorted(names ^ set(sources.values())) + sorted(
+                name
+                for name, source in sources.items()
+                if source in names and tuple(file.get_slice(source).get_shape()) != tuple(targets[name].shape)
             )
             if other:
                 raise TalkingheadError(_problem(path, f"{other[0]} does not fit"))
-            for name, target in targets.items():
-                stored = file.get_tensor(name)
+            for name, source in sources.items():
+                stored, target = file.get_tensor(source), targets[name]
                 if stored.dtype != target.dtype:
                     raise ValueError(f"{name} is {stored.dtype}")
                 with torch.no_grad():

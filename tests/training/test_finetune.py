@@ -57,6 +57,15 @@ def test_with_zero_steps_the_generator_is_the_models(model, inputs):
         assert torch.equal(learner.average_generator(drawn, learner.average_styles.expand(3, -1)), wanted)
 
 
+def test_model_that_a_run_returned_can_be_fine_tuned(inputs):
+    """Its E and G are running averages, which no optimiser moves."""
+    made = random_model("tiny")
+    made.embedder.requires_grad_(False)
+    made.generator.requires_grad_(False)
+    person = finetune(made, inputs[0], steps=1, perceptual=[])
+    assert not torch.equal(person.generator.out.weight, made.generator.out.weight)
+
+
 def test_with_zero_steps_the_discriminator_is_v_times_w0_plus_e_plus_b(model, inputs):
     clip, images, drawn = inputs
     embedding = embed(model, clip)

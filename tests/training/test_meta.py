@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import multiprocessing
 import os
 import random
@@ -7,7 +8,8 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from conftest import face_clip, face_points, guided_config
 from talkinghead import config as configuration
@@ -123,7 +125,7 @@ def test_a_step_in_parts_is_the_same_step(face_shards, monkeypatch, steps):
     seen, figures = [], []
 
     def look(optimiser, clip):
-        seen.append([p.grad.clone() for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
+        seen.append([p.grad.to_dense() for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
         optimiser.zero_grad()
 
     monkeypatch.setattr(meta, "take_step", look)
@@ -134,7 +136,7 @@ def test_a_step_in_parts_is_the_same_step(face_shards, monkeypatch, steps):
         learner = MetaLearner(model, source.columns, [], accumulate)
         figures.append(learner.step(source.draw(0))[0])
     half = len(seen) // 2
-    assert half == 1 + steps and set(figures[0]) == set(figures[1])
+    assert half == 1 + 2 * steps and set(figures[0]) == set(figures[1])
     for whole, parts in zip(seen[:half], seen[half:], strict=True):
         largest = max(float(grad.abs().max()) for grad in whole)
         assert largest > 1e-4
@@ -148,6 +150,63 @@ def test_matching_moves_the_embedder_and_never_the_columns(face_shards):
     embeddings = torch.randn(2, 2, 192, requires_grad=True)
     matching_loss(embeddings, learner.columns.weight[:2]).backward()
     assert embeddings.grad.abs().sum() > 0 and learner.columns.weight.grad is None
+
+
+def test_column_drawn_again_after_a_pause_moves_one_rate(face_shards):
+    """In D's own Adam it took 1 / sqrt(1 - beta2) of them, 32 with the paper's beta2."""
+    config = preset("tiny")
+    rates = dataclasses.replace(config.meta.discriminator, beta2=0.999)
+    model = random_model(dataclasses.replace(config, meta=dataclasses.replace(config.meta, discriminator=rates)))
+    source = EpisodeSource(face_shards, 64, 2, 2, 1, seed=0)
+    learner = MetaLearner(model, 2, [])
+    episodes = dataclasses.replace(source.draw(0), columns=torch.tensor([0, 0]))
+    for _ in range(3):
+        learner.step(episodes)
+    before = learner.columns.weight.detach().clone()
+    learner.step(dataclasses.replace(episodes, columns=torch.tensor([1, 1])))
+    moved = (learner.columns.weight - before).abs()
+    assert (moved[0] == 0).all() and rates.learning_rate / 2 < moved[1].max() < 1.01 * rates.learning_rate
+
+
+def state_of_adam(path, count):
+    """Rewrite a state as an earlier version had it, W in D's Adam beside `count` parameters of D."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = {key: value for key, value in load_file(path).items() if not key.startswith("columns_optimiser")}
+    for key, value in load_file(path).items():
+        if key.startswith("columns_optimiser.0.") and key.split(".")[-1] in ("step", "exp_avg", "exp_avg_sq"):
+            tensors[f"discriminator_optimiser.{count}.{key.split('.')[-1]}"] = value.float()
+    save_file(tensors, path, metadata)
+    return tensors
+
+
+def test_run_of_a_version_with_one_adam_for_all_goes_on(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=2, seed=1)
+    state, count = tmp_path / "state.safetensors", len(list(random_model("tiny").discriminator.parameters()))
+    older = state_of_adam(state, count)
+    assert train(face_shards, tmp_path, "tiny", steps=2, seed=1).provenance["steps"] == 2
+    resumed = load_file(state)
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(resumed[f"columns_optimiser.0.{key}"], older[f"discriminator_optimiser.{count}.{key}"])
+    beta2 = preset("tiny").meta.discriminator.beta2
+    torch.testing.assert_close(
+        resumed["columns_optimiser.0.weight_sum_sq"], torch.full_like(resumed["columns_optimiser.0.weight_sum_sq"], 1 - beta2**2)
+    )
+    assert (resumed["columns_optimiser.0.last_step"] == 2).all() and resumed["columns_optimiser.0.step"] == 2
+    train(face_shards, tmp_path, "tiny", steps=3, seed=1)
+
+
+def test_run_of_a_version_with_other_preset_values_is_refused(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=1)
+    state = tmp_path / "state.safetensors"
+    with safe_open(state, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+    header["config"]["meta"]["losses"]["matching"] = 7.0
+    save_file(load_file(state), state, {"header": json.dumps(header)})
+    with pytest.raises(
+        TalkingheadError, match="a run of an earlier version, whose preset tiny had other values; .* --start .*model.safetensors"
+    ):
+        train(face_shards, tmp_path, "tiny", steps=2)
 
 
 def test_variant_ff_has_no_matching_loss_and_says_so_in_its_model(face_shards, tmp_path):

@@ -43,6 +43,20 @@ def test_on_pictures_twice_as_large_embeddings_styles_and_scores_keep_their_size
         assert 0.7 < large / small < 1.4
 
 
+def test_another_gain_leaves_the_styles_alone():
+    """As when a run goes on from a model of preset paper that an earlier version trained."""
+    config = preset("tiny")
+    parent = random_model(dataclasses.replace(config, networks=dataclasses.replace(config.networks, embedding_gain=1.0)), 3)
+    model = random_model("tiny", 4)
+    take_weights(model, parent)
+    drawn, image = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        embeddings = [each.embedder(image, drawn) for each in (parent, model)]
+        styles = [each.generator.project(e) for each, e in zip((parent, model), embeddings, strict=True)]
+    torch.testing.assert_close(embeddings[1], 0.01 * embeddings[0])
+    torch.testing.assert_close(styles[1], styles[0])
+
+
 def test_other_channels_are_told():
     with pytest.raises(TalkingheadError, match="--start: the embedder of preset tiny does not fit that of preset paper"):
         take_weights(random_model("paper"), random_model("tiny"))

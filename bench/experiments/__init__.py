@@ -1,0 +1,1 @@
+"""Experiments that settled a choice; each writes the figures it was settled by."""
