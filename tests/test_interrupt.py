@@ -1,9 +1,15 @@
 """Ctrl-C and losses that are not finite: what was done by then is kept, and nothing half-written."""
 
+import fcntl
 import os
 import pickle
+import pty
+import re
 import signal
+import struct
+import sys
 import tempfile
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +326,28 @@ def test_an_interrupted_animation_leaves_a_video_of_the_frames_so_far_or_none(
 def test_what_ends_fine_tuning_passes_between_processes() -> None:
     again = pickle.loads(pickle.dumps(Diverged("a loss is not finite")))
     assert str(again) == "a loss is not finite" and isinstance(pickle.loads(pickle.dumps(Interrupted())), KeyboardInterrupt)
+
+
+TERMINAL = """
+import sys
+import conftest, talkinghead.cli as cli
+cli.open_detector = lambda name, device: conftest.RedSquare()
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_fine_tuning_whose_terminal_is_closed_saves_the_person(tmp_path: Path, drive: Path) -> None:
+    out = tmp_path / "out" / "person.safetensors"
+    command = ["finetune", str(drive), "--shots", "1", "--no-adversarial", "--steps", "5000", "--model", "none", "--out", str(out)]
+    child, terminal = pty.fork()
+    if not child:
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, *command])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))  # else no progress is shown
+    said = b""
+    while not re.search(rb"\b[2-9]/5000", said):
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitpid(child, 0)[1] != signal.SIGHUP
+    assert [path.name for path in out.parent.iterdir()] == [out.name] and load_person(out).provenance["steps"] >= 2

@@ -103,7 +103,9 @@ def load_state(
                     target.copy_(stored)
     except TalkingheadError:
         raise
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except KeyError as error:
+        raise DamagedStateError(_problem(path, f"it lacks {error}")) from error
+    except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
         raise DamagedStateError(_problem(path, str(error).splitlines()[0] if str(error) else type(error).__name__)) from error
     return header
 
