@@ -208,37 +208,27 @@ def _colours(frame: Any) -> dict[str, int]:
 
 
 class Cuts:
-    """Finds the frames that begin a new shot, by the mean difference of frames that FFmpeg's filter scdet measures."""
+    """Finds the frames that begin a new shot, by the mean difference of frames, measured as FFmpeg's filter scdet does.
+
+    The filter itself gives it as metadata of frames, which PyAV 17 does not read.
+    """
 
     def __init__(self) -> None:
-        width, height = _SMALL
         self._reformatter = av().video.reformatter.VideoReformatter()
-        self._graph = av().filter.Graph()
-        source = self._graph.add_buffer(width=width, height=height, format=av().VideoFormat("rgb24"), time_base=Fraction(1))
-        self._graph.link_nodes(source, self._graph.add("scdet"), self._graph.add("buffersink")).configure()
+        self._before: np.ndarray | None = None
         self._numbers, self._differences = array("q"), array("d")
 
     def look(self, number: int, frame: Any) -> None:
         """Take in the next frame."""
-        small = self._reformatter.reformat(frame, *_SMALL, "rgb24")
-        small.pts, small.time_base = number, Fraction(1)
-        self._graph.push(small)
-        self._measure()
+        small = self._reformatter.reformat(frame, *_SMALL, "rgb24").to_ndarray().astype(np.int16)
+        difference = 0.0 if self._before is None else float(np.abs(small - self._before).mean())
+        self._before = small
+        self._numbers.append(number)
+        self._differences.append(difference * 100 / 256)
 
     def found(self) -> tuple[int, ...]:
         """The numbers of the frames that begin another shot: they differ from the frame before much more than their neighbours do."""
-        self._graph.push(None)
-        self._measure()
         numbers, differences = np.array(self._numbers, np.int64), np.array(self._differences)
         more = differences[1:] - np.maximum(differences[:-1], np.append(differences[2:], 0))
         # the first difference is none, and a shot is longer than one frame
         return tuple(numbers[2:][more[1:] > _CUT].tolist())
-
-    def _measure(self) -> None:
-        while True:
-            try:
-                frame = self._graph.pull()
-            except (av().error.BlockingIOError, av().error.EOFError):
-                return
-            self._numbers.append(frame.pts)
-            self._differences.append(float(frame.metadata["lavfi.scd.mafd"]))

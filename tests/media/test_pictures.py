@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile
+from PIL import EpsImagePlugin, Image, ImageCms, ImageFile
 
 from talkinghead.errors import TalkingheadError
 from talkinghead.media import pictures
@@ -182,8 +182,9 @@ def test_moving_picture_above_limit_is_rejected(tmp_path: Path, monkeypatch: pyt
         next(moving_pictures(tmp_path / "moving.webp"))
 
 
-def test_reader_opens_no_format_that_runs_programs(tmp_path: Path) -> None:
+def test_reader_opens_no_format_that_runs_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **named: pytest.fail("a program was run"))
     Image.fromarray(NOISE).save(tmp_path / "picture.eps")
     (tmp_path / "picture.eps").rename(tmp_path / "picture.png")
     with pytest.raises(TalkingheadError, match="cannot be read as a picture"):
