@@ -27,8 +27,8 @@ from setuptools import setup
 CHOICES = ("auto", "none", "cpu", "cuda")
 OLDEST_TORCH = (2, 10)
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
-ARCHITECTURES = ("8.0+PTX", "9.0a", "10.0", "12.0")
-"""What is compiled for where TORCH_CUDA_ARCH_LIST is not set; the PTX serves whatever comes later."""
+ARCHITECTURES = ("8.0+PTX", "9.0+PTX", "10.0", "12.0")
+"""What is compiled for where TORCH_CUDA_ARCH_LIST is not set. PTX serves what comes later: that of 9.0 with clusters, which 8.0 lacks."""
 
 
 def import_torch() -> Any:

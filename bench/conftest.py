@@ -1,5 +1,6 @@
 """Options, fixtures and results of the bench: JSON, tables as Markdown, and of networks a plot."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from bench.plot import draw
 from bench.report import report
 from bench.timing import Budget
 
+_machine = functools.cache(machine)
 STARTED = time.monotonic()
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
@@ -52,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if DEVICE == "cpu":
         torch.set_num_threads(2)
         keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True  # for every provider alike: each has one shape, run often
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -63,7 +67,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=REPLAY))
-    items.sort(key=lambda item: "channels_last" in item.name)  # what matters less comes last
+    items.sort(key=lambda item: importance(item.name))
+
+
+def importance(name: str, device: str = DEVICE) -> tuple[bool, ...]:
+    """What a case is sorted by: what matters less comes last, where time may be up."""
+    if device == "cpu":
+        return ("channels_last" in name,)
+    return "fp32" in name, "nchw" in name  # what a GPU runs: bfloat16 in channels_last
 
 
 @pytest.fixture
@@ -100,25 +111,34 @@ def bench(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]
         benchmark.extra_info.update(row)
         benchmark.pedantic(lambda: None, rounds=len(samples[row["ours"]]), iterations=1)
         request.config.stash[ROWS].append(row | {"folder": request.path.parent.name})
+        _write(request.config)  # after each, so that a run that is stopped leaves what it had
 
     return run
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    config = session.config
-    rows = config.stash[ROWS]
-    quick, path = config.getoption("quick"), config.getoption("results")
-    if not rows or (quick and path is None):
+    written = _write(session.config)
+    if written is None:
         return
-    folders = dict.fromkeys(row.pop("folder") for row in rows)
-    found = {**machine(), "quick": quick, "rows": rows}
+    path, found = written
+    path.with_suffix(".md").write_text(report(found) + "\n")
+    if "networks" in found["folders"] and importlib.util.find_spec("matplotlib"):
+        draw(found, path.with_suffix(".png"))
+
+
+def _write(config: pytest.Config) -> tuple[Path, dict[str, Any]] | None:
+    """The results so far, as JSON; where, and what."""
+    quick, path = config.getoption("quick"), config.getoption("results")
+    if not config.stash[ROWS] or (quick and path is None):
+        return None
+    folders = dict.fromkeys(row["folder"] for row in config.stash[ROWS])
+    rows = [{key: value for key, value in row.items() if key != "folder"} for row in config.stash[ROWS]]
+    found = {**_machine(), "quick": quick, "rows": rows}
     path = path or ROOT / "bench" / "results" / f"{'_'.join(folders)}_{short(found['device'])}.json"
     head = json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1)[:-2]
     lines = ",\n".join("  " + json.dumps(_rounded(row)) for row in rows)
     path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    path.with_suffix(".md").write_text(report(found) + "\n")
-    if "networks" in folders and importlib.util.find_spec("matplotlib"):
-        draw(found, path.with_suffix(".png"))
+    return path, found | {"folders": list(folders)}
 
 
 def _rounded(value: Any) -> Any:

@@ -110,8 +110,14 @@ void launch_backward(const Plan& plan, const Backward<T>& b, cudaStream_t stream
   }
 }
 
+// Kernels that are asked for all of this file, which are compiled for the same architectures.
+const void* const kForwardCode =
+    reinterpret_cast<const void*>(forward_statistics<float, 16, false>);
+const void* const kBackwardCode = reinterpret_cast<const void*>(backward_sums<float, 16, false>);
+
 Plan plan_on_current_device(
     const char* op,
+    const void* code,
     const Shape& shape,
     int element_bytes,
     int held,
@@ -120,11 +126,12 @@ Plan plan_on_current_device(
   for (const void* address : addresses)
     aligned = aligned && reinterpret_cast<uintptr_t>(address) % 16 == 0;
   const Device device = current_device(op);
+  const bool clusters = uses_clusters(op, code);
   if (shape.batch * shape.channels > kRowsMost || shape.area > kRowsMost)
     throw std::runtime_error(std::string(op) + ": more than 2^30 planes, or elements of a plane");
   const Problem problem = {
       element_bytes, shape.batch, shape.channels, shape.area, shape.channels_last, aligned, held};
-  const Plan plan = plan_adain(problem, device.multiprocessors, device.clusters, device.l2_bytes);
+  const Plan plan = plan_adain(problem, device.multiprocessors, clusters, device.l2_bytes);
   if (int64_t(plan.group) * plan.layout.parts > INT32_MAX)
     throw std::runtime_error(std::string(op) + ": more blocks than a grid can have");
   return plan;
@@ -155,7 +162,8 @@ Plan run_forward(
     cudaStream_t stream) {
   Forward<void> f = arguments;
   const Plan plan = plan_on_current_device(
-      kForward, shape, type == Type::float32 ? 4 : 2, 1, {f.x, f.residual, f.y, f.h});
+      kForward, kForwardCode, shape, type == Type::float32 ? 4 : 2, 1,
+      {f.x, f.residual, f.y, f.h});
   if (plan.partials > 0)
     f.partial = static_cast<float2*>(allocate(plan.partials * int64_t(sizeof(float2))));
   for_type(type, plan, shape.channels_last, [&](auto value, auto bytes, auto last) {
@@ -184,7 +192,8 @@ Plan run_backward(
     cudaStream_t stream) {
   Backward<void> b = arguments;
   const Plan plan = plan_on_current_device(
-      kBackward, shape, type == Type::float32 ? 4 : 2, 2, {b.grad_y, b.grad_h, b.h, b.grad_x});
+      kBackward, kBackwardCode, shape, type == Type::float32 ? 4 : 2, 2,
+      {b.grad_y, b.grad_h, b.h, b.grad_x});
   if (plan.partials > 0)
     b.partial = static_cast<float2*>(allocate(plan.partials * int64_t(sizeof(float2))));
   for_type(type, plan, shape.channels_last, [&](auto value, auto bytes, auto last) {

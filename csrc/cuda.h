@@ -30,6 +30,7 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 #endif
 
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -45,12 +46,15 @@ using half = __half;
 inline void check_cuda(cudaError_t status, const char* op, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // what is reported here must not be reported again by the next call
-  throw std::runtime_error(std::string(op) + ": " + call + ": " + cudaGetErrorString(status));
+  std::string message = std::string(op) + ": " + call + ": " + cudaGetErrorString(status);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion)
+    message += "; build the kernels for this GPU, with its architecture in TORCH_CUDA_ARCH_LIST";
+  throw std::runtime_error(message);
 }
 
 struct Device {
   int multiprocessors, shared_bytes, l2_bytes;  // shared_bytes: the most a block can have
-  bool clusters;
+  bool clusters;  // of the hardware; whether a kernel can use them, `uses_clusters` tells
 };
 
 // Limits of the current device, asked for once.
@@ -75,6 +79,29 @@ inline Device current_device(const char* op) {
   return device;
 }
 
+constexpr int kClusterCode = 90;  // code of kernels that uses clusters, as `compiled_for` gives it
+
+// What __CUDA_ARCH__ / 10 was when the code of `kernel` that runs on the current device was
+// compiled. A device newer than all machine code in the library runs the newest PTX there is, which
+// may be much older than the device.
+inline int compiled_for(const char* op, const void* kernel) {
+  static thread_local std::map<std::pair<int, const void*>, int> known;
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), op, "cudaGetDevice");
+  int& version = known[{device, kernel}];
+  if (version == 0) {
+    cudaFuncAttributes attributes = {};
+    check_cuda(cudaFuncGetAttributes(&attributes, kernel), op, "cudaFuncGetAttributes");
+    version = attributes.ptxVersion;
+  }
+  return version;
+}
+
+// Whether both the current device and the code of `kernel` have clusters.
+inline bool uses_clusters(const char* op, const void* kernel) {
+  return current_device(op).clusters && compiled_for(op, kernel) >= kClusterCode;
+}
+
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;   // dynamic
@@ -89,6 +116,10 @@ void launch(
     cudaStream_t stream,
     void (*kernel)(Parameters...),
     Arguments&&... arguments) {
+  // its barriers would be those of a block: results would be wrong in silence
+  if (shape.cluster > 1 && !uses_clusters(op, reinterpret_cast<const void*>(kernel)))
+    throw std::runtime_error(
+        std::string(op) + ": launched in clusters, which the device or the kernel's code lacks");
   constexpr size_t kUnasked = 48 << 10;  // what every kernel may have
   if (shape.shared_bytes > kUnasked) {
     check_cuda(
@@ -193,7 +224,8 @@ __device__ __forceinline__ float warp_sum(float value, int first = 1) {
   return value;
 }
 
-// Blocks of a cluster; before sm_90 a block is its own cluster.
+// Blocks of a cluster. In code compiled for less than sm_90 a block is its own cluster, on whatever
+// device that code runs; hosts ask `uses_clusters`.
 #if defined(CUDA_ON_CPU) || __CUDA_ARCH__ >= 900
 __device__ __forceinline__ unsigned cluster_rank() { return __clusterRelativeBlockRank(); }
 __device__ __forceinline__ unsigned cluster_size() { return __clusterSizeInBlocks(); }

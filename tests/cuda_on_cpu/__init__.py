@@ -1,16 +1,33 @@
-"""Runs the CUDA sources of csrc/ on the CPU: what cuda_on_cpu.h does, from Python."""
+"""Runs the CUDA sources of csrc/ on the CPU: as g++ compiles them, or as the PTX that nvcc makes of them. README.md tells how."""
 
 import ctypes
+import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
+
+from .ptx_library import CHECKED, CSRC, PtxLibrary, compile_cpp, functions_of, missing, ptx_of
 
 HERE = Path(__file__).parent
 DEVICES = ("sm_80", "sm_90", "sm_120")
 MISSING = None if shutil.which("g++") else "g++ is not installed"
+NO_PTX = missing()
+ARCHITECTURES = ("compute_80", "compute_90", "compute_90a")
+CODE = [
+    "c++",
+    *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.skipif(NO_PTX is not None, reason=str(NO_PTX))]) for name in ARCHITECTURES),
+]
+"""What kernels can be compiled to; parameters of a fixture that calls `build`."""
+
+
+def build(name: str, code: str, tmp_path_factory: pytest.TempPathFactory) -> "Library":
+    """The library of a driver, with the kernels as one of CODE; what was built in this session is not built again."""
+    folder = tmp_path_factory.getbasetemp() / "cuda_on_cpu"
+    folder.mkdir(exist_ok=True)
+    return Library(name, folder, None if code == "c++" else ptx_of(CSRC / f"{name}_cuda.cu", code))
 
 
 def _extent(tensor: Tensor) -> int:
@@ -23,21 +40,43 @@ class Library:
     Args:
         name: of the driver.
         folder: where the library is built.
+        ptx: the kernels as nvcc compiled them, which then run instead of the C++ that g++ compiled.
+
+    Attributes:
+        version: what the kernels were compiled for, 80 for compute_80; None where that is the device itself.
     """
 
-    def __init__(self, name: str, folder: Path):
-        target = folder / f"{name}.so"
-        command = ["g++", "-x", "c++", "-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-w"]
-        # the compiler's checks become traps, which the emulator reports with the thread
-        command += ["-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error"]
-        command += ["-include", str(HERE / "cuda_on_cpu.h"), "-I", str(HERE.parents[1] / "csrc")]
-        command += [str(HERE / f"{name}.cpp"), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name}.cpp does not compile:\n{done.stderr}")
+    def __init__(self, name: str, folder: Path, ptx: str | None = None):
+        built = folder / f"{name}.so"
+        if not built.exists():
+            compile_cpp(HERE / f"{name}.cpp", built, *CHECKED, "-include", str(HERE / "cuda_on_cpu.h"), f"-I{CSRC}")
+        target = built
+        if ptx is not None:  # a copy, which is loaded beside the first
+            target = folder / f"{name}_ptx_{hashlib.sha256(ptx.encode()).hexdigest()[:16]}.so"
+            shutil.copyfile(built, target)
         self.functions = ctypes.CDLL(str(target))
         self.functions.cuda_on_cpu_allocate.restype = ctypes.c_void_p
+        self.functions.cuda_on_cpu_ptx_services.restype = ctypes.c_void_p
+        self.functions.cuda_on_cpu_ptx_launches.restype = ctypes.c_int64
         self.functions.cuda_on_cpu_launches.restype = ctypes.c_char_p
+        self.version: int | None = None
+        if ptx is not None:
+            self._use(PtxLibrary(ptx, folder), target)
+
+    def _use(self, ptx: PtxLibrary, target: Path) -> None:
+        self.version, self.ptx = ptx.version, ptx
+        ptx.attach(self.functions.cuda_on_cpu_ptx_services())
+        functions = functions_of(target)
+        known = ctypes.cast(self.functions.cuda_on_cpu_ptx_services, ctypes.c_void_p).value
+        base = known - functions["cuda_on_cpu_ptx_services"]
+        for name, address in ptx.functions.items():
+            kernel = ctypes.c_void_p(base + functions[name])
+            self.functions.cuda_on_cpu_use_ptx(kernel, ctypes.c_void_p(address), ctypes.c_int64(ptx.version))
+
+    @property
+    def ptx_launches(self) -> int:
+        """How many launches ran PTX so far."""
+        return self.functions.cuda_on_cpu_ptx_launches()
 
     def on(self, device: str, schedule: int = 0) -> None:
         """Choose one of DEVICES, and the order of threads: 0 forwards, 1 backwards, more shuffled."""
@@ -90,4 +129,4 @@ class Library:
             return ctypes.c_void_p(value.data_ptr())
         if isinstance(value, float):
             return ctypes.c_double(value)
-        return ctypes.c_int64(value)
+        return ctypes.c_int64(value) if isinstance(value, int) else value

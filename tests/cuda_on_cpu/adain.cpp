@@ -33,7 +33,7 @@ const char* plan(
     describe(
         plan_adain(
             {int(element_bytes), batch, channels, area, last != 0, aligned != 0, int(held)},
-            d.multiprocessors, d.clusters, d.l2_bytes),
+            d.multiprocessors, uses_clusters("plan", kForwardCode), d.l2_bytes),
         out);
   });
 }

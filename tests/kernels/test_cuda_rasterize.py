@@ -6,7 +6,7 @@ import pytest
 import torch
 from talkinghead_kernels import rasterize
 
-from cuda_on_cpu import MISSING, Library
+from cuda_on_cpu import CODE, MISSING, build
 from talkinghead.landmarks.draw import PARTS
 
 
@@ -21,9 +21,9 @@ FACE_COLOURS = [value for _, colour in PARTS for value in colour]
 LINE = [[0, 1]]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return Library("rasterize", tmp_path_factory.mktemp("rasterize"))
+@pytest.fixture(scope="module", params=CODE)
+def library(request, tmp_path_factory):
+    return build("rasterize", request.param, tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from talkinghead_kernels.resample import FORMS
 from talkinghead_kernels.spectral_norm import normalise_backward_reference, normalise_reference, power_iteration_reference
 from torch.nn.functional import normalize
 
-from cuda_on_cpu import MISSING, Library
+from cuda_on_cpu import CODE, MISSING, build
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -34,9 +34,9 @@ SHAPES += [(6, 2561), (4, 512, 3, 3), (30, 3, 5, 5), (3, 5121), (2, 6000)]
 KERNELS = [(1, 1, 3, 3), (7, 70, 3, 3), (70, 7, 3, 3), (64, 64, 3, 3), (13, 3, 3, 3)]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    library = Library("spectral_norm", tmp_path_factory.mktemp("spectral_norm"))
+@pytest.fixture(scope="module", params=CODE)
+def library(request, tmp_path_factory):
+    library = build("spectral_norm", request.param, tmp_path_factory)
     library.functions.scratch_floats.restype = ctypes.c_int64
     return library
 

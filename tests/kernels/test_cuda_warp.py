@@ -10,7 +10,7 @@ from talkinghead_kernels.warp_by_landmarks import (
     warp_reference,
 )
 
-from cuda_on_cpu import MISSING, Library
+from cuda_on_cpu import CODE, MISSING, build
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -21,9 +21,9 @@ FIELDS = [(1, 1), (13, 29), None]
 """Sizes of the motion; None is the picture's."""
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return Library("warp", tmp_path_factory.mktemp("warp"))
+@pytest.fixture(scope="module", params=CODE)
+def library(request, tmp_path_factory):
+    return build("warp", request.param, tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

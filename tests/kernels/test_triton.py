@@ -16,6 +16,8 @@ import talkinghead_kernels
 import torch
 from talkinghead_kernels import backend
 
+import cuda_on_cpu
+
 HERE = Path(__file__).parent
 KERNELS = Path(talkinghead_kernels.__file__).parent / "triton_kernels"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -23,7 +25,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 def python(*arguments, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = [str(KERNELS.parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(KERNELS.parent.parent), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
     return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
 
@@ -34,6 +36,25 @@ def test_results_in_the_interpreter():
     assert found.returncode == 0 and " passed" in found.stdout and "skipped" not in found.stdout, found.stdout + found.stderr
 
 
+@pytest.mark.slow
+@needs_triton
+@pytest.mark.skipif(cuda_on_cpu.MISSING is not None, reason=str(cuda_on_cpu.MISSING))
+@pytest.mark.parametrize("capability", [80, 90])
+def test_results_of_the_ptx_in_the_emulator(tmp_path, capability):
+    """Of the code that a GPU would get, where the interpreter runs the source."""
+    variables = {"TALKINGHEAD_PTX_CAPABILITY": str(capability), "TALKINGHEAD_PTX_FOLDER": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path)}
+    plugin = ("-p", "no:cacheprovider", "-p", "cuda_on_cpu.triton_emulation")
+    found = python("-m", "pytest", "-q", *plugin, HERE / "triton_cases.py", **variables)
+    assert found.returncode == 0 and " passed" in found.stdout and "skipped" not in found.stdout, found.stdout + found.stderr
+    (launched,) = re.findall(r"launches of PTX: \d+; variants: \{(.*)\}", found.stdout)
+    assert kernels_in_the_source() <= set(re.findall(r"'(_\w+)'", launched))
+
+
+def kernels_in_the_source():
+    source = "".join(path.read_text() for path in KERNELS.glob("*.py"))
+    return set(re.findall(r"^ +(_\w+)\[\(?\w+", source, re.MULTILINE))
+
+
 @needs_triton
 def test_every_kernel_compiles_for_every_gpu(tmp_path):
     capabilities = {"80", "90", "120"}
@@ -42,8 +63,7 @@ def test_every_kernel_compiles_for_every_gpu(tmp_path):
     compiled = defaultdict(lambda: defaultdict(set))
     for capability, kernel, dtype, _ in map(str.split, found.stdout.splitlines()):
         compiled[kernel][dtype].add(capability)
-    source = "".join(path.read_text() for path in KERNELS.glob("*.py"))
-    assert set(compiled) == set(re.findall(r"^ +(_\w+)\[\(?\w+", source, re.MULTILINE))
+    assert set(compiled) == kernels_in_the_source()
     for kernel, dtypes in compiled.items():
         assert set.union(*dtypes.values()) == capabilities
         if kernel in ("_forward", "_backward", "_chunk_moments", "_apply", "_chunk_sums", "_apply_backward", "_write", "_adjoint"):

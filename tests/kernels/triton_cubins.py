@@ -10,27 +10,12 @@ import sys
 import torch
 import triton
 from talkinghead_kernels import triton_kernels
-from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+
+from cuda_on_cpu.triton_emulation import Target
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
-
-
-class Target:
-    """As much of a driver as compiling asks for."""
-
-    def __init__(self, capability):
-        self.capability = capability
-
-    def get_current_device(self):
-        return self.capability
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_current_target(self):
-        return GPUTarget("cuda", self.capability, 32)
 
 
 def adain(dtype):
