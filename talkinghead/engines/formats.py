@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint import Person, load_person
 from ..errors import TalkingheadError
 from ..files import replacing
+from ..torch_state import with_default_torch_state
 from .aoti import AotiEngine, write_aoti
 from .engine import Engine
 from .manifest import INPUTS, OUTPUTS, PRECISIONS, Manifest, check_seal_inside, read_sidecar, sealed, sidecar
@@ -82,6 +83,7 @@ class Exported:
         }
 
 
+@with_default_torch_state
 def export(
     person: Person,
     out: str | os.PathLike[str],
@@ -183,6 +185,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return read_sidecar(path) if sidecar(path).is_file() else check_seal_inside(path)
 
 
+@with_default_torch_state
 def open_engine(path: str | os.PathLike[str], person: Person | None = None, device: str = "cpu") -> Engine:
     """An engine from its file; nothing in it is run or unpickled before its checksum was found right.
 
@@ -210,6 +213,7 @@ def open_engine(path: str | os.PathLike[str], person: Person | None = None, devi
     return engine
 
 
+@with_default_torch_state
 def check(
     path: str | os.PathLike[str], person: Person | str | None = None, device: str = "cpu", model: str | os.PathLike[str] | None = None
 ) -> Exported:
