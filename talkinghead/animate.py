@@ -39,6 +39,7 @@ from .media.video import VideoReader, write_video
 from .metrics import identity_distance
 from .networks.references import shape_distance
 from .paste_back import PasteBack, open_place, show_before
+from .torch_state import from_numpy, with_default_torch_state
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def _centre_and_size(points: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
 
 
+@with_default_torch_state
 def animate(
     person: Person, drive: Track, crop: Crop | None = None, retarget: bool = True, precision: str = "auto", device: str = "cpu"
 ) -> Iterator[np.ndarray]:
@@ -114,6 +116,7 @@ def driving_points(person: Person, drive: Track, crop: Crop | None = None, retar
     return put_on(drive, neutral_face(person.reference[None]))
 
 
+@with_default_torch_state
 def render(
     person: Person, points: np.ndarray, precision: str = "auto", device: str = "cpu", engine: Engine | None = None
 ) -> Iterator[np.ndarray]:
@@ -123,9 +126,10 @@ def render(
         yield from engine.run(points[start : start + BATCH])
 
 
+@with_default_torch_state
 def landmark_frame(points: np.ndarray, size: int) -> np.ndarray:
     """What the generator is shown, as a picture: uint8 [size, size, 3] for points [68, 2] in fractions of the crop."""
-    image = landmark_image(torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))[None], size)[0]
+    image = landmark_image(from_numpy(points.astype(np.float32))[None], size)[0]
     return image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
@@ -159,6 +163,7 @@ class Animation:
         return {**asdict(self), "out": str(self.out), "seconds": round(self.seconds, 2)}
 
 
+@with_default_torch_state
 def animate_video(
     person: Person,
     drive: str | Path,

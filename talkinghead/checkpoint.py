@@ -22,6 +22,7 @@ from .config import Config, preset
 from .errors import TalkingheadError
 from .networks import Discriminator, Embedder, Generator, References, build_generator
 from .tensor_file import checksum, write_tensors
+from .torch_state import from_numpy, with_default_torch_state
 
 VERSION = 2
 MAX_REFERENCES = 64
@@ -59,6 +60,7 @@ class Model:
         """Where its networks are."""
         return self.discriminator.w0.device
 
+    @with_default_torch_state
     def to(self, device: str | torch.device) -> "Model":
         """Move its networks; gives the model itself."""
         for network in networks_of(self).values():
@@ -109,6 +111,7 @@ def check_model(model: Model) -> None:
     check_finite(_gather(networks_of(model)), "model")
 
 
+@with_default_torch_state
 def random_model(name: str | Config, seed: int = 0) -> Model:
     """A model of a preset, or of a configuration, with freshly initialised weights, which has learned nothing.
 
@@ -122,6 +125,7 @@ def random_model(name: str | Config, seed: int = 0) -> Model:
     return Model(config, *networks, provenance={"variant": "ft", "trained": "nothing, random weights", "seed": seed})
 
 
+@with_default_torch_state
 def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -> None:
     """Write a model; `half` stores float16. Sets `model.digest` to the file's.
 
@@ -149,6 +153,7 @@ def open_model(name: str, seed: int = 0) -> Model:
     return random_model(RANDOM_PRESET, seed) if name == "none" else load_model(name)
 
 
+@with_default_torch_state
 def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     """Read a model from a file, or one that comes with the package by its name. Weights become float32.
 
@@ -170,6 +175,7 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     return model
 
 
+@with_default_torch_state
 def save_person(person: Person, path: str | os.PathLike[str]) -> None:
     """Write a person: styles and, unless it is a feed-forward person, the generator.
 
@@ -178,7 +184,7 @@ def save_person(person: Person, path: str | os.PathLike[str]) -> None:
     """
     if person.feed_forward and not person.model_digest:
         raise TalkingheadError(f"{path}: a feed-forward person needs its model's file, and that model was never saved; save_model first")
-    tensors = {"styles": person.styles, "reference": torch.from_numpy(person.reference)}
+    tensors = {"styles": person.styles, "reference": from_numpy(person.reference)}
     if not person.feed_forward:
         tensors |= _gather({"generator": person.generator})
     if person.references is not None:
@@ -193,6 +199,7 @@ def save_person(person: Person, path: str | os.PathLike[str]) -> None:
     _save(path, header, tensors)
 
 
+@with_default_torch_state
 def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[str] | None = None) -> Person:
     """Read a person.
 
@@ -279,7 +286,7 @@ def _pack_references(references: References) -> dict[str, Tensor]:
     return {
         "references.jpegs": torch.frombuffer(bytearray(b"".join(jpegs)), dtype=torch.uint8),
         "references.lengths": torch.tensor([len(data) for data in jpegs]),
-        "references.landmarks": torch.from_numpy(references.landmarks),
+        "references.landmarks": from_numpy(references.landmarks),
         "references.one_scene": torch.tensor([int(references.one_scene)]),
     }
 

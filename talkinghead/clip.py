@@ -71,7 +71,7 @@ class Clip:
 
     Attributes:
         track: the landmarks, in pixels of `frames`.
-        frames: uint8 [N, H, W, 3], RGB.
+        frames: uint8 [N, H, W, 3], RGB; contiguous, copied where an array of other strides was given.
         name: where it came from, for messages.
         person: who it shows, for splitting by person; empty when unknown.
         valid: bool [N, H, W], the pixels that the source has, not only stand for what lies beyond its border; None when it has all.
@@ -100,6 +100,10 @@ class Clip:
                 f"{self.name}: valid must be bool {list(frames.shape[:3])}, one for each pixel, "
                 f"got {self.valid.dtype} {list(self.valid.shape)}; leave it out when the source has all pixels"
             )
+        # neither torch nor libraries of detectors take every stride, such as that of frames[..., ::-1]
+        object.__setattr__(self, "frames", np.ascontiguousarray(frames))
+        if self.valid is not None:
+            object.__setattr__(self, "valid", np.ascontiguousarray(self.valid))
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -30,6 +30,7 @@ from .landmarks.face import Detector
 from .media.panels import Panels, Row, sheet
 from .media.pictures import write_picture
 from .media.video import VideoReader, write_video
+from .torch_state import with_default_torch_state
 from .training.finetune import Diverged, Interrupted, finetune
 
 SHOTS = 8
@@ -106,6 +107,7 @@ def split(kept: np.ndarray, total: int, name: str = "video") -> Split:
     return Split(cut, total, first, first[spread(len(first), SHOTS)], held)
 
 
+@with_default_torch_state
 def run(
     video: str | Path,
     out: str | Path,

@@ -25,6 +25,7 @@ from .landmarks.face import Detector
 from .landmarks.live_points import LivePoints
 from .media.camera import Shot, Source, open_source
 from .media.sinks import Sink, open_sink
+from .torch_state import with_default_torch_state
 
 _POLL = 0.05  # seconds after which a window is looked at, though no frame came
 _GRACE = 5.0  # seconds that frames on their way are waited for after the end was asked for
@@ -134,6 +135,7 @@ class _Meter:
         self.told, self.recent = (seconds, self.frames), Latencies()
 
 
+@with_default_torch_state
 def run_live(
     person: Person,
     engine: Engine,

@@ -14,6 +14,7 @@ from .clip import Clip, Track
 from .errors import TalkingheadError, require
 from .landmarks.dlib_face import face_descriptor
 from .landmarks.face import Detector, largest_face
+from .torch_state import from_numpy
 
 _BATCH = 16  # frames at a time: SSIM holds about thirty times their size
 _EYE_CORNERS = (36, 45)  # the outer ones
@@ -165,5 +166,5 @@ def _batches(frames: np.ndarray, truth: np.ndarray) -> Iterator[tuple[Tensor, Te
     """Pairs of float32 [n, 3, H, W] in 0..255, a few frames at a time."""
     _check(frames, truth)
     for start in range(0, len(frames), _BATCH):
-        ours, theirs = (torch.from_numpy(some[start : start + _BATCH]).permute(0, 3, 1, 2).float() for some in (frames, truth))
+        ours, theirs = (from_numpy(some[start : start + _BATCH]).permute(0, 3, 1, 2).float() for some in (frames, truth))
         yield ours, theirs

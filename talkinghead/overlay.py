@@ -23,6 +23,7 @@ from .landmarks.face import DOUBTFUL, Detector
 from .media.panels import BRIGHT, FAINT, Row, blank, sheet
 from .media.pictures import WRITABLE_SUFFIXES, Line, Pictures, Text, draw_lines, is_picture, pictures_in, write_picture, write_text
 from .media.video import VideoReader, VideoWriter, write_video
+from .torch_state import from_numpy, with_default_torch_state
 
 _RED, _AMBER, _GREY, _DARK = (255, 92, 82), (255, 190, 70), (176, 180, 188), (12, 13, 16)
 _SMALLEST, _LARGEST = 640, 1280  # longer side of a video: smaller ones are enlarged by a whole factor, larger ones reduced
@@ -84,6 +85,7 @@ class Found:
         return lines + ([f"new shot: {_shortened([f'{time:.1f} s' for time in self.cuts], most)}"] if self.cuts else [])
 
 
+@with_default_torch_state
 def draw_found(path: str | Path, out: str | Path, detector: Detector, face: int = 1, progress: Progress = silent) -> Found:
     """Draw the landmarks of a video, GIF, picture or folder of pictures of one size; memory does not grow with its length.
 
@@ -276,7 +278,7 @@ def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     factor = size[0] // frame.shape[0]
     if (frame.shape[0] * factor, frame.shape[1] * factor) == size:
         return frame.repeat(factor, axis=0).repeat(factor, axis=1)
-    planes = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    planes = from_numpy(frame).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 

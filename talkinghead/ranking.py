@@ -21,6 +21,7 @@ from .errors import TalkingheadError
 from .identity import IdentityNetwork, cosine, describe
 from .landmarks.face import DOUBTFUL, Detector
 from .media.video import VideoReader
+from .torch_state import with_default_torch_state
 
 FRAMES = 16
 """Of each driver, evenly spaced over the frames looked at."""
@@ -53,6 +54,7 @@ class Ranked:
         return {**asdict(self), "driver": str(self.driver)}
 
 
+@with_default_torch_state
 def rank_drivers(
     person: Person,
     drivers: Sequence[str | Path],

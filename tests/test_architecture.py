@@ -24,7 +24,7 @@ KERNELS = ROOT / "kernels" / "talkinghead_kernels"
 
 LAYERS: tuple[set[str], ...] = (
     {"talkinghead_kernels"},
-    {"errors", "version", "device", "files", "interrupt", "tensor_file", "clip", "config"},
+    {"errors", "version", "device", "files", "interrupt", "tensor_file", "torch_state", "clip", "config"},
     {"networks", "corpus", "data", "media", "landmarks", "checkpoint"},
     {"engines", "losses", "perceptual", "frozen", "metrics", "identity", "inception"},
     {"demo", "live", "animate", "paste_back", "overlay", "training", "evaluation", "ranking", "synthetic"},

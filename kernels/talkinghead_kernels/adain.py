@@ -8,19 +8,26 @@ statistics' dtype or x's. The result has x's dtype and memory format. Saved for 
 """
 
 import math
+from functools import partial
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from . import backend
-from .registration import LIBRARY, no_second_derivative, register
+from .registration import is_batched, is_transformed, register
 
 _DTYPES = (*backend.FAST_DTYPES, torch.float64)
 
 
 def adain_reference(x: Tensor, scale: Tensor, bias: Tensor, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The formula in plain torch: y, mean, rstd. Group norm with one group a plane finds the statistics in one two-pass op."""
+    """The formula in plain torch, in x's memory format: y, mean, rstd."""
+    y, mean, rstd = _formula(x, scale, bias, eps, relu)
+    return y.contiguous(memory_format=_format(x)), mean, rstd
+
+
+def _formula(x: Tensor, scale: Tensor, bias: Tensor, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    # group norm with one group a plane finds the statistics in one two-pass op
     batch, channels, height, width = x.shape
     wide = x.to(_wide(x))
     planes = wide.reshape(1, batch * channels, height * width).contiguous()
@@ -29,15 +36,21 @@ def adain_reference(x: Tensor, scale: Tensor, bias: Tensor, eps: float, relu: bo
     # its own result, scale * h + (bias - scale * mean), is wrong where the mean is far larger than the spread
     distance = wide - mean[:, :, None, None]
     y = torch.addcmul(bias.to(wide.dtype)[..., None, None], distance, (scale.to(wide.dtype) * rstd)[..., None, None])
-    y = torch.empty_like(x, memory_format=_format(x)).copy_(y)
-    return torch.relu(y) if relu else y, mean, rstd
+    return (torch.relu(y) if relu else y).to(x.dtype), mean, rstd
 
 
 def adain_backward_reference(
     grad_y: Tensor, grad_h: Tensor | None, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of h, scale [B, C] and bias [B, C]. With n the normalised plane and g the gradient before the affine:
+    """Gradients of h, in its memory format, scale [B, C] and bias [B, C]. With n the normalised plane and g the gradient before the affine:
     dh = rstd * scale * (g - mean(g) - n * mean(g * n))."""
+    grad_x, grad_scale, grad_bias = _backward_formula(grad_y, grad_h, h, scale, bias, mean, rstd, relu)
+    return grad_x.contiguous(memory_format=_format(h)), grad_scale, grad_bias
+
+
+def _backward_formula(
+    grad_y: Tensor, grad_h: Tensor | None, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     wide = _wide(h)
     mean, rstd, scale, bias = (v.to(wide).expand(h.shape[:2])[:, :, None, None] for v in (mean, rstd, scale, bias))
     normalised = (h.to(wide) - mean) * rstd
@@ -50,7 +63,7 @@ def adain_backward_reference(
     grad_x = rstd * scale * (g - grad_bias / area - normalised * (grad_scale / area))
     if grad_h is not None:
         grad_x = grad_x + grad_h.to(wide)
-    return torch.empty_like(h, memory_format=_format(h)).copy_(grad_x), grad_scale[:, :, 0, 0], grad_bias[:, :, 0, 0]
+    return grad_x.to(h.dtype), grad_scale[:, :, 0, 0], grad_bias[:, :, 0, 0]
 
 
 @overload
@@ -85,7 +98,6 @@ def adain(
 
     Raises:
         ValueError: an argument is not as above; the message names it.
-        RuntimeError: the gradient is differentiated again.
     """
     direct = _untraced(x) and torch.is_inference_mode_enabled()
     if residual is None:
@@ -97,7 +109,7 @@ def adain(
 
 def _untraced(x: Tensor) -> bool:
     """Whether an op's body may be called directly where autograd is off; its way through the dispatcher counts at small layers."""
-    return not torch.compiler.is_compiling() and type(x) is Tensor
+    return not torch.compiler.is_compiling() and type(x) is Tensor and not is_transformed()
 
 
 def _check(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> None:
@@ -198,7 +210,9 @@ def _backward(
         if grad_h is not None:
             grad_h = grad_h.contiguous(memory_format=_format(h))
         relu = activation == "relu"
-        kernel(grad_y, grad_h, h, _rows(scale, h), _rows(bias, h), mean, rstd, relu, grad_x, grad_scale, grad_bias)
+        kernel(
+            grad_y, grad_h, h, _rows(scale, h), _rows(bias, h), mean.contiguous(), rstd.contiguous(), relu, grad_x, grad_scale, grad_bias
+        )
     return grad_x, _narrow(grad_scale, scale), _narrow(grad_bias, bias)
 
 
@@ -223,47 +237,34 @@ def _add_forward_fake(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, 
     return y, h, *_statistics(x)
 
 
-_ADAIN = register(
-    "adain(Tensor x, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor)", _forward, _forward_fake
-)
-_ADD_ADAIN = register(
-    "add_adain(Tensor x, Tensor residual, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor, Tensor)",
-    _add_forward,
-    _add_forward_fake,
-)
-_ADAIN_BACKWARD = register(
-    "adain_backward(Tensor grad_y, Tensor? grad_h, Tensor h, Tensor scale, Tensor bias, Tensor mean, Tensor rstd, str? activation)"
-    " -> (Tensor, Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
-no_second_derivative("adain_backward")
-
-
-def _save(ctx: Any, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, activation: str | None) -> None:
+def _save(ctx: Any, h: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, eps: float, activation: str | None) -> None:
     ctx.save_for_backward(h, scale, bias, mean, rstd)
-    ctx.activation, ctx.backend = activation, backend.current()
+    ctx.eps, ctx.activation, ctx.backend = eps, activation, backend.current()
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, scale, bias, _, activation = inputs
+    x, scale, bias, eps, activation = inputs
     _, mean, rstd = output
-    _save(ctx, x, scale, bias, mean, rstd, activation)
+    _save(ctx, x, scale, bias, mean, rstd, eps, activation)
 
 
 def _save_add_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, scale, bias, _, activation = inputs
+    _, _, scale, bias, eps, activation = inputs
     _, h, mean, rstd = output
-    _save(ctx, h, scale, bias, mean, rstd, activation)
+    _save(ctx, h, scale, bias, mean, rstd, eps, activation)
 
 
 def _gradients(ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
         return grad_h, None, None
     h, scale, bias, mean, rstd = ctx.saved_tensors
-    run = _ADAIN_BACKWARD if not _untraced(h) or torch.is_grad_enabled() else _backward
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        formula = partial(_formula, eps=ctx.eps, relu=ctx.activation == "relu")
+        grad, grad_scale, grad_bias = torch.func.vjp(lambda *args: formula(*args)[0], h, scale, bias)[1](grad_y)
+        return grad if grad_h is None else grad + grad_h, grad_scale, grad_bias
+    run = _backward if _untraced(h) and not is_batched(grad_y, grad_h) else _ADAIN_BACKWARD
     # the engine runs CUDA gradients in a thread of its own, where no choice was made
     with backend.again(ctx.backend):
         return run(grad_y, grad_h, h, scale, bias, mean, rstd, ctx.activation)
@@ -278,5 +279,51 @@ def _add_autograd(ctx: Any, grad_y: Tensor | None, grad_h: Tensor | None, *_: Te
     return grad, grad, grad_scale, grad_bias, None, None
 
 
-torch.library.register_autograd("talkinghead::adain", _autograd, setup_context=_save_forward, lib=LIBRARY)
-torch.library.register_autograd("talkinghead::add_adain", _add_autograd, setup_context=_save_add_forward, lib=LIBRARY)
+def _plain(x: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, None, scale, bias, eps, activation)
+    return _formula(x, scale, bias, eps, activation == "relu")
+
+
+def _add_plain(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, eps: float, activation: str | None) -> tuple[Tensor, ...]:
+    _check(x, residual, scale, bias, eps, activation)
+    h = x + residual
+    y, mean, rstd = _formula(h, scale, bias, eps, activation == "relu")
+    return y, h, mean, rstd
+
+
+def _backward_plain(
+    grad_y: Tensor,
+    grad_h: Tensor | None,
+    h: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    activation: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x, grad_scale, grad_bias = _backward_formula(grad_y, grad_h, h, scale, bias, mean, rstd, activation == "relu")
+    return grad_x, _narrow(grad_scale, scale), _narrow(grad_bias, bias)
+
+
+_ADAIN = register(
+    "adain(Tensor x, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    _plain,
+    gradient=(_autograd, _save_forward),
+)
+_ADD_ADAIN = register(
+    "add_adain(Tensor x, Tensor residual, Tensor scale, Tensor bias, float eps, str? activation) -> (Tensor, Tensor, Tensor, Tensor)",
+    _add_forward,
+    _add_forward_fake,
+    _add_plain,
+    gradient=(_add_autograd, _save_add_forward),
+)
+_ADAIN_BACKWARD = register(
+    "adain_backward(Tensor grad_y, Tensor? grad_h, Tensor h, Tensor scale, Tensor bias, Tensor mean, Tensor rstd, str? activation)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+    _backward_plain,
+    refusal="is a gradient itself; differentiate that of adain, with create_graph=True",
+)

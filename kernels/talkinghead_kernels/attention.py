@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend, native
-from .registration import LIBRARY, no_second_derivative, register
+from .registration import is_transformed, register
 
 _DTYPES = (*backend.FAST_DTYPES, torch.float64)
 
@@ -53,10 +53,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Raises:
         ValueError: an argument is not as above; the message names it.
-        RuntimeError: the gradient is differentiated again.
     """
-    # compiled code may meet any choice of a backend, so it holds the op
-    if query.device.type == "cpu" and (torch.compiler.is_compiling() or native.missing("cpu", "attention_forward") is None):
+    # compiled code may meet any choice of a backend, so it holds the op; torch's own knows no forward mode
+    if torch.compiler.is_compiling():
+        by_op = query.device.type == "cpu"
+    else:
+        by_op = is_transformed() or (query.device.type == "cpu" and native.missing("cpu", "attention_forward") is None)
+    if by_op:
         out: Tensor = _ATTENTION(query, key, value)[0]
         return out
     _check(query, key, value)
@@ -98,8 +101,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]
     _check(query, key, value)
     kernel = _kernel("attention_forward", query)
     if kernel is None:
-        with torch.autocast(query.device.type, enabled=False):
-            out, lse = attention_reference(query, key, value)
+        out, lse = _plain(query, key, value)
         return out.contiguous(), lse.contiguous()
     out, lse = _forward_fake(query, key, value)
     kernel(query.contiguous(), key.contiguous(), value.contiguous(), out, lse)
@@ -116,8 +118,7 @@ def _forward_fake(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
 def _backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     kernel = _kernel("attention_backward", query)
     if kernel is None:
-        with torch.autocast(query.device.type, enabled=False):
-            grads = attention_backward_reference(grad_out, query, key, value, out, lse)
+        grads = _backward_plain(grad_out, query, key, value, out, lse)
         return grads[0].contiguous(), grads[1].contiguous(), grads[2].contiguous()
     grads = _backward_fake(grad_out, query, key, value, out, lse)
     kernel(*(it.contiguous() for it in (grad_out, query, key, value, out, lse)), *grads)
@@ -126,15 +127,6 @@ def _backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: 
 
 def _backward_fake(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-
-
-_ATTENTION = register("attention(Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor)", _forward, _forward_fake)
-_ATTENTION_BACKWARD = register(
-    "attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse) -> (Tensor, Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
-no_second_derivative("attention_backward")
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -147,8 +139,34 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -
 def _autograd(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return None, None, None
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        return torch.func.vjp(lambda *args: _plain(*args)[0], *ctx.saved_tensors[:3])[1](grad_out)
     with backend.again(ctx.backend):
         return _ATTENTION_BACKWARD(grad_out, *ctx.saved_tensors)
 
 
-torch.library.register_autograd("talkinghead::attention", _autograd, setup_context=_save, lib=LIBRARY)
+def _plain(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    _check(query, key, value)
+    with torch.autocast(query.device.type, enabled=False):
+        return attention_reference(query, key, value)
+
+
+def _backward_plain(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(query.device.type, enabled=False):
+        return attention_backward_reference(grad_out, query, key, value, out, lse)
+
+
+_ATTENTION = register(
+    "attention(Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    _plain,
+    gradient=(_autograd, _save),
+)
+_ATTENTION_BACKWARD = register(
+    "attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+    _backward_plain,
+    refusal="is a gradient itself; differentiate that of attention, with create_graph=True",
+)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .registration import is_transformed
 from .winograd import is_faster, native_runs, transform, winograd
 
 _ABLE: dict[torch.dtype, Callable[[], bool]] = {
@@ -42,14 +43,21 @@ def conv2d(
 
     Raises:
         ValueError: an argument does not fit a weight packed for `winograd`; the message names it.
+        NotImplementedError: a weight packed for oneDNN under forward-mode differentiation, `torch.func` or vmap.
     """
     if _for_winograd(weight):
         return winograd(x, weight, bias, clamp)
     if not weight.is_mkldnn:
         y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
         return y if clamp is None else y.clamp(*clamp)
+    _refuse_transforms("conv2d")
     after, bounds = ("none", []) if clamp is None else ("hardtanh", list(clamp))
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, after, bounds, "")
+
+
+def _refuse_transforms(op: str) -> None:
+    if not torch.compiler.is_compiling() and is_transformed():
+        raise NotImplementedError(f"{op}: a packed weight knows no forward-mode differentiation, torch.func or vmap; give the plain one")
 
 
 def is_packed(weight: Tensor) -> bool:
@@ -70,6 +78,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     """torch's conv_transpose2d, of a packed weight too; weight [C, out, k, k] before it was packed, and the rest as for `conv2d`."""
     if not weight.is_mkldnn:
         return F.conv_transpose2d(x, weight, bias, stride, padding)
+    _refuse_transforms("conv_transpose2d")
     return torch.ops.mkldnn._convolution_transpose_pointwise(
         x, weight, bias, [padding] * 2, [0, 0], [stride] * 2, [1, 1], 1, "none", [], ""
     )

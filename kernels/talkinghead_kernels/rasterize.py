@@ -71,10 +71,11 @@ def draw_landmarks(
 
     Raises:
         ValueError: an argument is not as above; the message names it.
+        NotImplementedError: forward-mode differentiation or `torch.func` asks for the derivative of a point; detach it.
     """
     indices = [index for part in parts for index in part]
     lengths = [len(part) for part in parts]
-    return _DRAW(points.detach(), size, indices, lengths, [value for colour in colours for value in colour])
+    return _DRAW(points, size, indices, lengths, [value for colour in colours for value in colour])
 
 
 def _check(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> None:
@@ -108,7 +109,19 @@ def _fake(points: Tensor, size: int, indices: list[int], lengths: list[int], col
     return points.new_empty(points.shape[0], 3, size, size, dtype=torch.float32)
 
 
-_DRAW = register("draw_landmarks(Tensor points, int size, int[] indices, int[] lengths, int[] colours) -> Tensor", _run, _fake)
+def _plain(points: Tensor, size: int, indices: list[int], lengths: list[int], colours: list[int]) -> Tensor:
+    _check(points, size, indices, lengths, colours)
+    return draw_landmarks_reference(points.float(), size, indices, lengths, colours)
+
+
+_DRAW = register(
+    "draw_landmarks(Tensor points, int size, int[] indices, int[] lengths, int[] colours) -> Tensor",
+    _run,
+    _fake,
+    _plain,
+    constant=True,
+    refusal="no gradient flows into the points, and neither forward-mode differentiation nor torch.func goes through it; detach them",
+)
 
 
 def _squared_distance(start: Tensor, end: Tensor, centres: Tensor) -> Tensor:

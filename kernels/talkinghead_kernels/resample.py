@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .convolution import conv2d, conv_transpose2d, is_packed, kernel_size
+from .registration import is_transformed
 
 FORMS: dict[str, Callable[[int, int], tuple[int, int, int, int]]] = {
     "plain": lambda outputs, inputs: (outputs, inputs, 3, 3),
@@ -192,6 +193,8 @@ def _shuffled(x: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> bool:
+    if not torch.compiler.is_compiling() and is_transformed():  # vmap does not know
+        return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 

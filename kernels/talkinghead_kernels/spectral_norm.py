@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend
-from .registration import LIBRARY, no_second_derivative, register
+from .registration import register
 from .resample import FORMS, fold, fold_adjoint
 
 EPS = 1e-4
@@ -59,6 +60,7 @@ def power_iteration_(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequen
 
     Raises:
         ValueError: the lists or a vector do not fit; the message names it.
+        NotImplementedError: inside `torch.func`, vmap or forward-mode differentiation of an argument; iterate before.
     """
     with torch.no_grad():
         _POWER_ITERATION(list(weights), list(us), list(vs), eps)
@@ -88,7 +90,6 @@ def normalise(
 
     Raises:
         ValueError: the lists, a vector or a form do not fit; the message names it.
-        RuntimeError: the gradient is differentiated again.
     """
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise ValueError(f"normalise: memory_format must be torch.contiguous_format or torch.channels_last, got {memory_format}")
@@ -216,36 +217,13 @@ def _run_normalise_backward(grads: list[Tensor], weights: list[Tensor], constant
         weights = [w.contiguous() for w in weights]
         grads = [g if g.dim() == 4 and g.is_contiguous(memory_format=torch.channels_last) else g.contiguous() for g in grads]
         results = [torch.empty_like(w) for w in weights]
-        kernel(grads, weights, constants, eps, [list(FORMS).index(form) for form in forms], results)
+        kernel(grads, weights, constants.contiguous(), eps, [list(FORMS).index(form) for form in forms], results)
         return results
-    sizes = [length for w in weights for length in (w.shape[0], w.numel() // w.shape[0])]
-    sigmas, *vectors = constants.split([len(weights), *sizes])
-    with _full_precision(weights[0]):
-        return [
-            normalise_backward_reference(grad, weight, sigma, u, v, eps, form)
-            for grad, weight, sigma, u, v, form in zip(grads, weights, sigmas, vectors[::2], vectors[1::2], forms, strict=True)
-        ]
+    return _backward_plain(grads, weights, constants, eps, forms)
 
 
 def _normalise_backward_fake(grads: list[Tensor], weights: list[Tensor], constants: Tensor, eps: float, forms: list[str]) -> list[Tensor]:
     return [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-
-
-_POWER_ITERATION = register(
-    "power_iteration_(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps) -> ()", _run_power_iteration, _power_iteration_fake
-)
-_NORMALISE = register(
-    "normalise(Tensor[] weights, Tensor[] us, Tensor[] vs, float eps, str[] forms, ScalarType? dtype, bool channels_last)"
-    " -> (Tensor[], Tensor)",
-    _run_normalise,
-    _normalise_fake,
-)
-_NORMALISE_BACKWARD = register(
-    "normalise_backward(Tensor[] grads, Tensor[] weights, Tensor constants, float eps, str[] forms) -> Tensor[]",
-    _run_normalise_backward,
-    _normalise_backward_fake,
-)
-no_second_derivative("normalise_backward")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
@@ -261,10 +239,70 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]
 def _autograd(ctx: Any, grads: list[Tensor | None], _: Tensor | None) -> tuple[Any, ...]:
     constants, *weights = ctx.saved_tensors
     full = [torch.zeros(s, dtype=t, device=d) if g is None else g for g, (s, t, d) in zip(grads, ctx.like, strict=True)]
-    with backend.again(ctx.backend):
-        results = _NORMALISE_BACKWARD(full, weights, constants, ctx.eps, ctx.forms)
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        _, us, vs = _split(constants, weights)
+        plain = partial(_plain, us=us, vs=vs, eps=ctx.eps, forms=ctx.forms, dtype=ctx.like[0][1], channels_last=False)
+        (results,) = torch.func.vjp(lambda them: plain(them)[0], weights)[1](full)
+    else:
+        with backend.again(ctx.backend):
+            results = _NORMALISE_BACKWARD(full, weights, constants, ctx.eps, ctx.forms)
     unused = [None] * len(weights)
     return results, unused, unused, None, None, None, None
 
 
-torch.library.register_autograd("talkinghead::normalise", _autograd, setup_context=_save, lib=LIBRARY)
+def _plain(
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    eps: float,
+    forms: list[str],
+    dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[list[Tensor], Tensor]:
+    _check("normalise", weights, us, vs, eps)
+    _check_forms(weights, forms, dtype)
+    us, vs = ([vector.detach() for vector in vectors] for vectors in (us, vs))
+    with _full_precision(weights[0]):
+        pairs = [normalise_reference(weight, u, v, eps, form) for weight, u, v, form in zip(weights, us, vs, forms, strict=True)]
+    vectors = itertools.chain.from_iterable(zip(us, vs, strict=True))
+    constants = torch.cat([torch.stack([sigma.detach() for _, sigma in pairs]), *vectors])
+    return [weight.to(dtype or weight.dtype) for weight, _ in pairs], constants
+
+
+def _backward_plain(grads: list[Tensor], weights: list[Tensor], constants: Tensor, eps: float, forms: list[str]) -> list[Tensor]:
+    sigmas, us, vs = _split(constants, weights)
+    with _full_precision(weights[0]):
+        return [
+            normalise_backward_reference(grad, weight, sigma, u, v, eps, form)
+            for grad, weight, sigma, u, v, form in zip(grads, weights, sigmas, us, vs, forms, strict=True)
+        ]
+
+
+def _split(constants: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Sigma, u and v of every layer, out of the constants that `normalise` saves."""
+    sizes = [length for w in weights for length in (w.shape[0], w.numel() // w.shape[0])]
+    sigmas, *vectors = constants.split([len(weights), *sizes])
+    return sigmas, vectors[::2], vectors[1::2]
+
+
+_POWER_ITERATION = register(
+    "power_iteration_(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps) -> ()",
+    _run_power_iteration,
+    _power_iteration_fake,
+    refusal="works in place, and neither forward-mode differentiation nor torch.func goes through it; call it before",
+)
+_NORMALISE = register(
+    "normalise(Tensor[] weights, Tensor[] us, Tensor[] vs, float eps, str[] forms, ScalarType? dtype, bool channels_last)"
+    " -> (Tensor[], Tensor)",
+    _run_normalise,
+    _normalise_fake,
+    _plain,
+    gradient=(_autograd, _save),
+)
+_NORMALISE_BACKWARD = register(
+    "normalise_backward(Tensor[] grads, Tensor[] weights, Tensor constants, float eps, str[] forms) -> Tensor[]",
+    _run_normalise_backward,
+    _normalise_backward_fake,
+    _backward_plain,
+    refusal="is a gradient itself; differentiate that of normalise, with create_graph=True",
+)

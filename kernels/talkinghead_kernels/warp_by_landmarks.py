@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backend
-from .registration import LIBRARY, no_second_derivative, register
+from . import backend, bicubic
+from .registration import register
 
 GRID = 64
 """Default side of the motion field."""
@@ -122,10 +122,9 @@ def landmark_motion(source: Tensor, target: Tensor, grid: int = GRID) -> Tensor:
 
     Raises:
         ValueError: an argument is not as above; the message names it.
-        NotImplementedError: a point is a dual number of forward-mode differentiation.
+        NotImplementedError: forward-mode differentiation or `torch.func` asks for the derivative of a point; detach it.
     """
-    _refuse_tangents("landmark_motion", source, target)
-    return _MOTION(source.detach(), target.detach(), grid)
+    return _MOTION(source, target, grid)
 
 
 def warp(image: Tensor, motion: Tensor) -> Tensor:
@@ -140,10 +139,7 @@ def warp(image: Tensor, motion: Tensor) -> Tensor:
 
     Raises:
         ValueError: an argument is not as above; the message names it.
-        NotImplementedError: an argument is a dual number of forward-mode differentiation.
-        RuntimeError: the gradient is differentiated again.
     """
-    _refuse_tangents("warp", image, motion)
     return _WARP(image, motion)
 
 
@@ -161,16 +157,6 @@ def warp_by_landmarks(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
         ValueError: an argument is not as `landmark_motion` and `warp` have it; the message names it.
     """
     return warp(image, landmark_motion(source, target))
-
-
-def _refuse_tangents(op: str, *tensors: Tensor) -> None:
-    # the dispatcher would drop tangents in silence; compilers trace code without them
-    forward_ad = torch.autograd.forward_ad
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        reason = "forward-mode differentiation is not supported; use torch.autograd.grad"
-        raise NotImplementedError(f"{op}: {reason}")
 
 
 def _check_points(source: Tensor, target: Tensor, grid: int) -> None:
@@ -308,16 +294,6 @@ def _backward_fake(
     )
 
 
-_MOTION = register("landmark_motion(Tensor source, Tensor target, int grid) -> Tensor", _motion, _motion_fake)
-_WARP = register("warp(Tensor image, Tensor motion) -> Tensor", _forward, _forward_fake)
-_WARP_BACKWARD = register(
-    "warp_backward(Tensor grad, Tensor image, Tensor motion, bool image_needed, bool motion_needed) -> (Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
-no_second_derivative("warp_backward")
-
-
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
     ctx.backend = backend.current()
@@ -325,10 +301,63 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     needs = ctx.needs_input_grad
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        return torch.func.vjp(_plain, *ctx.saved_tensors)[1](grad)
     # the engine runs CUDA gradients in a thread of its own, where no choice was made
     with backend.again(ctx.backend):
         grads = _WARP_BACKWARD(grad, *ctx.saved_tensors, *needs)
     return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
 
 
-torch.library.register_autograd("talkinghead::warp", _autograd, setup_context=_save, lib=LIBRARY)
+def _motion_plain(source: Tensor, target: Tensor, grid: int) -> Tensor:
+    _check_points(source, target, grid)
+    return landmark_motion_reference(source, target, grid)
+
+
+def _plain(image: Tensor, motion: Tensor) -> Tensor:
+    _check(image, motion)
+    wide = image.to(_wide(image))
+    return bicubic.sample(wide, *_pixels(motion, wide)).to(image.dtype)
+
+
+def _backward_plain(
+    grad: Tensor,
+    image: Tensor,
+    motion: Tensor,
+    image_needed: bool,
+    motion_needed: bool,
+) -> tuple[Tensor, Tensor]:
+    wide, (height, width) = image.to(_wide(image)), image.shape[2:]
+    grad_image, grad_x, grad_y = bicubic.sample_backward(grad.to(wide.dtype), wide, *_pixels(motion, wide))
+    grad_motion = torch.stack([grad_x * width, grad_y * height], 1)
+    if motion.shape[2:] != image.shape[2:]:
+        shrink = torch.ops.aten.upsample_bilinear2d_backward
+        grad_motion = shrink(grad_motion, [height, width], list(motion.shape), False)
+    return (
+        grad_image.to(image.dtype) if image_needed else image.new_empty(0),
+        grad_motion.to(motion.dtype) if motion_needed else motion.new_empty(0),
+    )
+
+
+def _pixels(motion: Tensor, image: Tensor) -> list[Tensor]:
+    """Where a picture is read, x and y [B, H, W] in pixels, as `_places` has it for grid_sample."""
+    places = _places(_enlarge(motion.to(image.dtype), image))
+    return [(places[..., i] + 1) * (size / 2) - 0.5 for i, size in enumerate((image.shape[3], image.shape[2]))]
+
+
+_MOTION = register(
+    "landmark_motion(Tensor source, Tensor target, int grid) -> Tensor",
+    _motion,
+    _motion_fake,
+    _motion_plain,
+    constant=True,
+    refusal="no gradient flows into the points, and neither forward-mode differentiation nor torch.func goes through it; detach them",
+)
+_WARP = register("warp(Tensor image, Tensor motion) -> Tensor", _forward, _forward_fake, _plain, gradient=(_autograd, _save))
+_WARP_BACKWARD = register(
+    "warp_backward(Tensor grad, Tensor image, Tensor motion, bool image_needed, bool motion_needed) -> (Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+    _backward_plain,
+    refusal="is a gradient itself; differentiate that of warp, with create_graph=True",
+)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend, native
-from .registration import register
+from .registration import is_transformed, register
 
 _PANEL = 32
 """Output channels that lie together, as the kernel has it."""
@@ -74,6 +74,10 @@ def transform(weight: Tensor) -> Tensor:
 
 def winograd_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The formula in plain torch; channels_last."""
+    return _formula(x, weight, bias).contiguous(memory_format=torch.channels_last)
+
+
+def _formula(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     inputs, outputs = weight.shape[1:]
     widths = [min(_PANEL, outputs - begin) for begin in range(0, outputs, _PANEL)]
     panels = weight.flatten(1).split([inputs * width for width in widths], 1)
@@ -86,8 +90,7 @@ def winograd_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     products = torch.bmm(taken.reshape(36, -1, inputs), weight).view(*taken.shape[:5], outputs)
     made = after @ products.permute(2, 5, 3, 0, 4, 1).transpose(3, 4) @ after.mT  # [B, out, down, across, 4, 4]
     y = made.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, :height, :width]
-    y = y if bias is None else y + bias[:, None, None]
-    return y.contiguous(memory_format=torch.channels_last)
+    return y if bias is None else y + bias[:, None, None]
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple[float, float] | None = None) -> Tensor:
@@ -106,7 +109,10 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, clamp: tuple
         ValueError: an argument is not as above; the message names it.
     """
     low, high = (None, None) if clamp is None else clamp
-    run = _WINOGRAD if torch.compiler.is_compiling() else _run  # the dispatcher takes as long as a small layer
+    compiling = torch.compiler.is_compiling()
+    if not compiling and is_transformed():
+        return _WINOGRAD(x, weight, bias, low, high)
+    run = _WINOGRAD if compiling else _run  # the dispatcher takes as long as a small layer
     made: Tensor = run(x.detach(), weight, None if bias is None else bias.detach(), low, high)
     return made
 
@@ -139,7 +145,19 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, hig
     return torch.empty((x.shape[0], weight.shape[2], *x.shape[2:]), device=x.device, memory_format=torch.channels_last)
 
 
-_WINOGRAD = register("winograd(Tensor x, Tensor weight, Tensor? bias, float? low, float? high) -> Tensor", _run, _fake)
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
+    _check(x, weight, bias)
+    made = _formula(x, weight, bias)
+    return made if low is None and high is None else made.clamp(low, high)
+
+
+_WINOGRAD = register(
+    "winograd(Tensor x, Tensor weight, Tensor? bias, float? low, float? high) -> Tensor",
+    _run,
+    _fake,
+    _plain,
+    refusal="is for inference and has no gradient; convolve with the weight that was not transformed",
+)
 
 
 def native_runs() -> bool:

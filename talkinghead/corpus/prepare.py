@@ -19,6 +19,7 @@ from ..errors import TalkingheadError, one_line
 from ..files import folder_lock, replacing, sha256
 from ..landmarks.detect import open_detector
 from ..landmarks.face import Detector
+from ..torch_state import with_default_torch_state
 from .book import REPORT, Book, Known
 from .examine import Examiner, Finding, Job, state_of, unwritable
 from .filters import Filters
@@ -109,6 +110,7 @@ class Report:
         ]
 
 
+@with_default_torch_state
 def prepare(
     videos: Iterable[str | Path],
     out: str | Path,

@@ -18,6 +18,7 @@ from ..landmarks.face import Detector, find_faces, largest_face
 from ..landmarks.follow import EVERY, Chain, follow_faces
 from ..media.pictures import Pictures, is_picture, pictures_in, read_picture
 from ..media.video import VideoReader
+from ..torch_state import with_default_torch_state
 from .crop import Crop, crop_around
 
 Progress = Callable[..., Iterable[Any]]
@@ -78,6 +79,7 @@ class Faces:
         return Track(points.reshape(-1, POINTS, 2), self.size, self.fps, confidence)
 
 
+@with_default_torch_state
 def read_faces(
     path: str | Path | VideoReader | Pictures,
     detector: Detector,
@@ -114,6 +116,7 @@ def read_faces(
     return Faces(source.path, tuple(chains), total, source.size, float(source.fps) / stride, cuts)
 
 
+@with_default_torch_state
 def read_track(
     path: str | Path | VideoReader | Pictures,
     detector: Detector,
@@ -139,6 +142,7 @@ def read_track(
     return track
 
 
+@with_default_torch_state
 def read_clip(
     paths: str | Path | Sequence[str | Path],
     size: int = 256,

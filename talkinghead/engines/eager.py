@@ -12,6 +12,7 @@ from ..checkpoint import Person
 from ..device import bfloat16_is_faster, has_bfloat16
 from ..landmarks.draw import landmark_image
 from ..networks import ReferenceViews, final_generator, pack_
+from ..torch_state import with_default_torch_state
 from .engine import Engine
 from .frame import DTYPES, finish
 from .manifest import PRECISIONS, Manifest
@@ -34,8 +35,11 @@ class EagerEngine(Engine):
         batch: how many frames at a time it is to be fast for; it takes others too.
     """
 
+    survives_fork = True  # on a CPU; a GPU's own error says that it does not
+
     advice = "use --device cpu, or another --precision"
 
+    @with_default_torch_state
     def __init__(self, person: Person, device: str | torch.device = "cpu", precision: str = "fp32", batch: int = 1) -> None:
         self.device = torch.device(device)
         # what it holds is the person it was given

@@ -11,6 +11,7 @@ from ..clip import POINTS
 from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
 from ..networks.references import ReferenceViewer
+from ..torch_state import fork_count, from_numpy, with_default_torch_state
 from .manifest import Manifest
 
 
@@ -26,15 +27,25 @@ class Engine(ABC):
     manifest: Manifest
     styles: np.ndarray | None = None
     viewer: ReferenceViewer | None = None
+    _forks: int
+
+    survives_fork = False
+    """Whether it runs in a process forked from the one that opened it; a runtime with threads of its own waits for them for ever."""
 
     advice = "export it again, or render with torch"
     """What to do when it fails to run."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> "Engine":
+        self = super().__new__(cls)
+        self._forks = fork_count()
+        return self
 
     @property
     def size(self) -> int:
         """Height and width of its frames."""
         return self.manifest.size
 
+    @with_default_torch_state
     def show(self, person: Person) -> None:
         """Take what the engine needs of a person besides its own weights: styles where they are an input, and references."""
         if self.manifest.styles == "input":
@@ -42,6 +53,7 @@ class Engine(ABC):
         if person.references is not None:
             self.viewer = ReferenceViewer(person.references)
 
+    @with_default_torch_state
     def run(self, given: np.ndarray | Tensor, styles: np.ndarray | Tensor | None = None) -> np.ndarray:
         """Landmarks, or landmark images, to frames.
 
@@ -54,9 +66,13 @@ class Engine(ABC):
             uint8 [B, size, size, 3], RGB.
 
         Raises:
-            TalkingheadError: a shape is not as above, a value is not finite, or the engine lacks references, or lacks or has no use for
-                styles.
+            TalkingheadError: a shape is not as above, a value is not finite, the engine lacks references, or lacks or has no use for styles,
+                or this process was forked from the one that opened it.
         """
+        if fork_count() != self._forks and not self.survives_fork:
+            raise TalkingheadError(
+                f"{self.manifest.format}: was opened before this process was forked, and its threads are gone; open it in this process"
+            )
         given = _array(given)
         layer_size = self.manifest.layer_size
         image = (3, layer_size, layer_size)
@@ -94,13 +110,13 @@ class Engine(ABC):
         """Return the arguments of a run by name, in the order of the network's."""
         inputs = {self.manifest.input: given}
         if self.manifest.input == "image" and given.shape[1:] == (POINTS, 2):
-            inputs["image"] = landmark_image(torch.from_numpy(given), self.manifest.layer_size).numpy()
+            inputs["image"] = landmark_image(from_numpy(given), self.manifest.layer_size).numpy()
         if styles is not None:
             inputs["styles"] = styles
         if self.manifest.guided:
             if self.viewer is None:
                 raise TalkingheadError("engine: shows a person's pictures and has none; open it with the person, or call show(person)")
-            views = self.viewer(torch.from_numpy(given))
+            views = self.viewer(from_numpy(given))
             inputs |= {name: np.ascontiguousarray(view.numpy()) for name, view in views._asdict().items()}
         return inputs
 
@@ -121,7 +137,7 @@ class Engine(ABC):
 def _array(given: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(given, Tensor):
         given = given.detach().float().cpu().numpy()
-    return np.ascontiguousarray(given, dtype=np.float32)
+    return np.require(given, np.float32, ["C", "W"])
 
 
 def levels(pictures: np.ndarray) -> np.ndarray:

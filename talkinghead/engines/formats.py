@@ -13,6 +13,7 @@ from ..checkpoint import Person, load_person
 from ..data.outputs import check_outputs
 from ..errors import TalkingheadError
 from ..files import replacing
+from ..torch_state import with_default_torch_state
 from .aoti import AotiEngine, write_aoti
 from .engine import Engine
 from .manifest import INPUTS, OUTPUTS, PRECISIONS, Manifest, check_seal_inside, read_sidecar, sealed, sidecar
@@ -87,6 +88,7 @@ class Exported:
         }
 
 
+@with_default_torch_state
 def export(
     person: Person,
     out: str | os.PathLike[str],
@@ -189,6 +191,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return read_sidecar(path) if sidecar(path).is_file() else check_seal_inside(path)
 
 
+@with_default_torch_state
 def open_engine(path: str | os.PathLike[str], person: Person | None = None, device: str = "cpu", trust: bool = False) -> Engine:
     """Open an engine; nothing in it is run before its checksum was found right, and nothing is unpickled.
 
@@ -218,6 +221,7 @@ def open_engine(path: str | os.PathLike[str], person: Person | None = None, devi
     return engine
 
 
+@with_default_torch_state
 def check(
     path: str | os.PathLike[str],
     person: Person | str | None = None,

@@ -24,6 +24,7 @@ from ..data.read import Progress, silent
 from ..errors import TalkingheadError
 from ..files import check_writable, replacing
 from ..media.pictures import write_picture
+from ..torch_state import with_default_torch_state
 from ..version import __version__
 from .clips import Measure
 from .contact import COLUMNS, contact_sheet
@@ -45,6 +46,7 @@ class Evaluation:
     results: dict[str, Any]
 
 
+@with_default_torch_state
 def evaluate(
     measure: Measure, subjects: Sequence[Subject], out: str | Path, workers: int | None = None, progress: Progress = silent
 ) -> Evaluation:

@@ -16,6 +16,7 @@ from ..landmarks.face import Detector
 from ..losses import content_loss
 from ..metrics import landmark_error, psnr, ssim
 from ..perceptual import EfficientNetLite0, PerceptualNetwork
+from ..torch_state import from_numpy
 
 _BATCH = 16
 
@@ -153,4 +154,4 @@ def mean_descriptor(descriptors: Sequence[np.ndarray | None]) -> Tensor | None:
 
 def _images(frames: np.ndarray) -> Tensor:
     """uint8 [n, H, W, 3] -> float [n, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from ..clip import Clip, Track
@@ -18,6 +17,7 @@ from ..errors import TalkingheadError
 from ..files import sha256
 from ..landmarks.face import DOUBTFUL, Detector
 from ..media.video import VideoReader
+from ..torch_state import from_numpy
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_material(
 
 
 def _resized(clip: ShardClip, numbers: np.ndarray, size: int) -> Clip:
-    frames = torch.from_numpy(clip.frames(numbers))
+    frames = from_numpy(clip.frames(numbers))
     if clip.size != size:
         planes = F.interpolate(frames.permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", antialias=True)
         frames = planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..clip import POINTS
 from ..errors import TalkingheadError
 from ..media.pictures import decode_jpeg, encode_jpeg
+from ..torch_state import from_numpy
 from .reference_guided import ReferenceViews
 
 _BAND = 0.006
@@ -79,8 +80,8 @@ class References:
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return pictures float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
-        pictures = torch.from_numpy(self.pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pictures, torch.from_numpy(self.landmarks).to(device)
+        pictures = from_numpy(self.pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return pictures, from_numpy(self.landmarks).to(device)
 
 
 def nearness(landmarks: Tensor, target: Tensor) -> Tensor:

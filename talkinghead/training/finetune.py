@@ -22,6 +22,7 @@ from ..landmarks.retarget import neutral_face
 from ..losses import Activations, activations
 from ..networks import Generator, References, resize_area
 from ..perceptual import PerceptualNetwork, open_perceptual
+from ..torch_state import with_default_torch_state
 from .adversarial import (
     RunningAverage,
     backward,
@@ -56,6 +57,7 @@ class Diverged(TalkingheadError):
         self.person = person
 
 
+@with_default_torch_state
 def embed(model: Model, clip: Clip) -> Tensor:
     """The mean embedding [1, D] of a square clip's frames (paper, section 3.3).
 
@@ -67,6 +69,7 @@ def embed(model: Model, clip: Clip) -> Tensor:
         return model.embedder(pictures.small, pictures.drawn).mean(0, keepdim=True)
 
 
+@with_default_torch_state
 def finetune(
     model: Model,
     clip: Clip,
@@ -105,6 +108,7 @@ def finetune(
     return person
 
 
+@with_default_torch_state
 def finetune_stages(
     model: Model,
     clip: Clip,

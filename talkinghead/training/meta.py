@@ -25,6 +25,7 @@ from ..losses import matching_loss
 from ..networks.reference_guided import ReferenceGuidedGenerator, ReferenceViews, resize_area
 from ..networks.references import view_episodes
 from ..perceptual import PerceptualNetwork, open_perceptual
+from ..torch_state import with_default_torch_state
 from .adversarial import (
     RunningAverage,
     Verdicts,
@@ -242,6 +243,7 @@ class MetaLearner:
         self.average_generator.power_iteration_()
 
 
+@with_default_torch_state
 def train(
     data: str | Path | Sequence[str | Path],
     out: str | Path,

@@ -16,6 +16,7 @@ from ..errors import TalkingheadError
 from ..landmarks.draw import landmark_image
 from ..networks import References, ReferenceViews, resize_area
 from ..networks.references import background_plates, view_references
+from ..torch_state import from_numpy
 from .details import detail_boxes
 
 MOST_PICTURES = 32
@@ -72,11 +73,11 @@ def inputs(model: Model, clip: Clip) -> Pictures:
     if height != width:
         raise TalkingheadError(f"{clip.name}: frames of {height}x{width} are not square; read_clip crops them around the face")
     size, layer_size = model.config.networks.image_size, model.config.networks.layer_size
-    images = _resized(torch.from_numpy(clip.frames).to(model.device).permute(0, 3, 1, 2).float(), size) / 127.5 - 1
+    images = _resized(from_numpy(clip.frames).to(model.device).permute(0, 3, 1, 2).float(), size) / 127.5 - 1
     valid = None
     if clip.valid is not None and not clip.valid.all():
-        valid = _resized(torch.from_numpy(clip.valid).to(model.device)[:, None].float(), size)
-    points = torch.from_numpy(clip.track.landmarks / height).to(model.device)
+        valid = _resized(from_numpy(clip.valid).to(model.device)[:, None].float(), size)
+    points = from_numpy(clip.track.landmarks / height).to(model.device)
     return Pictures(images, resize_area(images, layer_size), landmark_image(points, layer_size), points, valid, clip.track.fps > 0)
 
 

@@ -19,6 +19,7 @@ from ..losses import Activations, activations, content_loss
 from ..networks import ReferenceViews, resize_area
 from ..networks.references import ReferenceViewer
 from ..perceptual import PerceptualNetwork, open_perceptual
+from ..torch_state import with_default_torch_state
 from .finetune import finetune_stages, jittered
 from .pictures import guide_pictures, inputs, stored_references
 
@@ -28,6 +29,7 @@ _BETTER = 0.01  # share by which the distance must fall to count
 _VIEWS, _MOVED = 8, 0.06  # of few pictures: how many views, and by what share of the frame they move
 
 
+@with_default_torch_state
 def finetune_until_settled(
     model: Model,
     clip: Clip,

@@ -206,15 +206,6 @@ def test_decomposition_agrees_with_the_op(dtype):
         torch.testing.assert_close(got, wanted, **({"atol": 2e-3, "rtol": 2e-2} if dtype == torch.bfloat16 else {}))
 
 
-@pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
-def test_second_derivative_is_refused():
-    query, key, value, _ = inputs((1, 5, 4, 2, 3), torch.float32)
-    query.requires_grad_()
-    (grad,) = torch.autograd.grad(attention(query, key, value).square().sum(), query, create_graph=True)
-    with pytest.raises(RuntimeError, match="attention_backward: double backward is not supported"):
-        grad.sum().backward()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_runs_and_threads_give_the_same_bits(device, threads, dtype):
     tensors = inputs((2, 333, 270, 10, 40), dtype, device)

@@ -409,14 +409,6 @@ def _forward(weights, us, vs):
     return normalise(weights, us, vs, forms=["plain", "upsample", "downsample"], memory_format=torch.channels_last)
 
 
-def test_second_derivative_is_refused(backend):
-    weights, us, vs = layers()
-    ours = leaves(weights)
-    (first,) = torch.autograd.grad(normalise(ours, us, vs)[0].pow(3).sum(), ours[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="normalise_backward: double backward is not supported"):
-        first.sum().backward()
-
-
 def test_weights_written_before_backward_are_refused(backend):
     weights, us, vs = layers()
     ours = leaves(weights)

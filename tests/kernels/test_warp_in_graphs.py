@@ -85,38 +85,6 @@ def test_export_and_onnx_of_any_batch():
     torch.testing.assert_close(torch.from_numpy(session.run(None, feed)[0]), truth, atol=2e-5, rtol=0)
 
 
-def test_second_derivative_is_refused(device):
-    image, motion, _ = inputs((1, 2, 5, 6), (3, 3), device=device)
-    motion.requires_grad_()
-    (grad,) = torch.autograd.grad(warp(image, motion).square().sum(), motion, create_graph=True)
-    with pytest.raises(RuntimeError, match="warp_backward: double backward is not supported"):
-        grad.sum().backward()
-
-
-def test_forward_mode_is_refused_by_name(device):
-    image, motion, _ = inputs((1, 2, 5, 6), (3, 3), device=device)
-    points, _ = faces(1, 4, device=device)
-    for function, at in ((lambda it: warp(it, motion), image), (lambda it: warp(image, it), motion)):
-        with pytest.raises(NotImplementedError, match="^warp: forward-mode differentiation is not supported"):
-            torch.func.jvp(function, (at,), (at,))
-    for function in (lambda it: landmark_motion(it, points, 4), lambda it: landmark_motion(points, it, 4)):
-        with pytest.raises(NotImplementedError, match="^landmark_motion: forward-mode differentiation"):
-            torch.func.jvp(function, (points,), (points,))
-    forward_ad = torch.autograd.forward_ad
-    with forward_ad.dual_level():
-        with pytest.raises(NotImplementedError, match="^warp: forward-mode"):
-            warp(forward_ad.make_dual(image, image), motion)
-        assert warp(image, motion).shape == image.shape
-
-
-def test_vmap_is_right_and_functional_gradients_are_refused(device):
-    image, motion, _ = inputs((3, 2, 5, 6), (3, 3), device=device)
-    one_by_one = torch.vmap(lambda i, m: warp(i[None], m[None])[0])(image, motion)
-    torch.testing.assert_close(one_by_one, warp(image, motion), atol=1e-6, rtol=0)
-    with pytest.raises(RuntimeError, match="autograd.Function with functorch transforms"):
-        torch.func.grad(lambda it: warp(image, it).square().sum())(motion)
-
-
 POINTS = torch.zeros(2, 4, 2)
 IMAGE, MOTION = torch.zeros(2, 3, 5, 6), torch.zeros(2, 2, 4, 4)
 BAD = [

@@ -1,0 +1,149 @@
+"""The state of torch that this package computes in, whatever the caller set: gradients on, no autocast, float32, CPU by default, no fork.
+
+torch keeps such settings in the thread or in the process, where code that is called cannot but meet them. What is public here sets its own
+and gives the caller's back; between two items of a generator they are the caller's too.
+"""
+
+import functools
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import TalkingheadError
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def fork_count() -> int:
+    """How many times this process was forked from another since the package was imported; threads do not survive that."""
+    return _forks
+
+
+def with_default_torch_state(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function, or each step of a generator function, in `default_torch_state`."""
+    if inspect.isgeneratorfunction(function):
+        return _step_in_default_state(function)
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with default_torch_state():
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _step_in_default_state(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        items = function(*args, **kwargs)
+        try:
+            while True:
+                with default_torch_state():
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        return
+                yield item
+        finally:
+            with default_torch_state():
+                items.close()
+
+    return iterate
+
+
+@contextmanager
+def default_torch_state() -> Iterator[None]:
+    """Compute as in a fresh process; costs some ten microseconds where nothing is set.
+
+    The default dtype belongs to the process: where the caller's is not float32, his other threads have float32 too for the time.
+
+    Raises:
+        TalkingheadError: torch cannot do this in a process that was forked from one that used it.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if _float32.users or torch.get_default_dtype() != torch.float32:
+            stack.enter_context(_float32)
+        if _forks:
+            stack.enter_context(_after_fork())
+        yield
+
+
+class _DefaultFloat32:
+    """float32 as the default dtype while anybody computes; the last to leave gives back what the first one found."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._found = torch.float32
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self.users:
+                self._found = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self.users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.users -= 1
+            if not self.users:
+                torch.set_default_dtype(self._found)
+
+
+_float32 = _DefaultFloat32()
+
+
+@contextmanager
+def _after_fork() -> Iterator[None]:
+    # the threads of the pool that torch shares work with are gone, and it would wait for them for ever
+    threads = torch.get_num_threads()
+    if threads > 1:
+        log.info("this process was forked from one that used torch: it computes with one thread; start processes by spawn for all")
+        torch.set_num_threads(1)
+    try:
+        yield
+    except RuntimeError as error:
+        if "fork" not in str(error):
+            raise
+        raise TalkingheadError(
+            "torch cannot compute this in a process that was forked from one that used it; start the process by "
+            "multiprocessing.get_context('spawn'), or fork before"
+        ) from error
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """An array as a tensor, whatever its strides; shares its memory where torch can, which is not where it is read-only."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
