@@ -48,7 +48,7 @@ LOG_EVERY, PICTURES_EVERY = 20, 500
 
 
 class Columns(nn.Module):
-    """W: one column of length D per training video, uniform in +-0.01 (small scores at the start let D learn)."""
+    """W: one column of length D per training video, uniform in +-0.01 (small scores at the start let D learn) unless it is filled."""
 
     def __init__(self, videos: int, length: int) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ def train(
         step, seconds = header["step"], header["seconds"]
         learner.set_steps(step)
         learner.precision = header.get("precision", meta.precision)  # whatever is faster here now, a run goes on as it began
-    elif parent is not None:
+    elif parent is not None or meta.columns_from_embeddings:
         fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
 
     def save() -> None:
