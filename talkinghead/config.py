@@ -121,6 +121,8 @@ class MetaConfig:
     """Share of the episodes whose other frames are moved as a hand-held camera would: synthetic clips have cameras that stand still."""
     videos: int = 1
     """A data set of fewer videos counts as this many: each also stands for others made of it by fixed changes of colour and shape."""
+    columns_from_embeddings: bool = False
+    """W starts as what E says of each video, as in every run that starts from a model; else as noise within +-0.01."""
     losses: LossWeights = LossWeights()
 
 
@@ -182,7 +184,13 @@ class Config:
 _ADDED: dict[str, dict[str, Any]] = {
     "configuration": {"crop": 1},
     "configuration.networks": {"reference_guided": False, "network_size": 0},
-    "configuration.meta": {"own_picture": 0.0, "details": 0.0, "far_targets": 0.0, "camera_motion": 0.0},
+    "configuration.meta": {
+        "own_picture": 0.0,
+        "details": 0.0,
+        "far_targets": 0.0,
+        "camera_motion": 0.0,
+        "columns_from_embeddings": False,
+    },
     "configuration.finetune": {"own_picture": 0.0, "details": 0.0, "head_jitter": 0.0},
     **{f"configuration.{stage}.{half}": {"eps": 1e-8} for stage in ("meta", "finetune") for half in ("generator", "discriminator")},
 }
@@ -213,6 +221,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     raise TalkingheadError(f"{where}: is {type(value).__name__}, {wanted} was expected; make the file again with this version")
 
 
+# without the gain e is 600 times as long as a column of W, and the matching loss shrinks it; docs/training.md has the figures
+_PAPER = NetworkConfig(embedding_gain=0.01)
+_PAPER_META = MetaConfig(steps=1_000_000, batch=8, columns_from_embeddings=True)
 _FAST_ADAM = AdamConfig(4e-4, beta1=0.0, beta2=0.9)
 _FAST_META = MetaConfig(
     steps=5_000,
@@ -272,7 +283,7 @@ _PORTRAIT_FINETUNE = dataclasses.replace(
 _EFFICIENTNET = ("efficientnet-lite0",)
 _PRESETS = {
     "portrait": Config("portrait", _PORTRAIT, _PORTRAIT_META, _PORTRAIT_FINETUNE, _EFFICIENTNET, crop=2),
-    "paper": Config("paper"),
+    "paper": Config("paper", _PAPER, _PAPER_META),
     "small": Config("small", _SMALL, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),
     "tiny": Config("tiny", _TINY, _FAST_META, _FAST_FINETUNE, _EFFICIENTNET),
 }

@@ -32,6 +32,7 @@ def test_paper_values():
     assert (config.meta.generator.beta1, config.meta.generator.beta2) == (0.0, 0.999)
     losses = config.meta.losses
     assert (losses.adversarial, losses.feature_matching, losses.matching, losses.pixel) == (1, 10, 10, 0)
+    assert config.networks.embedding_gain == 0.01 and config.meta.columns_from_embeddings
     assert dataclasses.replace(losses, matching=0.0) == config.finetune.losses
 
 
@@ -43,7 +44,7 @@ def test_epochs_are_passes_over_the_pictures():
 ADDED = {
     "": {"crop"},
     "networks": {"reference_guided", "network_size"},
-    "meta": {"own_picture", "details", "far_targets", "camera_motion"},
+    "meta": {"own_picture", "details", "far_targets", "camera_motion", "columns_from_embeddings"},
     "finetune": {"own_picture", "details", "head_jitter"},
     **{f"{stage}.{half}": {"eps"} for stage in ("meta", "finetune") for half in ("generator", "discriminator")},
 }
@@ -56,7 +57,7 @@ def part_of(values, where):
     return values
 
 
-@pytest.mark.parametrize("name", ["paper", "small", "tiny"])
+@pytest.mark.parametrize("name", ["small", "tiny"])
 def test_defaults_of_later_fields_are_left_out(name):
     values = preset(name).to_dict()
     for where, names in ADDED.items():
@@ -75,6 +76,16 @@ def test_files_without_the_later_fields_mean_their_defaults():
     assert config.crop == 1 and not config.networks.reference_guided and config.networks.layer_size == 64
     assert (config.meta.own_picture, config.meta.details, config.meta.far_targets) == (0, 0, 0)
     assert (config.finetune.own_picture, config.finetune.details, config.finetune.head_jitter) == (0, 0, 0)
+
+
+def test_paper_of_an_earlier_version_keeps_its_gain():
+    values = json.loads(json.dumps(dataclasses.asdict(preset("paper"))))
+    values["networks"]["embedding_gain"] = 1.0
+    for where, names in ADDED.items():
+        for name in names:
+            del part_of(values, where)[name]
+    config = Config.from_dict(values)
+    assert config.networks.embedding_gain == 1.0 and not config.meta.columns_from_embeddings and config.meta.generator.eps == 1e-8
 
 
 def test_other_values_of_later_fields_are_kept():

@@ -53,7 +53,7 @@ LOG_EVERY, PICTURES_EVERY = 20, 500
 
 
 class Columns(nn.Module):
-    """W: one column of length D per training video, uniform in +-0.01 (small scores at the start let D learn)."""
+    """W: one column of length D per training video, uniform in +-0.01 (small scores at the start let D learn) unless it is filled."""
 
     def __init__(self, videos: int, length: int) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ def train(
         step = _resume(learner, folder, settings)
         if step is None:
             step = 0
-            if parent is not None:
+            if parent is not None or meta.columns_from_embeddings:
                 fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
         run = _Run(learner, source, folder, settings | {"precision": learner.precision}, parent, step, place)
         run.go_on(meta.steps, save_seconds, progress)

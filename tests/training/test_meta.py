@@ -17,11 +17,13 @@ from talkinghead.checkpoint import load_model, random_model
 from talkinghead.config import preset
 from talkinghead.data.episodes import Episodes, EpisodeSource
 from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks.draw import landmark_image
 from talkinghead.losses import matching_loss
 from talkinghead.networks import ReferenceGuidedGenerator
 from talkinghead.networks.references import view_episodes
 from talkinghead.training import meta
 from talkinghead.training.meta import MetaLearner, train
+from talkinghead.training.start import fill_columns
 
 STEPS = 8
 PROCESSES = multiprocessing.get_context("forkserver")  # a server imports torch once; each run is forked from it
@@ -207,6 +209,37 @@ def test_run_of_a_version_with_other_preset_values_is_refused(face_shards, tmp_p
         TalkingheadError, match="a run of an earlier version, whose preset tiny had other values; .* --start .*model.safetensors"
     ):
         train(face_shards, tmp_path, "tiny", steps=2)
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_columns_start_where_the_preset_says(face_shards, tmp_path, monkeypatch, filled):
+    config = preset("tiny")
+    config = dataclasses.replace(config, meta=dataclasses.replace(config.meta, videos=1, columns_from_embeddings=filled))
+    monkeypatch.setitem(configuration._PRESETS, "tiny", config)
+    monkeypatch.setattr(meta, "open_perceptual", lambda *_: [])
+    train(face_shards, tmp_path, "tiny", steps=0, seed=1)
+    columns = load_file(tmp_path / "state.safetensors")["columns.weight"]
+    source = EpisodeSource(face_shards, 64, config.meta.shots, 1, 1, seed=1)
+    frames, points = source.of_column(1)
+    with torch.no_grad():
+        embedding = random_model("tiny", seed=1).embedder(frames, landmark_image(points, 64)).mean(0)
+    assert torch.allclose(columns[1], embedding, rtol=1e-4, atol=1e-6) == filled
+    assert filled or columns.abs().max() <= 0.01
+
+
+def test_matching_loss_of_paper_starts_below_the_adversarial(face_shards):
+    """Without a gain and with columns of noise it was 31, five times the others together, and E shrank to nothing."""
+    config = preset("paper")
+    model = random_model("paper", seed=0)
+    source = EpisodeSource(face_shards, 256, 2, 1, 1, seed=0)
+    columns = torch.empty(source.columns, config.networks.embedding)
+    fill_columns(columns, model.embedder, source, 256)
+    frames, points = source.of_column(0)
+    with torch.no_grad():
+        embeddings = model.embedder(frames, landmark_image(points, 256))
+        loss = config.meta.losses.matching * matching_loss(embeddings[None], columns[:1])
+    assert loss < 0.1
+    assert 0.1 < embeddings.norm(dim=1).mean() < 2 and torch.equal(columns[0], embeddings.mean(0))
 
 
 def test_variant_ff_has_no_matching_loss_and_says_so_in_its_model(face_shards, tmp_path):
