@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.results_file import Each, Number, one_line_errors, read_results
 from talkinghead import __version__
 from talkinghead.animate import render
 from talkinghead.checkpoint import Model, load_model
@@ -122,8 +123,21 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def read_likeness(path: Path) -> dict[str, Any]:
+    """Return the figures of a file that `main` wrote.
+
+    Raises:
+        TalkingheadError: the file cannot be read, or holds something else.
+    """
+    found: dict[str, Any] = read_results(path, {"people": Each(Each(dict), least=1)})
+    names = [name for name in next(iter(found["people"].values())) if name != "truth"]
+    copies = [f"{name.split()[0]} {copy}" for name in names if name.endswith("steps") for copy in COPIES]
+    figures = dict.fromkeys((*METRICS, "background"), Number(-1e9, 1e9, nan=True))
+    return dict(read_results(path, {"people": Each(dict.fromkeys([*names, *copies], figures))}))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("bench.likeness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("clips", nargs="*")
     parser.add_argument("--people")
@@ -135,8 +149,16 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     chosen = parser.parse_args()
     if chosen.table:
-        print(table(json.loads(chosen.table.read_text())))
+        with one_line_errors(parser.prog):
+            found = read_likeness(chosen.table)
+        print(table(found))
         return
+    with one_line_errors(parser.prog):
+        measure_people(chosen)
+
+
+def measure_people(chosen: argparse.Namespace) -> None:
+    """Measure the people of some clips, and write and print what was found."""
     model, detector = load_model(chosen.model), open_detector("dlib")
     judge = Judge(detector)
     shots, steps = ([int(number) for number in text.split(",")] for text in (chosen.shots, chosen.steps))

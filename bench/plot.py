@@ -1,12 +1,13 @@
 """Draw results of the bench as bars: `python -m bench.plot bench/results/networks_<device>.json OUT.png`, from the root."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import OURS, SHORT, YARDSTICKS, milliseconds
+from bench.report import OURS, SHORT, YARDSTICKS, milliseconds, read_bench
+from bench.results_file import one_line_errors
+from talkinghead.files import replacing
 
 COLOURS = {"ours": "#2a6fdb", "stock": "#9aa3ad", "compile": "#d98e2b", "onnxruntime": "#5aa469", "openvino": "#8d63b5"}
 NAMES = {"compile": "torch.compile"}
@@ -50,11 +51,14 @@ def _bars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("bench.plot", description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    draw(json.loads(given.results.read_text()), given.out)
+    with one_line_errors(parser.prog):
+        found = read_bench(given.results)
+        with replacing(given.out) as beside:
+            draw(found, beside)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,77 @@ python -m bench.report before.json after.json
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.results_file import Each, Number, Optional, one_line_errors, read_results
+from talkinghead.errors import TalkingheadError
+
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 OURS = ("reference", "cpp", "cuda", "triton", "ours")
 YARDSTICKS = ("copy", "folded", "opencv", "instance_norm", "convolutions", "eager", "portable")
+RESOLUTION_S = 1e-9
+"""What was too short to be measured counts as this."""
+PASSES = {"forward": 2, "residual": 4, "backward": 3, "power iteration": 1, "step with gradient": 6}
+"""Tensors' worth of bytes that an op moves for each tensor that a copy reads and writes, by direction."""
+_SECONDS = Number(0, 1e9)
+_TIME = {
+    "seconds": _SECONDS,
+    "spread": Number(),
+    "peak_bytes": Number(),
+    "flushed_seconds": Optional(_SECONDS),  # only where there is a cache to flush
+    "flushed_spread": Optional(Number()),
+}
+_ROW = {
+    **dict.fromkeys(("op", "direction", "layer", "dtype", "memory_format", "ours"), str),
+    **dict.fromkeys(("moved", "flops"), Number()),
+    "batch": Number(whole=True),
+    "times": Each(_TIME, least=1),
+}
+_RESULTS = {
+    **dict.fromkeys(("device", "class", "date"), str),
+    "threads": Number(whole=True),
+    "versions": {"torch": str},
+    "commit": Optional(str, null=True),
+    "changed": bool,
+    "backends": Each(str),
+    "rows": [_ROW],
+}
+
+
+def read_bench(path: Path) -> dict[str, Any]:
+    """Return the results of a run of the bench.
+
+    Raises:
+        TalkingheadError: the file cannot be read, or is none of the bench.
+    """
+    found: dict[str, Any] = read_results(path, _RESULTS)
+    for name, value in found["versions"].items():
+        if not (value is None or isinstance(value, str)) or not f"{name}{value}".isprintable():
+            raise TalkingheadError(f"{path}: cannot be read as results (version of {name!r}); measure again, or name another file")
+    flushed = any("flushed_seconds" in each for row in found["rows"] for each in row["times"].values())
+    for number, row in enumerate(found["rows"]):
+        problem = _problem(row, flushed)
+        if problem:
+            raise TalkingheadError(f"{path}: cannot be read as results (row {number}: {problem}); measure again, or name another file")
+    return found
+
+
+def _problem(row: Mapping[str, Any], flushed: bool) -> str:
+    """Return what keeps a row out of the tables, empty when nothing does."""
+    times = row["times"]
+    if row["dtype"] not in SHORT:
+        return f"its dtype is {row['dtype']}"
+    if row["ours"] not in OURS or not {row["ours"], "stock"} <= set(times):
+        return f"it has no times of stock, or none of ours, {row['ours']}"
+    if "copy" in times and row["direction"] not in PASSES:
+        return f"its direction is {row['direction']}"
+    timed = [times[name] for name in (row["ours"], "stock")]
+    if flushed and any(not {"flushed_seconds", "flushed_spread"} <= set(each) for each in timed):
+        return "it has no times with a flushed cache"
+    return ""
 
 
 def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
@@ -24,13 +86,13 @@ def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
         key: "seconds", with warm caches, or "flushed_seconds".
     """
     times = row["times"]
-    mine = times[row["ours"]][key]
-    rivals = {name: each[key] for name, each in times.items() if name not in (*OURS, *YARDSTICKS)}
-    copy = times.get("copy", {}).get(key)
+    seconds = {name: max(each[key], RESOLUTION_S) for name, each in times.items() if key in each}
+    mine, copy = seconds[row["ours"]], seconds.get("copy")
+    rivals = {name: each for name, each in seconds.items() if name not in (*OURS, *YARDSTICKS)}
     spread = times[row["ours"]]["spread" if key == "seconds" else "flushed_spread"]
     return {
         "seconds": mine,
-        "spread": spread / mine if mine else None,
+        "spread": spread / mine,
         "stock": rivals["stock"] / mine,
         "compile": rivals["compile"] / mine if "compile" in rivals else None,
         "onnxruntime": rivals["onnxruntime"] / mine if "onnxruntime" in rivals else None,
@@ -40,20 +102,19 @@ def figures(row: Mapping[str, Any], key: str = "seconds") -> dict[str, Any]:
         "gbs": row["moved"] / mine / 1e9 if row["moved"] else None,
         "of_copy": row["moved"] / mine / (copied_bytes(row) / copy) if copy else None,
         "gflops": row["flops"] / mine / 1e9 if row["flops"] else None,
-        "folded": rivals["stock"] / times["folded"][key] if "folded" in times else None,
-        "opencv": times["opencv"][key] / mine if "opencv" in times else None,
-        "instance_norm": times["instance_norm"][key] / mine if "instance_norm" in times else None,
-        "convolutions": times["convolutions"][key] / mine if "convolutions" in times else None,
-        "eager": times["eager"][key] / mine if "eager" in times else None,
-        "portable": times["portable"][key] / mine if "portable" in times else None,
+        "folded": rivals["stock"] / seconds["folded"] if "folded" in seconds else None,
+        "opencv": seconds["opencv"] / mine if "opencv" in seconds else None,
+        "instance_norm": seconds["instance_norm"] / mine if "instance_norm" in seconds else None,
+        "convolutions": seconds["convolutions"] / mine if "convolutions" in seconds else None,
+        "eager": seconds["eager"] / mine if "eager" in seconds else None,
+        "portable": seconds["portable"] / mine if "portable" in seconds else None,
         "peak": times[row["ours"]]["peak_bytes"] or None,  # none where another thread does the work
     }
 
 
 def copied_bytes(row: Mapping[str, Any]) -> float:
     """Bytes that the copy of a row reads and writes: of `moved`, what its op moves for each tensor it copies."""
-    passes = {"forward": 2, "residual": 4, "backward": 3, "power iteration": 1, "step with gradient": 6}[row["direction"]]
-    return 2 * row["moved"] / passes
+    return 2 * row["moved"] / PASSES[row["direction"]]
 
 
 COLUMNS = {
@@ -147,7 +208,7 @@ def heading(found: Mapping[str, Any]) -> list[str]:
     changed = " with changes" if found["changed"] else ""
     lines = [
         f"{found['device']} ({found['class']}), {found['threads']} threads, {versions}, "
-        f"commit {(found['commit'] or 'unknown')[:9]}{changed}, {found['date']}.",
+        f"commit {(found.get('commit') or 'unknown')[:9]}{changed}, {found['date']}.",
     ]
     for name, reason in found["backends"].items():
         if reason != "runs":
@@ -178,7 +239,7 @@ def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         key = tuple(row[name] for name in names)
         if key not in old:
             continue
-        was, now = ({name: r["times"][name]["seconds"] for name in (r["ours"], "stock")} for r in (old[key], row))
+        was, now = ({name: max(r["times"][name]["seconds"], RESOLUTION_S) for name in (r["ours"], "stock")} for r in (old[key], row))
         mine = was[old[key]["ours"]], now[row["ours"]]
         ratios.append(mine[0] / mine[1])
         layout = " channels_last" if row["memory_format"] == "channels_last" else ""
@@ -198,13 +259,14 @@ def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="one file, or two to compare")
     parser.add_argument("--summary", action="store_true", help="of one file: one table of medians and worst cases")
     given = parser.parse_args()
     if len(given.results) > 2:
         parser.error(f"one file or two were expected, got {len(given.results)}")
-    found, *later = (json.loads(path.read_text()) for path in given.results)
+    with one_line_errors(parser.prog):
+        found, *later = map(read_bench, given.results)
     if later:
         print(comparison(found, *later))
         return

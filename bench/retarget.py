@@ -1,7 +1,7 @@
 """What retargeting keeps of the person and takes of the driver, on pairs of real clips of different people.
 
-python bench/retarget.py clips/ --people people.tsv --out retarget.json   # measure; reads each person's longest clip
-python bench/retarget.py --table retarget.json                            # print the tables of README
+python -m bench.retarget clips/ --people people.tsv --out retarget.json   # measure; reads each person's longest clip
+python -m bench.retarget --table retarget.json                            # print the tables of README
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.results_file import Each, Number, Optional, one_line_errors, read_results
 from talkinghead import __version__
 from talkinghead.animate import map_track
 from talkinghead.cli import read_people
@@ -30,6 +31,14 @@ PROPORTIONS = ("eyes to jaw width", "nose length to eyes", "mouth width at rest 
 FRONTAL = 0.15  # of the eyes' distance: how far the nose may lie beside their middle where proportions are measured
 BLINKS = 0.6  # of the usual opening: a driver whose eyes close to less blinks
 SPEAKS = 0.08  # of the eyes' distance: a driver whose mouth's opening varies by more moves it
+
+
+_SHARE = Number(-1e9, 1e9)
+_PAIR = {
+    **dict.fromkeys(("retargeted", "off"), [_SHARE] * len(PROPORTIONS)),
+    **dict.fromkeys(("eyes", "shut", "mouth"), Optional(Number(-1e9, 1e9, nan=True))),
+}
+_RESULTS = {"similarity_pixels": Number(), "pairs": Each(_PAIR, least=1)}
 
 
 def apart(points: np.ndarray, first: int, second: int) -> np.ndarray:
@@ -125,27 +134,32 @@ def table(found: Mapping[str, Any]) -> str:
     lines += ["", "| follows the driver (correlation) | median | 5% of pairs below | least | pairs |", "|---|---|---|---|---|"]
     for key, name in (("mouth", "mouth opening"), ("eyes", "eye closing")):
         values = np.array([each[key] for each in pairs if key in each])
-        lines.append(f"| {name} | {np.median(values):.3f} | {np.percentile(values, 5):.3f} | {values.min():.3f} | {len(values)} |")
+        if len(values):
+            lines.append(f"| {name} | {np.median(values):.3f} | {np.percentile(values, 5):.3f} | {values.min():.3f} | {len(values)} |")
+    lines.append("")
     shut = np.array([each["shut"] for each in pairs if "shut" in each])
-    lines += [
-        "",
-        f"In a blink the eyes close to {np.median(shut):.0%} of their own opening (worst {shut.max():.0%}). A driver scaled by 30%, ",
-    ]
-    lines[-1] += f"rolled by 20 degrees or shifted moves the result alike within {found['similarity_pixels']:.4f} pixels of 256."
+    if len(shut):
+        lines.append(f"In a blink the eyes close to {np.median(shut):.0%} of their own opening (worst {shut.max():.0%}).")
+    lines.append(
+        "A driver scaled by 30%, rolled by 20 degrees or shifted moves the result alike within "
+        f"{found['similarity_pixels']:.4f} pixels of 256."
+    )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("bench.retarget", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="?", type=Path)
     parser.add_argument("--people", help="table with the columns file and person")
     parser.add_argument("--out", type=Path, default=Path("retarget.json"))
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
-    if given.table is None:
-        found = measure(given.clips, read_people(given.people) if given.people else {})
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(json.loads((given.table or given.out).read_text())))
+    with one_line_errors(parser.prog):
+        if given.table is None:
+            found = measure(given.clips, read_people(given.people) if given.people else {})
+            given.out.write_text(json.dumps(found, indent=1) + "\n")
+        found = read_results(given.table or given.out, _RESULTS)
+    print(table(found))
 
 
 if __name__ == "__main__":

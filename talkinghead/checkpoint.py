@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from .clip import POINTS
 from .config import Config, preset
-from .errors import TalkingheadError
+from .errors import TalkingheadError, shorten
 from .networks import Discriminator, Embedder, Generator, References, build_generator
 from .tensor_file import checksum, write_tensors
 from .torch_state import from_numpy, with_default_torch_state
 
 VERSION = 2
 MAX_REFERENCES = 64
+MAX_BYTES = 1 << 30
+"""Of a file: three times the models of preset `paper`, the largest."""
 _HEADER = {"config": dict, "provenance": dict}
 _HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
 SHIPPED = Path(__file__).parent / "models"
@@ -169,7 +171,8 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
         )
     header, tensors = _load(path, "model")
     config = _config(path, header)
-    model = _blank(config)
+    with torch.device("meta"):
+        model = Model(config, Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks))
     _fill(path, networks_of(model), tensors)
     model.provenance, model.digest = header["provenance"], header["digest"]
     return model
@@ -214,7 +217,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
     header, tensors = _load(path, "person")
     config = _config(path, header)
     styles, reference = tensors.pop("styles", None), tensors.pop("reference", None)
-    references = _unpack_references(path, tensors) if config.networks.reference_guided else None
+    references = _unpack_references(path, tensors, config.networks.image_size) if config.networks.reference_guided else None
     if header["feed_forward"]:
         if model is None and config.preset not in shipped_models():
             raise TalkingheadError(f"{path}: a feed-forward person needs the model it was made with; name it with --model")
@@ -228,10 +231,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
     else:
         with torch.device("meta"):
             generator = build_generator(config.networks, projection=False)
-        generator.to_empty(device="cpu")
         _fill(path, {"generator": generator}, tensors)
-    if references is not None and references.pictures.shape[1] != config.networks.image_size:
-        raise TalkingheadError(f"{path}: its pictures and its configuration are of different sizes; make the person again")
     if styles is None or reference is None or styles.shape != (1, generator.style_length) or reference.shape != (POINTS, 2):
         raise TalkingheadError(f"{path}: its styles or reference do not fit its configuration; make the person again")
     return Person(
@@ -257,26 +257,20 @@ def fingerprint(person: Person) -> str:
     return checksum(json.dumps(person.config.to_dict()["networks"], sort_keys=True), tensors)
 
 
-def _blank(config: Config) -> Model:
-    """Networks whose weights are yet to be filled: made without drawing any."""
-    with torch.device("meta"):
-        model = Model(config, Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks))
-    for network in networks_of(model).values():
-        network.to_empty(device="cpu")
-    return model
-
-
 def _gather(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
 
 
 def _fill(path: Path, networks: Mapping[str, nn.Module], tensors: dict[str, Tensor]) -> None:
+    """Give networks of the meta device the tensors of a file; memory is allocated once these are known to be all, and of their shapes."""
     targets = _gather(networks)
     odd = sorted(set(targets) ^ set(tensors)) + [name for name in targets if name in tensors and tensors[name].shape != targets[name].shape]
     if odd:
         raise TalkingheadError(f"{path}: tensor {odd[0]} does not fit its configuration; make the file again")
+    for network in networks.values():
+        network.to_empty(device="cpu")
     with torch.no_grad():
-        for name, target in targets.items():
+        for name, target in _gather(networks).items():
             target.copy_(tensors[name])
 
 
@@ -291,8 +285,8 @@ def _pack_references(references: References) -> dict[str, Tensor]:
     }
 
 
-def _unpack_references(path: Path, tensors: dict[str, Tensor]) -> References:
-    """Take the references out of a file's tensors."""
+def _unpack_references(path: Path, tensors: dict[str, Tensor], size: int) -> References:
+    """Take the references, pictures of this size, out of a file's tensors."""
     names = ("jpegs", "lengths", "landmarks", "one_scene")
     jpegs, lengths, landmarks, one_scene = (tensors.pop(f"references.{name}", None) for name in names)
     problem = f"{path}: the pictures that it shows are missing or damaged; make the person again"
@@ -311,7 +305,7 @@ def _unpack_references(path: Path, tensors: dict[str, Tensor]) -> References:
         raise TalkingheadError(problem)
     data = jpegs.numpy().tobytes()
     try:
-        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene))
+        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene), size)
     except Exception as error:  # what Pillow raises for damaged data is not stated
         raise TalkingheadError(f"{problem} ({error})") from error
 
@@ -344,6 +338,8 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not os.path.isfile(path):
         raise TalkingheadError(f"{path}: no such file; a {kind} is what `talkinghead {'train' if kind == 'model' else 'finetune'}` writes")
     try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise SafetensorError(f"more than {MAX_BYTES >> 20} MB")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -352,14 +348,14 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header = json.loads(metadata["talkinghead"])
         found, version = header["kind"], header["version"]
-    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # numbers of too many digits among them
         raise TalkingheadError(f"{path}: is a safetensors file of another program; give a {kind} made by talkinghead") from error
     if version != VERSION:
         raise TalkingheadError(
-            f"{path}: is of version {version}, this talkinghead reads {VERSION}; make it again or install the other version"
+            f"{path}: is of version {shorten(version)}, this talkinghead reads {VERSION}; make it again or install the other version"
         )
     if found != kind:
-        raise TalkingheadError(f"{path}: is a {found}, expected a {kind}")
+        raise TalkingheadError(f"{path}: is a {shorten(found)}, expected a {kind}")
     if checksum(metadata["talkinghead"], tensors) != metadata.get("sha256"):
         raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
     kinds = {**_HEADER, **(_HEADER_OF_PERSON if kind == "person" else {})}

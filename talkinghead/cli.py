@@ -47,6 +47,8 @@ from .training.stopping import finetune_until_settled
 
 USER_ERROR, INTERRUPTED = 2, 130
 CLOSED_PIPE = 141  # as a shell tells that SIGPIPE ended ls or grep
+MAX_TABLE_BYTES = 64 << 20
+"""Of a table of people: some fifty bytes for each of the million videos of the largest corpora."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -334,19 +336,37 @@ def read_people(table: str) -> dict[str, str]:
     """Who each video shows: file name -> person, from a table with the tab-separated columns `file` and `person`.
 
     Raises:
-        TalkingheadError: it cannot be read or lacks a column.
+        TalkingheadError: it cannot be read, is larger than any table of people, or lacks a column.
     """
+    people: dict[str, str] = {}
+    head: list[str] = []
     try:
         if not os.path.isfile(table):  # a pipe or a device might never end
             raise OSError("no regular file")
-        lines = [line.split("\t") for line in Path(table).read_text(encoding="utf-8").split("\n") if line.strip()]
+        if os.path.getsize(table) > MAX_TABLE_BYTES:
+            raise OSError("too large")
+        with open(table, encoding="utf-8") as file:
+            for line in filter(str.strip, file):
+                fields = [field.strip() for field in line.split("\t")]
+                head = head or fields
+                if not {"file", "person"} <= set(head) or len(fields) != len(head):
+                    raise _not_a_table(table)
+                if fields is not head:
+                    people[fields[head.index("file")].removeprefix("./")] = fields[head.index("person")]
+    except TalkingheadError:
+        raise
     except (OSError, ValueError) as error:
-        raise TalkingheadError(f"{table}: cannot be read as a table; give tab-separated text with the columns file and person") from error
-    head = [name.strip() for name in lines[0]] if lines else []
-    if not {"file", "person"} <= set(head) or any(len(line) != len(head) for line in lines):
-        raise TalkingheadError(f"{table}: the tab-separated columns file and person were expected in every line, the first naming them")
-    file, person = head.index("file"), head.index("person")
-    return {line[file].strip().removeprefix("./"): line[person].strip() for line in lines[1:]}
+        raise TalkingheadError(
+            f"{table}: cannot be read as a table; give tab-separated text with the columns file and person, "
+            f"of at most {MAX_TABLE_BYTES >> 20} MB"
+        ) from error
+    if not head:
+        raise _not_a_table(table)
+    return people
+
+
+def _not_a_table(table: str) -> TalkingheadError:
+    return TalkingheadError(f"{table}: the tab-separated columns file and person were expected in every line, the first naming them")
 
 
 def _named_files(given: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .errors import TalkingheadError
+from .errors import TalkingheadError, shorten
 
 _MOST_BLOCKS, _MOST_CHANNELS = 16, 4096
 
@@ -58,7 +58,7 @@ class NetworkConfig:
             and (self.network_size == 0 or (self.reference_guided and self.network_size > 0 and self.image_size % self.network_size == 0))
         )
         if not sound:
-            raise TalkingheadError(f"networks: {self} makes no network; start from a preset")
+            raise TalkingheadError(f"networks: {shorten(self, 600)} makes no network; start from a preset")
 
     @property
     def layer_size(self) -> int:
@@ -211,7 +211,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             value = {**_ADDED.get(where, {}), **value}
         if not isinstance(value, dict) or set(value) != set(kinds):
             odd = sorted(set(value) ^ set(kinds)) if isinstance(value, dict) else [type(value).__name__]
-            raise TalkingheadError(f"{where}: fields {', '.join(odd)} do not fit this version; make the file again with it")
+            raise TalkingheadError(f"{where}: fields {shorten(', '.join(odd))} do not fit this version; make the file again with it")
         return kind(**{name: _build(kinds[name], each, f"{where}.{name}") for name, each in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         return tuple(_build(get_args(kind)[0], each, where) for each in value)
@@ -297,5 +297,5 @@ def preset(name: str) -> Config:
         TalkingheadError: no such preset.
     """
     if name not in _PRESETS:
-        raise TalkingheadError(f"preset {name!r}: there is none of this name; choose {', '.join(PRESETS)}")
+        raise TalkingheadError(f"preset {shorten(repr(name))}: there is none of this name; choose {', '.join(PRESETS)}")
     return _PRESETS[name]

@@ -16,6 +16,12 @@ def one_line(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
+def shorten(value: object, length: int = 80) -> str:
+    """Return a value of somebody else's as text that is short enough to be a part of a line."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say which `pip install` brings it.
 

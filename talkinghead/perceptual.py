@@ -8,6 +8,7 @@ In every case content = sum over layers of weights[l] * mean |a_l - b_l|.
 """
 
 import urllib.request
+import warnings
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from os import PathLike
@@ -290,7 +291,9 @@ def read_state(path: str | PathLike[str], what: str = "weights") -> dict[str, Te
     try:
         with open(path, "rb") as file:
             torch_file = file.read(2) in (b"PK", b"\x80\x02")  # zip, or the pickle of old
-        state = torch.load(path, map_location="cpu", weights_only=True) if torch_file else load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is damaged
+            state = torch.load(path, map_location="cpu", weights_only=True) if torch_file else load_file(path)
         if isinstance(state, dict) and all(isinstance(tensor, Tensor) for tensor in state.values()):
             return state
         problem = "it holds more than named tensors"

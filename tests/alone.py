@@ -5,9 +5,11 @@ limits of time, memory and file size. `Crew` is for tests; `serve` is what its s
 """
 
 import gc
+import importlib
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -27,6 +29,8 @@ import numpy as np
 
 MEMORY = 6 << 30  # bytes of addresses a child may take beside what it starts with
 PEAK = 2 << 30  # bytes that no call on these small files has a reason to hold
+LONGEST_LINE = 3000
+"""Of an error that may name two paths."""
 INCOMPLETE = 70
 """Exit code of a call that ended well and left something that is not whole."""
 NO_DISK = 77
@@ -38,11 +42,12 @@ class Call:
     """What a child is to do.
 
     Attributes:
-        verb: "cli", or one of `CALLS`.
+        verb: "cli", or one of `CALLS`, here or in robustness/fuzz_calls.py.
         arguments: of the command line, or of the call.
         outputs: files and folders that must be whole when it ends well.
         detector: "centre" (`Centre`), or the name of a real one.
         seconds: after which it hangs.
+        cpu_seconds: at work after which it is ended; None for no limit.
         file_bytes: the largest file that it may write.
         powerless: give up root's right to open every file.
         notes_on: file names that lines of notes may begin with.
@@ -58,6 +63,7 @@ class Call:
     powerless: bool = False
     notes_on: Sequence[str] = ()
     disk: tuple[str, int] | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Outcome:
             return f"crashed: {signal.Signals(-self.code).name}, {shown!r}"
         if "Warning: " in self.told or self.code not in (0, 2):
             return f"ended with {self.code}, {shown!r}"
-        errors = [line for line in lines if line.startswith("talkinghead: error: ")]
+        errors = [line for line in lines if re.match(r"(talkinghead|bench\.\w+): error: ", line)]
         others = [
             line for line in lines[: len(lines) - len(errors)] if not any(line.startswith(f"{name}: ") for name in self.call.notes_on)
         ]
@@ -102,7 +108,17 @@ class Outcome:
             return f"told one thing several times: {shown!r}"
         if errors and len(errors[0]) < 40:
             return f"says too little: {shown!r}"
+        if errors and len(errors[0]) > LONGEST_LINE:
+            return f"says too much, {len(errors[0])} characters: {shown!r}"
         return f"held {self.peak >> 20} MB" if self.peak > PEAK else ""
+
+
+def leftovers(outcome: Outcome) -> str:
+    """What a call left in the folders of its outputs, beside these."""
+    expected = {Path(output) for output in outcome.call.outputs} if outcome.code == 0 else set()
+    folders = {Path(output).parent for output in outcome.call.outputs}
+    odd = {path for folder in folders if folder.is_dir() for path in folder.rglob("*")} - expected
+    return f"left {', '.join(sorted(map(str, odd)))}" if odd else ""
 
 
 class Crew:
@@ -110,7 +126,8 @@ class Crew:
 
     def __init__(self, servers: int) -> None:
         root = Path(__file__).resolve().parents[1]
-        settings = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), str(root / "tests")]), "OMP_NUM_THREADS": "1"}
+        places = os.pathsep.join(str(root / name) for name in ("", "kernels", "tests", "tests/robustness"))
+        settings = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
         self._servers = [
             subprocess.Popen(
                 [sys.executable, "-c", "import alone; alone.serve()"],
@@ -210,7 +227,7 @@ def serve() -> None:
     import talkinghead.cli  # noqa: F401
     from talkinghead.landmarks.dlib_face import face_descriptor
 
-    seen = False
+    seen = opened = False
 
     # what is loaded when it is first used is loaded here, not in every child
     PIL.Image.init()
@@ -222,6 +239,11 @@ def serve() -> None:
         if call.detector != "centre" and not seen:  # its models are large, and every child costs the more
             face_descriptor(astronaut()[:256, 96:352])
             seen = True
+        if call.verb == "engine" and not opened:
+            for module in ("onnxruntime", "openvino"):
+                with suppress(ImportError):
+                    importlib.import_module(module)
+            opened = True
         print(json.dumps(_fork(call)), flush=True)
 
 
@@ -288,6 +310,9 @@ def _child(call: Call) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (call.file_bytes, call.file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if call.cpu_seconds is not None:
+        limit = round(call.cpu_seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     if call.detector == "centre":
         for name, module in list(sys.modules.items()):
             if name.startswith("talkinghead") and hasattr(module, "open_detector"):
@@ -314,7 +339,10 @@ def _done(call: Call) -> int:
 
         return main(list(call.arguments))
     try:
-        CALLS[call.verb](*call.arguments)
+        if call.verb in CALLS:
+            CALLS[call.verb](*call.arguments)
+        else:
+            importlib.import_module("fuzz_calls").CALLS[call.verb](*call.arguments)
     except TalkingheadError as error:
         print(f"talkinghead: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ import torch
 
 import damaged
 import damaged_own
-from alone import NO_DISK, Call, Crew, Outcome
+from alone import NO_DISK, Call, Crew, Outcome, leftovers
 from conftest import SMALL_NETWORKS
 from damaged import write
 from good_media import LONG
@@ -148,14 +148,6 @@ def faults(outcomes: Sequence[Outcome], names: Sequence[str]) -> list[str]:
             for (name, fault), it in zip(wrong, outcomes, strict=True):
                 print(f"{name!r}\t{it.code}\t{it.worked:.2f} s\t{it.peak >> 20} MB\t{fault!r}", file=log)
     return [f"{name}: {fault}" for name, fault in wrong if fault]
-
-
-def leftovers(outcome: Outcome) -> str:
-    """What a call left in the folders of its outputs, beside these."""
-    expected = {Path(output) for output in outcome.call.outputs} if outcome.code == 0 else set()
-    folders = {Path(output).parent for output in outcome.call.outputs}
-    odd = {path for folder in folders if folder.is_dir() for path in folder.rglob("*")} - expected
-    return f"left {', '.join(sorted(map(str, odd)))}" if odd else ""
 
 
 def tell(wrong: Sequence[str], count: int) -> None:

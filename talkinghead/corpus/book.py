@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.shards import SHARDS
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, shorten
+from .report import REPORT, read_report
 from .shard_writer import ShardWriter
 
-REPORT = "report.jsonl"
 SHARD_CLIPS = 16
 """A shard with as many clips is finished; all clips of one video are in one shard."""
 
@@ -63,8 +63,8 @@ class Book:
         self._by_file: dict[tuple[str, str | None], Known] = {}
         self._by_content: dict[str, Known] = {}
         self._waiting: list[Mapping[str, Any]] = []
-        self._read()
         self._shards = ShardWriter(out)
+        self._read()
 
     def find(self, file: str, digest: str | None) -> Known | None:
         """What is known of this file with this content."""
@@ -131,39 +131,22 @@ class Book:
         last = max(there, default="")
         named: set[str] = set()
         whole = 0  # bytes of the report that the shards bear out
-        if self._path.exists():
-            with open(self._path, "rb") as file:
-                for number, text in enumerate(file, 1):
-                    if not text.endswith(b"\n"):
-                        break  # cut by an interruption
-                    line = self._parse(number, text)
-                    if number == 1:
-                        self._compare(line)
-                    else:
-                        shard = line.get("shard", "")
-                        if shard > last:
-                            break  # the run ended before the shard had its name
-                        named.add(shard)
-                        self._note(line)
-                    whole += len(text)
-            if whole < self._path.stat().st_size:
-                os.truncate(self._path, whole)
+        for line, end in read_report(self._path):
+            if not whole:
+                self._compare(line)
+            else:
+                shard = line.get("shard", "")
+                if shard > last and shard == self._shards.shard:
+                    break  # the run ended before the shard had its name
+                named.add(shard)
+                self._note(line)
+            whole = end
         if there != named - {""}:
             odd = min(there ^ (named - {""}))
             what = f"{odd}, of which its {REPORT} does not know" if odd in there else f"no {odd}, of which its {REPORT} tells"
             raise TalkingheadError(f"{self.out}: holds {what}, expected both as one run left them; prepare into another folder")
-
-    def _parse(self, number: int, text: bytes) -> dict[str, Any]:
-        try:
-            line = json.loads(text)
-            if number == 1:
-                return dict(line)
-            {line[key] for key in ("file", "sha256", "verdict", "person")}
-            return dict(line)
-        except (ValueError, KeyError, TypeError) as error:
-            raise TalkingheadError(
-                f"{self._path}: line {number} cannot be read ({error}), expected it as prepare wrote it; prepare into another folder"
-            ) from error
+        if self._path.exists() and whole < self._path.stat().st_size:
+            os.truncate(self._path, whole)
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
         have, want = _flat(settings), _flat(self._settings)
@@ -171,12 +154,13 @@ class Book:
         if other:
             name = other[0]
             raise TalkingheadError(
-                f"{self.out}: was prepared with {name} {have.get(name)}, expected {want.get(name)}; prepare into another folder"
+                f"{self.out}: was prepared with {shorten(name)} {shorten(have.get(name))}, expected {want.get(name)}; "
+                "prepare into another folder"
             )
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in settings.items() if name != "filters"}, **dict(settings.get("filters", {}))}
+    return {**{name: value for name, value in settings.items() if name != "filters"}, **settings.get("filters", {})}
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -14,16 +14,17 @@ from typing import Any
 from ..data.crop import CONVENTIONS
 from ..data.outputs import check_outputs, files_in
 from ..data.read import Progress, silent
-from ..data.shards import SHARDS, VERSION
+from ..data.shards import MAX_SIDE, SHARDS, VERSION
 from ..errors import TalkingheadError, one_line
 from ..files import folder_lock, replacing, sha256
 from ..landmarks.detect import open_detector
 from ..landmarks.face import Detector
 from ..torch_state import with_default_torch_state
-from .book import REPORT, Book, Known
+from .book import Book, Known
 from .examine import Examiner, Finding, Job, state_of, unwritable
 from .filters import Filters
 from .layouts import Source, find_videos
+from .report import REPORT, read_report
 from .workers import Lost, cores, in_order
 
 FILES = (SHARDS, REPORT, "dataset.json", "sheet.png")
@@ -133,7 +134,7 @@ def prepare(
     Args:
         videos: files, and folders whose videos are taken, with those of their subfolders.
         out: made when missing; a data set that is there is added to.
-        size: side of the stored crops in pixels.
+        size: side of the stored crops in pixels, at most `MAX_SIDE`.
         detector: finds the landmarks: a name for `open_detector`, or a detector, which is pickled for the other processes.
         people: file name -> person, where the layout does not tell (see `talkinghead.corpus.layouts`).
         workers: processes that work at a time; by default one for each core that this process may use.
@@ -142,7 +143,7 @@ def prepare(
         convention: of the crops (see `talkinghead.data.crop`) in a new data set; one that is there goes on with its own.
 
     Raises:
-        TalkingheadError: a video does not exist or none is given; none could be used; the convention is unknown; the folder cannot be
+        TalkingheadError: a video does not exist or none is given; none could be used; size or convention are unknown; the folder cannot be
             written to, is being written by another run, or was prepared with other settings.
     """
     videos = list(videos)
@@ -152,6 +153,8 @@ def prepare(
     workers, filters = workers or cores(), filters or Filters()
     if convention not in CONVENTIONS:
         raise TalkingheadError(f"convention {convention!r}: unknown, 1 or 2 was expected; name one of them, or none")
+    if not 0 < size <= MAX_SIDE:
+        raise TalkingheadError(f"prepare: a size of {size} is none of crops; choose one from 1 to {MAX_SIDE}, such as 256")
     try:
         # what is there is looked at once no other run can begin it
         with workplace(out) as place, Book(out, settings := _settings(out, size, opened.name, filters, convention)) as book:
@@ -176,12 +179,10 @@ def prepare(
 def _settings(out: Path, size: int, detector: str, filters: Filters, convention: int) -> dict[str, Any]:
     """Return what all clips of the data set share, with the convention of the one that is there, or else the one asked for."""
     settings = {"version": VERSION, "size": size, "detector": detector, "filters": asdict(filters)}
-    with suppress(FileNotFoundError, ValueError, AttributeError):  # without a report, or with one that Book refuses, it is a new one's
-        with open(out / REPORT, "rb") as file:
-            first = file.readline()
-        if first.endswith(b"\n"):  # else it was cut by an interruption, and Book begins it anew
-            there = json.loads(first).get("crop", 1)
-            convention = there if there in CONVENTIONS else convention  # which Book refuses
+    first = next(read_report(out / REPORT), None)  # none where there is no report, or one cut so soon that Book begins it anew
+    if first is not None:
+        there = first[0].get("crop", 1)
+        convention = there if there in CONVENTIONS else convention  # which Book refuses
     # a data set of convention 1 says nothing of it, as those of earlier versions
     return settings | ({"crop": convention} if convention != 1 else {})
 

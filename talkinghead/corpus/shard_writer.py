@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -75,7 +76,8 @@ class ShardWriter:
 
     def __init__(self, folder: str | os.PathLike[str], shard_size: int = 16) -> None:
         self.folder, self.shard_size = Path(folder), shard_size
-        self._number = 1 + max((int(shard.stem[len("shard-") :]) for shard in self.folder.glob(SHARDS)), default=-1)
+        numbers = [re.fullmatch(r"shard-([0-9]+)", shard.stem) for shard in self.folder.glob(SHARDS)]
+        self._number = 1 + max((int(number[1]) for number in numbers if number), default=-1)
         self._open_file: IO[bytes] | None = None
         self.clips = 0
 

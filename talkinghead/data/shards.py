@@ -15,7 +15,7 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -30,8 +30,16 @@ from .crop import Crop
 VERSION = 1
 SHARDS = "shard-*.tar"
 """What a shard is called, as a pattern."""
+MAX_SIDE = 8192
+"""Of a stored crop in pixels."""
 _BLOCK = tarfile.BLOCKSIZE
-_LARGEST = 2**28  # bytes of a member: landmarks of five hours
+_HEADER_BYTES = 1 << 20
+"""Of a tar header with the extensions that other programs add when they repack a shard."""
+_JPEG_BYTES = 32 << 20
+_NPY_BYTES = 4096  # of a .npy file beside its numbers
+_FRAME_BYTES = POINTS * 2 * 4  # of a frame's landmarks
+_JSON_BYTES = 64 << 10  # of a clip's JSON beside the frame numbers
+_NUMBER_BYTES = 32  # of a frame number in it, with spaces around
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class ClipInfo:
         numbers = (*info.frame_size, *info.frames, info.size, info.part, info.crop.convention)
         if not all(type(each) is str for each in texts) or not all(type(each) is int and each >= 0 for each in numbers):
             raise ValueError("its JSON has a text where a number belongs, or a number where a text does")
-        if not 0 < info.fps < math.inf or not info.size:
+        if not 0 < info.fps < math.inf or not 0 < info.size <= MAX_SIDE:
             raise ValueError(f"its JSON says {info.fps} frames a second, of side {info.size}")
         return info
 
@@ -148,10 +156,7 @@ class ShardClip:
 
     def _decode(self, file: IO[bytes], offset: int, length: int) -> np.ndarray:
         file.seek(offset)
-        frame = decode_jpeg(file.read(length))
-        if frame.shape != (self.size, self.size, 3):
-            raise ValueError(f"it is {frame.shape[1]}x{frame.shape[0]}, expected {self.size}x{self.size}")
-        return frame
+        return decode_jpeg(file.read(length), self.size)
 
 
 def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
@@ -171,19 +176,21 @@ def _read_shard(shard: Path) -> list[ShardClip]:
     try:
         if not os.path.isfile(shard):  # a pipe or a device might never end
             raise ValueError("it is no file")
-        _check_end(shard)
-        with tarfile.open(shard, "r:") as tar:
+        with _BoundedFile(shard) as file:
+            _check_end(file)
             pieces: list[tuple[int, int]] = []
             landmarks = None
-            for member in tar:
-                _check_member(member, shard)
+            for member in _members(file, os.path.getsize(shard)):
                 key, _, kind = member.name.partition(".")
+                place = (member.offset_data, member.size)
                 if kind.endswith(".jpg"):
-                    pieces.append((member.offset_data, member.size))
+                    if member.size > _JPEG_BYTES:
+                        raise ValueError(f"{member.name} claims {member.size} bytes")
+                    pieces.append(place)
                 elif kind == "landmarks.npy":
-                    landmarks = _landmarks(_content(tar, member), len(pieces))
+                    landmarks = _landmarks(file.content(*place, _NPY_BYTES + _FRAME_BYTES * len(pieces)), len(pieces))
                 elif kind == "json":
-                    info = ClipInfo.from_json(_content(tar, member))
+                    info = ClipInfo.from_json(file.content(*place, _JSON_BYTES + _NUMBER_BYTES * len(pieces)))
                     if landmarks is None or len(info.frames) != len(pieces):
                         raise ValueError(f"{key} has {len(pieces)} frames, and not as many landmarks and numbers")
                     clips.append(ShardClip(key, info, landmarks, shard, tuple(pieces)))
@@ -196,26 +203,49 @@ def _read_shard(shard: Path) -> list[ShardClip]:
     return clips
 
 
-def _check_end(shard: Path) -> None:
+class _BoundedFile(io.FileIO):
+    """A file of which no more is read at a time than its place calls for, whatever its headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _HEADER_BYTES:
+            raise ValueError(f"a header claims {size} bytes")
+        return super().read(size)
+
+    def content(self, offset: int, size: int, limit: int) -> bytes:
+        """Return `size` bytes from an offset on.
+
+        Raises:
+            ValueError: that is more than the limit, or more than the file has.
+        """
+        if size > limit:
+            raise ValueError(f"a member claims {size} bytes, expected at most {limit}")
+        back = self.tell()
+        self.seek(offset)
+        data = io.FileIO.read(self, size)
+        self.seek(back)
+        if len(data) != size:
+            raise ValueError("it is cut short")
+        return data
+
+
+def _members(file: _BoundedFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive: only plain files, whole, and named as a shard's are."""
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            if not member.isreg() or member.issparse() or not re.fullmatch(r"[A-Za-z0-9_-]+\.[a-z0-9.]+", member.name):
+                raise ValueError(f"{member.name!r} does not belong in it")
+            if member.offset_data + member.size > size:
+                raise ValueError(f"{member.name} claims {member.size} bytes")
+            yield member
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+
+
+def _check_end(file: _BoundedFile) -> None:
     # tarfile takes an archive cut between two members for a whole one
-    with open(shard, "rb") as file:
-        file.seek(-min(2 * _BLOCK, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        if file.read() != b"\0" * 2 * _BLOCK:
-            raise ValueError("it is cut short or no tar file")
-
-
-def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
-    """Only plain files, named as a shard's are, whole and of a size that may be held in memory."""
-    if not member.isreg() or member.issparse() or not re.fullmatch(r"[A-Za-z0-9_-]+\.[a-z0-9.]+", member.name):
-        raise ValueError(f"{member.name!r} does not belong in it")
-    if member.size > _LARGEST or member.offset_data + member.size > os.path.getsize(shard):
-        raise ValueError(f"{member.name} claims {member.size} bytes")
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # of a plain file it never is
-    return file.read()
+    file.seek(-min(2 * _BLOCK, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    if file.read(2 * _BLOCK) != b"\0" * 2 * _BLOCK:
+        raise ValueError("it is cut short or no tar file")
 
 
 def _landmarks(data: bytes, frames: int) -> np.ndarray:

@@ -66,8 +66,8 @@ class Engine(ABC):
             uint8 [B, size, size, 3], RGB.
 
         Raises:
-            TalkingheadError: a shape is not as above, a value is not finite, the engine lacks references, lacks or has no use for styles, or
-                this process was forked from the one that opened it.
+            TalkingheadError: a shape is not as above, a value is not finite, the engine lacks references, lacks or has no use for
+                styles, or this process was forked from the one that opened it.
         """
         if fork_count() != self._forks and not self.survives_fork:
             raise TalkingheadError(

@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -44,6 +45,10 @@ class Evaluation:
 
     files: dict[str, Path]
     results: dict[str, Any]
+
+
+_KEYS = {"person", "name", "frames", "held_out", "seconds", "figures", "curve", "features", "descriptors", "shown"}
+"""Of what `Measure` returns of a clip that can be used."""
 
 
 @with_default_torch_state
@@ -165,7 +170,17 @@ def _clips(measure: Measure, subjects: Sequence[Subject], folder: Path, workers:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(torch.load(path, weights_only=True))
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":  # or torch takes it for a pickle of old
+                raise ValueError("it is no archive")
+        with zipfile.ZipFile(path) as archive:  # torch compares no checksums, and unpacks whatever a record claims to hold
+            damaged = archive.testzip() if sum(each.file_size for each in archive.infolist()) <= path.stat().st_size else "its index"
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+        found = torch.load(path, weights_only=True)
+        if not (isinstance(found, dict) and set(found) >= _KEYS):
+            raise ValueError("it holds something else")
+        return found
     except Exception as error:  # torch has several kinds of complaint
         raise TalkingheadError(f"{path}: cannot be read again; remove it, it is then measured once more") from error
 

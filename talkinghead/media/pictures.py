@@ -291,9 +291,21 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """JPEG bytes as uint8 [H, W, 3], RGB."""
-    with require("PIL.Image", "app").open(io.BytesIO(data)) as opened:
+def decode_jpeg(data: bytes, size: int | None = None) -> np.ndarray:
+    """Return JPEG bytes as uint8 [H, W, 3], RGB.
+
+    Args:
+        data: the bytes.
+        size: side of the square that the picture must be, which is looked at before it is decoded.
+
+    Raises:
+        ValueError: the picture is of another size.
+        Exception: of many kinds, where it is damaged.
+    """
+    # unlike Image.open this takes no other format, and does not warn of a size that is refused here
+    with require("PIL.JpegImagePlugin", "app").JpegImageFile(io.BytesIO(data)) as opened:
+        if size is not None and opened.size != (size, size):
+            raise ValueError(f"it is {opened.width}x{opened.height}, expected {size}x{size}")
         return np.array(opened.convert("RGB"))
 
 

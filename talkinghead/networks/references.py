@@ -64,9 +64,13 @@ class References:
         return cls.decode([encode_jpeg(picture) for picture in pictures], landmarks, one_scene)
 
     @classmethod
-    def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True) -> "References":
-        """Return references whose pictures are given as JPEG."""
-        return cls(np.stack([decode_jpeg(data) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
+    def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True, size: int | None = None) -> "References":
+        """Return references whose pictures are given as JPEG, all `size` pixels wide and high where that is given.
+
+        Raises:
+            ValueError: a picture is of another size; it is not decoded then.
+        """
+        return cls(np.stack([decode_jpeg(data, size) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
 
     def before(self, picture: np.ndarray, landmarks: np.ndarray) -> "References":
         """Return these references shown before the scene of another picture of the person.

@@ -61,7 +61,7 @@ def test_only_the_asked_frames_are_decoded(tmp_path: Path, monkeypatch: pytest.M
     write(tmp_path, [12])
     decoded: list[int] = []
 
-    def counting(data: bytes) -> np.ndarray:
+    def counting(data: bytes, size: int | None = None) -> np.ndarray:
         decoded.append(len(data))
         return np.zeros((SIZE, SIZE, 3), np.uint8)
 
