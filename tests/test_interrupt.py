@@ -27,7 +27,8 @@ from talkinghead.engines.eager import EagerEngine
 from talkinghead.interrupt import delayed, interruptible, signals_as_interrupts, stop_flag
 from talkinghead.media.video import VideoReader, VideoWriter
 from talkinghead.training.finetune import Diverged, Interrupted, PersonLearner, finetune
-from talkinghead.training.meta import MetaLearner, train
+from talkinghead.training.meta import train
+from talkinghead.training.meta_learner import MetaLearner
 
 KINDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

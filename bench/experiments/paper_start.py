@@ -29,7 +29,7 @@ from talkinghead.losses import content_loss, matching_loss
 from talkinghead.metrics import ssim
 from talkinghead.perceptual import PerceptualNetwork, open_perceptual
 from talkinghead.training.finetune import finetune
-from talkinghead.training.meta import MetaLearner
+from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.start import fill_columns
 
 SIZE, HELD_OUT, PICTURES, SHOTS, BATCH = 64, 10, 4, 2, 3

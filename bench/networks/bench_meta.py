@@ -13,7 +13,7 @@ from talkinghead.checkpoint import random_model
 from talkinghead.data.episodes import Episodes
 from talkinghead.engines.frame import DTYPES
 from talkinghead.perceptual import EfficientNetLite0
-from talkinghead.training.meta import MetaLearner
+from talkinghead.training.meta_learner import MetaLearner
 
 VIDEOS = 16
 TERMS = ("content", "pixel", "adversarial", "feature_matching", "matching", "discriminator")

@@ -11,12 +11,12 @@ from talkinghead.landmarks.draw import landmark_image
 from talkinghead.losses import adversarial_loss, content_loss, discriminator_loss, feature_matching_loss, matching_loss
 from talkinghead.perceptual import PerceptualNetwork
 from talkinghead.training.adversarial import mixed_precision
-from talkinghead.training.meta import MetaLearner
+from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.row_adam import RowAdam
 
 
 class StockMetaLearner:
-    """What a `talkinghead.training.meta.MetaLearner` learns, in the same arithmetic; without running averages of power iterations.
+    """What a `talkinghead.training.meta_learner.MetaLearner` learns, in the same arithmetic; without running averages of power iterations.
 
     Args:
         learner: of ours, before its first step.

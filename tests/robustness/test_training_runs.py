@@ -24,7 +24,8 @@ from talkinghead.checkpoint import load_model, random_model, save_model
 from talkinghead.errors import TalkingheadError
 from talkinghead.files import folder_lock
 from talkinghead.training import meta
-from talkinghead.training.meta import MetaLearner, train
+from talkinghead.training.meta import train
+from talkinghead.training.meta_learner import MetaLearner
 
 State = Callable[[bytes], bytes]
 

@@ -22,7 +22,8 @@ from talkinghead.losses import matching_loss
 from talkinghead.networks import ReferenceGuidedGenerator
 from talkinghead.networks.references import view_episodes
 from talkinghead.training import meta
-from talkinghead.training.meta import MetaLearner, train
+from talkinghead.training.meta import train
+from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.start import fill_columns
 
 STEPS = 8

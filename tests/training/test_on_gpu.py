@@ -13,7 +13,7 @@ from talkinghead.engines.eager import EagerEngine
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.training.finetune import PersonLearner
 from talkinghead.training.graphs import GraphedSteps
-from talkinghead.training.meta import MetaLearner
+from talkinghead.training.meta_learner import MetaLearner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
