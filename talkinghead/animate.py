@@ -6,7 +6,7 @@ a layout that shows them, once more for its frames. Nothing else grows with its 
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
@@ -213,12 +213,11 @@ def animate_video(
     place = None if paste_back is None else open_place(person, paste_back, detector)
     if place is not None:
         person = show_before(person, place, detector)
-        if engine is not None:
-            engine.show(person)
     size = (side, side if layout == "result" else 3 * side) if place is None else place.size
     # opened before the landmarks are looked for, so that a place that cannot be written to is told at once
     with (
         stop_flag() as stopped,  # until the video is whole
+        nullcontext() if engine is None or place is None else engine.showing(person),
         write_video(out, reader.fps, size, audio_from=drive, metadata={"comment": SYNTHESISED}) as video,
     ):
         with interruptible():

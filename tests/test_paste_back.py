@@ -15,6 +15,7 @@ from talkinghead import Person, animate_video
 from talkinghead.checkpoint import random_model
 from talkinghead.clip import Clip, Track
 from talkinghead.data.crop import Crop, crop_around
+from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detect import open_detector
 from talkinghead.landmarks.face import Face, largest_face
@@ -391,3 +392,8 @@ def test_animate_video_shows_the_person_before_the_pictures_scene(guided_model, 
     assert np.array_equal(references.pictures[1], crop.pixels(picture, size))
     np.testing.assert_allclose(references.landmarks[1], crop.points(RedSquare()(picture), 1), atol=1e-5)
     assert len(person.references) == 1  # the caller's person is as it was
+
+    engine = EagerEngine(person)
+    before, viewer = engine.run(points[None] / size), engine.viewer
+    animate_video(person, drive, out, detector=RedSquare(), retarget="off", paste_back=tmp_path / "place.png", engine=engine)
+    assert engine.viewer is viewer and np.array_equal(engine.run(points[None] / size), before)  # and so is the engine

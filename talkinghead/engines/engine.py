@@ -1,6 +1,8 @@
 """The interface of all engines: landmarks or landmark images, and styles, to frames."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -52,6 +54,16 @@ class Engine(ABC):
             self.styles = person.styles.detach().float().cpu().numpy()
         if person.references is not None:
             self.viewer = ReferenceViewer(person.references)
+
+    @contextmanager
+    def showing(self, person: Person) -> Iterator[None]:
+        """Take what `show` takes for as long as the block lasts; afterwards the engine shows whom it showed before."""
+        before = self.styles, self.viewer
+        self.show(person)
+        try:
+            yield
+        finally:
+            self.styles, self.viewer = before
 
     @with_default_torch_state
     def run(self, given: np.ndarray | Tensor, styles: np.ndarray | Tensor | None = None) -> np.ndarray:

@@ -172,6 +172,15 @@ def test_manifest_of_a_plain_person_has_no_size_of_networks(people):
     assert not manifest.guided and manifest.layer_size == 64 and "network_size" not in manifest.details
 
 
+def test_engine_showing_a_person_for_a_while_shows_the_former_one_afterwards(persons, guided_model, guided_clip):
+    engine, other = EagerEngine(persons["feed-forward"]), finetune(guided_model, guided_clip[1:3], steps=0)
+    before = engine.run(POINTS)
+    with pytest.raises(KeyboardInterrupt), engine.showing(other):
+        assert np.abs(engine.run(POINTS).astype(int) - before).max() > 20
+        raise KeyboardInterrupt
+    assert np.array_equal(engine.run(POINTS), before)
+
+
 def test_tensorrt_inputs_are_those_of_the_network(persons):
     for who, given in (("feed-forward", "points"), ("fine-tuned", "image")):
         network = FrameNetwork(persons[who], input=given)
