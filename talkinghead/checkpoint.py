@@ -344,7 +344,10 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({str(error).splitlines()[0]}); make or copy it again") from error
+        remedy = "make or copy it again"
+        if kind == "person" and path.suffix != ".safetensors":
+            remedy = f"of a picture or a video learn a person first: talkinghead finetune {path.name} --out person.safetensors"
+        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({str(error).splitlines()[0]}); {remedy}") from error
     try:
         header = json.loads(metadata["talkinghead"])
         found, version = header["kind"], header["version"]

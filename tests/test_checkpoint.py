@@ -189,3 +189,10 @@ def test_a_model_that_ships_is_small_current_and_has_not_seen_whom_it_is_measure
 
 def test_the_default_model_ships():
     assert load_model().digest == load_model(DEFAULT_MODEL).digest and DEFAULT_MODEL in shipped_models()
+
+
+def test_video_given_as_person_names_the_command_that_learns_one(tmp_path):
+    video = tmp_path / "anna.mp4"
+    video.write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(1000))
+    with pytest.raises(TalkingheadError, match="learn a person first: talkinghead finetune anna.mp4 --out person.safetensors"):
+        load_person(video)
