@@ -77,15 +77,13 @@ def open_missing_descriptors() -> None:
 
 def _discard(stream: TextIO | None) -> None:
     """Send what a stream still holds nowhere, or the interpreter would complain of it when it ends."""
-    if stream is None:
-        return
-    standard = stream is sys.__stdout__ or stream is sys.__stderr__
-    if not standard:
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, stream.fileno())
-    except (OSError, ValueError):
-        pass
-    finally:
-        os.close(nowhere)
+    for own in (sys.__stdout__, sys.__stderr__):
+        if own is None or own is not stream:
+            continue
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, own.fileno())
+        except (OSError, ValueError):
+            pass
+        finally:
+            os.close(nowhere)
