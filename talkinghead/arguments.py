@@ -208,7 +208,8 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
         default="window",
         type=Output,
         metavar="window|OUT.mp4|v4l2",
-        help="a window, a video (its metadata say that it is synthesised), or a virtual webcam: v4l2, v4l2:/dev/video2 (default: window)",
+        help="a window, a video (its metadata say that it is synthesised; until it ends well, OUT.part.mp4, which plays even when it is "
+        "killed), or a virtual webcam: v4l2, v4l2:/dev/video2 (default: window)",
     )
     _add_engine(it)
     it.add_argument(

@@ -156,7 +156,7 @@ def run_live(
         engine: renders the person.
         source: "webcam", "webcam:1", "/dev/video1" or a video file.
         sink: "window", "v4l2", "v4l2:/dev/video2", or a file that ends in .mp4, which plays in real time, says that it is synthesised, and
-            is there when the loop ends well, Ctrl-C included.
+            is there when the loop ends well, Ctrl-C included; until then it is NAME.part.mp4, which plays at any time.
         detector: finds the landmarks; by default the best that is installed.
         retarget: keep the person's own proportions; otherwise the driver's landmarks are scaled and shifted alone.
         pace: a video file plays in real time; otherwise as fast as it goes, and nothing is dropped.

@@ -34,7 +34,7 @@ _FORMATS = (
         "yuv4mpegpipe",
     ),
     *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "mjpeg"),  # streams without a container
-    *("mp3", "wav", "flac", "aac"),  # to say of them that they hold no moving pictures
+    *("webp_pipe", "webp_anim", "mp3", "wav", "flac", "aac"),  # to say of them that they hold no sound, or no moving pictures
 )
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"crf": "18"}),

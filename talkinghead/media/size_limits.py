@@ -2,7 +2,7 @@
 
 from ..errors import TalkingheadError
 
-MAX_PICTURE_PIXELS = 128_000_000  # cameras have up to 102 million; a picture takes up to 12 bytes a pixel while it is read
+MAX_PICTURE_PIXELS = 128_000_000  # cameras have up to 102 million; a picture takes 8 bytes a pixel while it is read, a WebP 16
 MAX_FRAME_PIXELS = 8192 * 4352  # level 6 of H.264 and 8K; a decoder may hold 17 such frames
 
 

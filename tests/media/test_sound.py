@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import drawn_frame
 from talkinghead.errors import TalkingheadError
@@ -124,6 +125,13 @@ def test_error_names_the_rate_that_cannot_be_encoded(tmp_path: Path, monkeypatch
     says = r"in\.mkv: its sound \(pcm_s16le, 192000 Hz\) cannot be encoded as AAC of 192000 Hz; convert it to AAC"
     with pytest.raises(TalkingheadError, match=says):
         taken_over(path)
+
+
+def test_animated_webp_has_no_sound(tmp_path: Path) -> None:
+    frames = [Image.fromarray(drawn_frame(SIZE, None, number)) for number in range(3)]
+    frames[0].save(tmp_path / "in.webp", save_all=True, append_images=frames[1:], duration=40)
+    with av.open(str(taken_over(tmp_path / "in.webp"))) as container:
+        assert not container.streams.audio
 
 
 def test_sound_of_unknown_codec_reports_user_error(tmp_path: Path) -> None:
