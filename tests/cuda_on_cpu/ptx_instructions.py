@@ -305,12 +305,13 @@ def _map_shared(t: Operands, i: Instruction) -> str:
 def _matrix(t: Operands, i: Instruction) -> str:
     loads = i.parts[0] == "ldmatrix"
     to, source = i.operands
-    if "trans" in i.parts or "m8n8" not in i.parts or i.parts[-1] != "b16":
+    if "m8n8" not in i.parts or i.parts[-1] != "b16":
         raise ValueError("a layout")
     address, registers = t.address(source if loads else to, "shared"), elements(to if loads else source)
+    which = [f"{k}, {str('trans' in i.parts).lower()}" for k in range(len(registers))]
     moved = [
-        store(name, f"matrices.of({k})") if loads else f"matrices.of({k}) = {t.value(name, 'uint32_t')};"
-        for k, name in enumerate(registers)
+        store(name, f"matrices.load({at})") if loads else f"matrices.store({at}, {t.value(name, 'uint32_t')});"
+        for name, at in zip(registers, which, strict=True)
     ]
     # no lane goes on before all have read or written
     return f"{{ const MatrixRows matrices({address}, {i.line}); {''.join(moved)} services->ballot(~0u, true, {i.line}); }}"

@@ -162,16 +162,23 @@ inline T reduce_warp(uint32_t mask, T value, F both, int line) {
   return value;
 }
 
-// ldmatrix and stmatrix: lane 8 i + r has the address of row r of matrix i; lane l gives, or takes, two numbers of row l / 4.
+// ldmatrix and stmatrix: lane 8 i + r has the address of row r of matrix i; lane l gives, or takes, two neighbours of row l / 4, or
+// where transposed two of column l / 4.
 struct MatrixRows {
   uint64_t rows[32];
+
   MatrixRows(uint64_t address, int line) {
     if (address % 16) services->fail("misaligned access");
     services->gather(0xffffffffu, address, rows, line);
   }
-  uint32_t& of(int matrix) const {
-    const unsigned lane = services->lane();
-    return memory<uint32_t>(rows[8 * matrix + lane / 4] + 4 * (lane % 4));
+  uint16_t& at(int matrix, bool transposed, int k) const {
+    const unsigned first = services->lane() / 4, second = services->lane() % 4 * 2 + k;
+    return memory<uint16_t>(rows[8 * matrix + (transposed ? second : first)] + 2 * (transposed ? first : second));
+  }
+  uint32_t load(int matrix, bool transposed) const { return at(matrix, transposed, 0) | uint32_t(at(matrix, transposed, 1)) << 16; }
+  void store(int matrix, bool transposed, uint32_t both) const {
+    at(matrix, transposed, 0) = uint16_t(both);
+    at(matrix, transposed, 1) = uint16_t(both >> 16);
   }
 };
 

@@ -79,10 +79,13 @@ def exact(x, residual, scale, bias, relu):
     return [y, h, grad + grad_h, grad + grad_h, *styles]
 
 
-def assert_close(got, plain, wanted):
-    """At most twice plain torch's error, and what rounding of the last step may add."""
+def assert_close(got, plain, wanted, summed=0):
+    """At most twice plain torch's error, what rounding of the last step may add, and in sums over `summed` pixels what their order may.
+
+    Sums are the matrices; where they nearly cancel, partial sums are about the root of their length, and are rounded.
+    """
     for g, p, w in zip(got, plain, wanted, strict=True):
-        floor = torch.finfo(g.dtype).eps * w.abs().max()
+        floor = torch.finfo(g.dtype).eps * w.abs().max() + (g.dim() == 2) * torch.finfo(torch.float32).eps * summed**0.5
         assert (g.double() - w).abs().max() <= 2 * (p.double() - w).abs().max() + floor
 
 
@@ -103,7 +106,7 @@ def test_adain_is_as_exact_as_plain_torch(shape, memory_format, dtype, residual)
     given = inputs(shape, dtype, memory_format, residual)
     got = run(ours, *given, relu, dtype)
     assert got[0].is_contiguous(memory_format=memory_format) and got[2].is_contiguous(memory_format=memory_format)
-    assert_close(got, run(plain_torch, *given, relu, dtype), exact(*given, relu))
+    assert_close(got, run(plain_torch, *given, relu, dtype), exact(*given, relu), shape[2] * shape[3])
 
 
 def test_chunks_of_several_tiles():
