@@ -17,6 +17,8 @@ INPUTS = ("points", "image")
 OUTPUTS = ("uint8", "float")
 CROP = "square, 2.0 x the longer side of the box around all landmarks of the clip, its centre raised by 1/6 of that side"
 LANDMARKS = "68 points in the order of iBUG 300-W (x right, y down), as fractions 0..1 of the crop"
+MAX_BYTES = 1 << 29
+"""Of an engine that holds its manifest: three times one of preset `paper`, the largest."""
 _UNSEALED = "0" * 64
 
 
@@ -187,6 +189,8 @@ def check_seal_inside(path: Path) -> Manifest:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise TalkingheadError(f"{path}: is too large for an engine, expected at most {MAX_BYTES >> 20} MB; export it again")
         return path.read_bytes()
     except OSError as error:
         raise TalkingheadError(f"{path}: cannot be read ({error.strerror})") from error
