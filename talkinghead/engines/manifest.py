@@ -21,7 +21,8 @@ INPUTS = ("points", "image")
 OUTPUTS = ("uint8", "float")
 CROP = "square, 2.0 x the longer side of the box around all landmarks of the clip, its centre raised by 1/6 of that side"
 LANDMARKS = "68 points in the order of iBUG 300-W (x right, y down), as fractions 0..1 of the crop"
-MAX_ENGINE_BYTES = 1 << 30
+MAX_ENGINE_BYTES = 1 << 29
+"""Of a file that holds its manifest: three times an engine of preset `paper`, the largest."""
 _MAX_MANIFEST_BYTES = 1 << 20
 _UNSEALED = "0" * 64
 _EXTERNAL_DATA = b"\n\x08location\x12"  # how ONNX names another file that holds weights, as protobuf writes it

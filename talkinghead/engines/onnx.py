@@ -16,6 +16,7 @@ from talkinghead_kernels.export import decompositions
 
 from ..checkpoint import Person
 from ..errors import TalkingheadError, require
+from ..media.pictures import no_stderr
 from ..version import __version__
 from .engine import Engine
 from .frame import FrameNetwork
@@ -107,7 +108,8 @@ class OnnxEngine(Engine):
         self.manifest = check_seal_inside(path)
         self.runtime = runtime or choose_runtime(device, self.manifest.precision)
         try:
-            self._call = RUNTIMES[self.runtime](path, device, self.manifest.precision)
+            with no_stderr():  # where runtimes complain of what they cannot read, beside raising
+                self._call = RUNTIMES[self.runtime](path, device, self.manifest.precision)
         except TalkingheadError:
             raise
         except Exception as error:  # each runtime has a kind of its own for every complaint

@@ -72,6 +72,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
+MAX_PICTURE_BYTES = 1 << 29
+"""Of a file: as many as the largest picture has without compression."""
+
+
 def natural(name: str) -> list[tuple[int, int | str]]:
     """A sorting key that compares numbers within names as numbers."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name.lower()) if part] + [(2, name)]
@@ -111,6 +115,8 @@ def _opened(path: Path) -> Iterator[Any]:
     image = require("PIL.Image", "app")
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # it might never end
         raise TalkingheadError(f"{path}: is no regular file, expected a picture; name a file")
+    if os.path.isfile(path) and os.path.getsize(path) > MAX_PICTURE_BYTES:  # some readers begin by reading all of it
+        raise TalkingheadError(f"{path}: is too large, expected a picture of at most {MAX_PICTURE_BYTES >> 20} MB; name another")
     try:
         _check_readers(path)
         with _quiet():

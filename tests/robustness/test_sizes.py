@@ -24,9 +24,10 @@ from talkinghead.cli import read_people
 from talkinghead.corpus.prepare import prepare
 from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.shards import MAX_SIDE, read_index
+from talkinghead.engines.formats import read_manifest
 from talkinghead.errors import TalkingheadError
 from talkinghead.evaluation.evaluate import _KEYS, _read
-from talkinghead.media.pictures import decode_jpeg
+from talkinghead.media.pictures import decode_jpeg, read_picture
 from talkinghead.networks import References, build_generator
 
 GIGABYTE = 1 << 30
@@ -201,3 +202,23 @@ def test_evaluated_clip_is_compared_with_its_checksums(tmp_path: Path) -> None:
     torch.save({"name": 1}, path)
     with pytest.raises(TalkingheadError, match="cannot be read again"):
         _read(path)
+
+
+# pictures and engines
+
+
+@pytest.mark.parametrize("ending", [".webp", ".png"])
+def test_read_picture_rejects_file_of_gigabytes(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"large{ending}"
+    Image.new("RGB", (8, 8)).save(path)
+    os.truncate(path, GIGABYTE)
+    with refused("is too large, expected a picture of at most 512 MB"):
+        read_picture(path)
+
+
+def test_read_manifest_rejects_engine_of_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    path.write_bytes(b"onnx")
+    os.truncate(path, GIGABYTE)
+    with refused("1 to 536,870,912 were expected"):
+        read_manifest(path)
