@@ -29,6 +29,8 @@ PICTURE_SUFFIXES = (
 """Endings of the pictures that are read, named one by one or in a folder; those of `_MAY_MOVE` where they do not move."""
 # without those that run other programs (EPS) or follow references
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
+MAX_PICTURE_BYTES = 1 << 29
+"""Of a file: as many as the largest picture has without compression."""
 _STRIP_PIXELS = 1 << 22  # of a picture that are converted at a time
 _JPEG_QUALITY = 95
 _NAMED = 6  # of the files that a folder holds besides pictures, how many are named
@@ -70,10 +72,6 @@ def pictures_in(folder: Path) -> list[Path]:
         names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
         log.warning("%s: not taken, as they are no pictures: %s", folder, names)
     return found
-
-
-MAX_PICTURE_BYTES = 1 << 29
-"""Of a file: as many as the largest picture has without compression."""
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
