@@ -28,7 +28,8 @@ def open_video(path: Path) -> Any:
         raise TalkingheadError(f"{path}: {what}, expected a video; name one that exists")
     # a demuxer that is named does not take % in a name for a number
     options = {"format": "apng"} if path.suffix.lower() in (".png", ".apng") else {}
-    options["metadata_errors"] = "replace"
+    if int(av().__version__.split(".")[0]) < 19:  # later ones never fail on metadata
+        options["metadata_errors"] = "replace"
     try:
         container = av().open(str(path.absolute()), **options)  # absolute, so that no name reads as an address
     except PermissionError as error:
