@@ -3,16 +3,22 @@
 # make test                  lint, types and the tests that are not marked slow
 # make test-all              lint, types and every test
 # make bench                 time networks, training steps and ops against what else there is
+# make wheel                 a wheel that an index takes, and the source distribution, in dist/; TALKINGHEAD_BUILD=cuda with the CUDA kernels
+# make matrix                use that wheel on each of PYTHONS with the oldest and the newest requirements: docs/compatibility.md; 15 GB, fetched
 # Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/; after that nothing is fetched.
 # PYTHON=python3.12 chooses the interpreter of .venv; TALKINGHEAD_BUILD and MAX_JOBS reach setup.py, which explains them.
+# NO_PROPRIETARY=1 goes without TensorRT for RTX, which tests of its builder use; they are skipped then.
 
+comma := ,
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
-EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,bench,dev
+READY := .venv/.ready$(if $(NO_PROPRIETARY),-free)
+EXTRAS := app,dlib,landmarks,train,demo,evaluate,synthetic,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
+PROPRIETARY := tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs
+PYTHONS := python3.10 python3.11 python3.12 python3.13
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench lint wheel matrix clean
 
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
@@ -35,8 +41,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# build/ may hold files that are no longer there. libtorch and libc10 come with torch; what the tag promises of the rest is checked.
+wheel: $(READY)
+	rm -rf build/lib* build/temp* build/bdist* dist
+	TALKINGHEAD_BUILD=$${TALKINGHEAD_BUILD:-cpu} $(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation -w dist/unrepaired .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist dist/unrepaired/*.whl
+	rm -r dist/unrepaired
+	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+
+matrix: wheel
+	$(BIN)/python tests/packaging/matrix.py dist/*.whl --pythons $(PYTHONS)
+
 clean:
-	rm -rf .venv out build *.egg-info .*_cache kernels/talkinghead_kernels/*.so
+	rm -rf .venv out build dist *.egg-info .*_cache kernels/talkinghead_kernels/*.so
 
 # The stamp is written last: a set-up that failed or was interrupted is done again.
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
@@ -46,11 +63,14 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 		|| { echo "$(PYTHON): older than Python 3.10; sudo apt install python3.11 python3.11-venv, then make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON): cannot make virtual environments; sudo apt install python3-venv" >&2; exit 1; }
-	@rm -f $@
+	@rm -f .venv/.ready .venv/.ready-free
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv $$($(BIN)/python -c '' 2>/dev/null || echo --clear) .venv
 	@echo "setting up .venv, once (some minutes, most of them for torch)"
+	@echo "$(if $(NO_PROPRIETARY),going without TensorRT for RTX: tests of its builder are skipped,installing TensorRT for RTX too, \
+		which is proprietary software of NVIDIA: NO_PROPRIETARY=1 goes without)"
 	$(PIP) torch  # first: the kernels are built against it
 	$(PIP) -e '.[$(EXTRAS)]'
+	$(if $(NO_PROPRIETARY),$(BIN)/python -m pip uninstall --quiet --yes $(PROPRIETARY))
 	@$(BIN)/python -m talkinghead_kernels
 	@touch $@

@@ -5,6 +5,7 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from talkinghead_kernels.cpu_features import cpu_features
 
 from .errors import TalkingheadError
 
@@ -47,8 +48,7 @@ def training_precision(device: torch.device, wanted: str) -> str:
 
 def has_bfloat16() -> bool:
     """Whether this CPU has instructions for it; otherwise it is emulated, several times slower."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return bool(cpu_features() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache

@@ -33,19 +33,22 @@ _OPTIONAL = {
     "cv2": ("live", "shows a window"),
     "pyvirtualcam": ("live", "is a webcam for other programs"),
     "tensorrt": ("tensorrt", "builds and runs TensorRT engines"),
-    "tensorrt_rtx": ("tensorrt", "the same, of TensorRT for RTX"),
+    "tensorrt_rtx": ("tensorrt-rtx", "the same, of TensorRT for RTX, for GeForce and workstation GPUs"),
     "webdataset": ("test", "opens prepared data elsewhere"),
     "torchmetrics": ("app", "SSIM, PSNR"),
     "skimage": ("app", "warps the nearest frame"),
 }
 """Import name -> the extra that brings it, and what it is for."""
 _DISTRIBUTIONS = {
-    "PIL": "pillow",
-    "cv2": "opencv-python",
-    "dlib": "dlib-bin",
-    "skimage": "scikit-image",
-    "tensorrt_rtx": "tensorrt-rtx-cu13",
+    "PIL": ("pillow",),
+    "cv2": ("opencv-python", "opencv-python-headless"),
+    "dlib": ("dlib-bin", "dlib"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "skimage": ("scikit-image",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
+"""Import name -> what may have brought it, where that has another name."""
 
 
 def info() -> dict[str, Any]:
@@ -81,10 +84,12 @@ def _parameters(name: str) -> dict[str, Any]:
 def _part(name: str, extra: str, what: str) -> str:
     if importlib.util.find_spec(name) is None:
         return f"not installed ({what}): pip install 'talkinghead[{extra}]'"
-    try:
-        return f"{version(_DISTRIBUTIONS.get(name, name))} ({what})"
-    except PackageNotFoundError:
-        return f"installed ({what})"
+    for distribution in _DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return f"{version(distribution)} ({what})"
+        except PackageNotFoundError:
+            continue
+    return f"installed ({what})"
 
 
 def _landmarks() -> str:

@@ -151,7 +151,12 @@ def warp_to_landmarks(frame: np.ndarray, from_points: np.ndarray, to_points: np.
     border = np.array([(x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)]) * limit
     # scikit-image's coordinates are those of pixel centres
     source, target = (np.concatenate([points + apart, border]) - 0.5 for points in (from_points, to_points))
-    back = transform.estimate_transform("piecewise-affine", target, source)
+    piecewise = transform.PiecewiseAffineTransform
+    if hasattr(piecewise, "from_estimate"):
+        back = piecewise.from_estimate(target, source)
+    else:  # before scikit-image 0.26
+        back = piecewise()
+        back = back if back.estimate(target, source) else None
     if not back:
         raise TalkingheadError("warp_to_landmarks: the landmarks are no face that could be bent into the other; check both")
     return np.rint(transform.warp(frame, back, order=1, mode="edge", preserve_range=True)).astype(np.uint8)

@@ -42,7 +42,7 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "skvideo": "scikit-video",
     "cv2": "opencv-python",
-    "tensorrt": "tensorrt-rtx-cu13",
+    "tensorrt": "tensorrt-cu13",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "warp": "warp-lang",
 }
@@ -198,7 +198,7 @@ def test_every_extra_that_is_named_brings_what_is_required() -> None:
         assert name in brought.get(it.extra, set()), f"{it.module}: extra {it.extra!r} does not bring {name}"
     # extras are also named in what users are told
     for module, path in modules(HEADS):
-        for extra in re.findall(r"talkinghead\[([a-z]+)\]", path.read_text()):
+        for extra in re.findall(r"talkinghead\[([a-z-]+)\]", path.read_text()):
             assert extra in brought, f"{module} names an extra {extra!r} that does not exist"
 
 

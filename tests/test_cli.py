@@ -193,6 +193,20 @@ def test_info_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     assert "not installed (does nothing): pip install 'talkinghead[app]'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("module", "distribution"), [("tensorrt", "tensorrt-cu13"), ("tensorrt", "tensorrt"), ("cv2", "opencv-python")])
+def test_info_finds_the_version_under_the_name_it_was_installed_by(monkeypatch, module, distribution):
+    import talkinghead.info as info
+
+    def version(name: str) -> str:
+        if name != distribution:
+            raise info.PackageNotFoundError(name)
+        return "11.4.0"
+
+    monkeypatch.setattr(info, "version", version)
+    monkeypatch.setattr(info.importlib.util, "find_spec", lambda name: object())
+    assert info._part(module, "tensorrt", "an optional part") == "11.4.0 (an optional part)"
+
+
 # finetune and animate, end to end
 
 

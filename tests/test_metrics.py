@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from skimage import data
+from skimage import data, transform
 from skimage.metrics import structural_similarity
 
 from talkinghead import metrics
@@ -165,6 +165,32 @@ def test_a_warp_takes_the_landmarks_along_and_holds_the_border() -> None:
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         # half a pixel from the border it moves by a fraction of the shift
         assert np.abs(warped[edge].astype(int) - frame[edge]).max() <= 2
+
+
+def test_warp_is_the_same_by_either_interface_of_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 0.26 a transform was made empty and then told to `estimate`; `from_estimate` does both."""
+    current = transform.PiecewiseAffineTransform
+
+    class Earlier:
+        def estimate(self, source: np.ndarray, target: np.ndarray) -> bool:
+            self.estimated = current.from_estimate(source, target)
+            return bool(self.estimated)
+
+        def __call__(self, points: np.ndarray) -> np.ndarray:
+            return self.estimated(points)
+
+    class Later:
+        @staticmethod
+        def from_estimate(source: np.ndarray, target: np.ndarray) -> object:
+            estimated = current()
+            return estimated if estimated.estimate(source, target) else None
+
+    frame, points = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), face(64)
+    moved = points + np.array([4.0, -3.0], dtype=np.float32)
+    expected = metrics.warp_to_landmarks(frame, points, moved)
+    monkeypatch.setattr(transform, "PiecewiseAffineTransform", Earlier if hasattr(current, "from_estimate") else Later)
+    monkeypatch.setattr(transform, "estimate_transform", None)  # before 0.26 it fails on this kind
+    np.testing.assert_array_equal(metrics.warp_to_landmarks(frame, points, moved), expected)
 
 
 def test_a_warp_is_exact_to_half_a_pixel() -> None:

@@ -20,6 +20,7 @@ case "$*" in
   *ensurepip*) ! grep -qs venv "$here/lacks" || {{ echo "Traceback (most recent call last):" >&2; exit 1; }} ;;
   *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
   *"pip --version"*) true ;;
+  *"pip uninstall"*) echo "$*" >>"$here/asked" ;;
   *"pip install"*) echo "$*" >>"$here/asked"; ! grep -qs network "$here/lacks" ;;
 esac
 """
@@ -44,9 +45,10 @@ class Project:
     def lacks(self, what: str) -> None:
         (self.outside / "lacks").write_text(what)
 
-    def make(self, python: str | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "PYTHON"}
-        command = ["make", ".venv/.ready", f"PYTHON={python or self.python}"]
+    def make(self, *settings: str, python: str | None = None, target: str = ".venv/.ready") -> subprocess.CompletedProcess[str]:
+        unset = ("PYTHON", "NO_PROPRIETARY", "TALKINGHEAD_BUILD")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name not in unset}
+        command = ["make", target, f"PYTHON={python or self.python}", *settings]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     @property
@@ -71,6 +73,37 @@ def test_it_is_set_up_once(project: Project) -> None:
     assert "-c constraints.txt -e .[" in rest
     assert project.make().returncode == 0
     assert len(project.asked) == 2
+
+
+def test_set_up_says_that_it_installs_proprietary_software(project: Project) -> None:
+    done = project.make()
+    assert "proprietary" in done.stdout and "NO_PROPRIETARY=1" in done.stdout
+    assert "tensorrt-rtx" in project.asked[-1]
+
+
+def test_no_proprietary_software_is_installed_or_kept_when_so_asked(project: Project) -> None:
+    free = project.folder / ".venv" / ".ready-free"
+    done = project.make("NO_PROPRIETARY=1", target=".venv/.ready-free")
+    assert done.returncode == 0 and free.exists() and not project.ready.exists()
+    _, rest, removed = project.asked
+    assert "tensorrt" not in rest and "uninstall" in removed and "tensorrt-rtx-cu13-libs" in removed
+    assert project.make().returncode == 0  # and back again
+    assert project.ready.exists() and not free.exists()
+    assert project.make("NO_PROPRIETARY=1", target=".venv/.ready-free").returncode == 0
+    assert free.exists() and not project.ready.exists()
+
+
+def test_wheel_is_repaired_and_comes_with_a_source_distribution(project: Project) -> None:
+    done = project.make("--dry-run", target="wheel")
+    steps = [line for line in done.stdout.splitlines() if ".venv/bin/" in line]
+    order = [next(i for i, line in enumerate(steps) if part in line) for part in ("pip wheel", "auditwheel repair", "build_sdist")]
+    assert order == sorted(order) and "TALKINGHEAD_BUILD:-cpu" in steps[order[0]]
+    assert all(f"--exclude '{name}*.so'" in steps[order[1]] for name in ("libtorch", "libc10"))
+
+
+def test_matrix_uses_the_wheel_that_is_built(project: Project) -> None:
+    done = project.make("--dry-run", "PYTHONS=a b", target="matrix")
+    assert done.stdout.index("auditwheel repair") < done.stdout.index("matrix.py dist/*.whl --pythons a b")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "setup.py", "csrc/common.h"])

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .convolution import conv2d, conv_transpose2d, is_packed, kernel_size
+from .cpu_features import cpu_features
 from .registration import is_transformed
 
 FORMS: dict[str, Callable[[int, int], tuple[int, int, int, int]]] = {
@@ -290,8 +291,8 @@ def device_class(device: torch.device) -> str:
         return device.type
     level = torch.backends.cpu.get_cpu_capability()
     if level == "AVX512":
-        has = torch.cpu.get_capabilities()
-        return "cpu-amx" if has.get("amx_bf16") else "cpu-avx512_bf16" if has.get("avx512_bf16") else "cpu-avx512"
+        has = cpu_features()
+        return "cpu-amx" if "amx_bf16" in has else "cpu-avx512_bf16" if "avx512_bf16" in has else "cpu-avx512"
     return "cpu-avx2" if level == "AVX2" else "cpu"
 
 

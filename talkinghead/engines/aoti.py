@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from talkinghead_kernels.cpu_features import cpu_features
 
 from ..checkpoint import Person
 from ..device import choose_device
@@ -88,8 +89,7 @@ def _check_cache_folder() -> None:
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What native code is bound to."""
-    able = " ".join(sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True))
-    found = {"torch": torch.__version__, "device": device.type, "cpu": able}
+    found = {"torch": torch.__version__, "device": device.type, "cpu": " ".join(sorted(cpu_features()))}
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         found["gpu"] = f"sm_{major}{minor}"

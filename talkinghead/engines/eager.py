@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from talkinghead_kernels.cpu_features import cpu_features
 from torch import Tensor
 
 from ..checkpoint import Person
@@ -109,8 +110,7 @@ def choose_precision(device: torch.device, precision: str) -> str:
         return "bf16" if bfloat16_is_faster(device) else "fp32"
     if device.type != "cpu":
         return precision
-    has = torch.cpu.get_capabilities()
-    able = {"fp32": True, "bf16": has_bfloat16(), "fp16": has.get("avx512_fp16") or has.get("amx_fp16")}
+    able = {"fp32": True, "bf16": has_bfloat16(), "fp16": bool(cpu_features() & {"avx512_fp16", "amx_fp16"})}
     if not able[precision]:
         log.warning("precision %s: this CPU has no instructions for it; fp32 is used", precision)
         return "fp32"

@@ -34,16 +34,19 @@ def open_tensorrt(builder: str | None = None) -> ModuleType:
 
 def _find(builder: str | None) -> ModuleType:
     if builder == "tensorrt_rtx":
-        return require("tensorrt_rtx", "tensorrt")
+        return require("tensorrt_rtx", "tensorrt-rtx")
     if builder == "tensorrt":
         try:
             return require("tensorrt", "tensorrt")
         except TalkingheadError as error:
-            raise TalkingheadError("tensorrt is needed here and cannot be imported: pip install tensorrt, or export again") from error
+            raise TalkingheadError(f"{error}, or export again") from error
     try:
         return require("tensorrt", "tensorrt")
-    except TalkingheadError:
-        return require("tensorrt_rtx", "tensorrt")
+    except TalkingheadError as error:
+        try:
+            return require("tensorrt_rtx", "tensorrt-rtx")
+        except TalkingheadError:
+            raise TalkingheadError(f"{error}, or 'talkinghead[tensorrt-rtx]', which knows no Hopper") from error
 
 
 def emptied_log(trt: Any) -> Any:
@@ -113,7 +116,9 @@ def choose_target(wanted: str | None, gpu: str | None) -> tuple[Any, str]:
         trt = open_tensorrt("tensorrt_rtx")
     if builds_anywhere(trt) and target != _PORTABLE and target not in _targets(trt):
         known = ", ".join(_targets(trt))
-        raise TalkingheadError(f"{trt.__name__} {trt.__version__}: builds for {known}, not for {target}; on such a GPU use tensorrt")
+        raise TalkingheadError(
+            f"{trt.__name__} {trt.__version__}: builds for {known}, not for {target}; for such a GPU pip install 'talkinghead[tensorrt]'"
+        )
     return trt, target
 
 

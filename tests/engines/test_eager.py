@@ -11,6 +11,7 @@ from talkinghead_kernels.convolution import is_packed
 from talkinghead import device, finetune, load_model
 from talkinghead.checkpoint import Person, shipped_models
 from talkinghead.config import preset
+from talkinghead.engines import eager
 from talkinghead.engines.eager import EagerEngine, choose_precision
 from talkinghead.landmarks.draw import landmark_image
 from talkinghead.networks import Generator, final, final_generator, pack_
@@ -107,13 +108,14 @@ def test_an_engine_leaves_its_person_alone(person):
 
 def test_a_precision_that_is_not_there_falls_back_with_one_line(monkeypatch, caplog):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(device, "cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(eager, "cpu_features", lambda: {"avx512_bf16"})
     monkeypatch.setattr(device, "_measured", lambda threads: 2.0)
     assert [choose_precision(cpu, name) for name in ("auto", "bf16", "fp32")] == ["bf16", "bf16", "fp32"] and not caplog.records
     assert choose_precision(cpu, "fp16") == "fp32"
     monkeypatch.setattr(device, "_measured", lambda threads: 0.6)
     assert [choose_precision(cpu, name) for name in ("auto", "bf16")] == ["fp32", "bf16"]
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(device, "cpu_features", set)
     assert choose_precision(cpu, "auto") == "fp32" and len(caplog.records) == 1
     assert choose_precision(cpu, "bf16") == "fp32"
     assert [record.getMessage() for record in caplog.records] == [

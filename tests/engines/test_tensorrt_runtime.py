@@ -186,21 +186,27 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ("sm_120", "sm_86", "both", ("tensorrt_rtx", "sm_120")),
         (None, None, "both", ("tensorrt_rtx", "sm_80+")),
         (None, "sm_86", "rtx", ("tensorrt_rtx", "sm_86")),
-        (None, "sm_90", "rtx", "builds for sm_86, sm_120, not for sm_90"),
+        (None, "sm_90", "rtx", r"builds for sm_86, sm_120, not for sm_90; for such a GPU pip install 'talkinghead\[tensorrt\]'"),
         ("sm_90", "sm_90", "both", ("tensorrt", "sm_90")),
         ("rtx3090", None, "both", "target 'rtx3090': expected one such as"),
         ("sm_120", "sm_86", "old", "tensorrt 10.3.0: is too old, 10.12 or newer"),
-        (None, None, "none", "tensorrt_rtx: absent"),
+        (None, None, "none", r"tensorrt: absent, pip install tensorrt, or 'talkinghead\[tensorrt-rtx\]'"),
+        ("sm_120", "sm_86", "own", "tensorrt_rtx: absent, pip install tensorrt-rtx$"),
     ],
 )
 def test_bindings_and_target_are_chosen(monkeypatch: pytest.MonkeyPatch, wanted: Any, gpu: Any, installed: str, chosen: Any) -> None:
-    there = {"both": [Straw("tensorrt", "11.0.0"), Straw()], "rtx": [Straw()], "old": [Straw("tensorrt", "10.3.0")], "none": []}[installed]
+    there = {
+        "both": [Straw("tensorrt", "11.0.0"), Straw()],
+        "rtx": [Straw()],
+        "old": [Straw("tensorrt", "10.3.0")],
+        "own": [Straw("tensorrt", "11.0.0")],
+    }.get(installed, [])
 
     def require(module: str, extra: str) -> Straw:
         for each in there:
             if each.__name__ == module:
                 return each
-        raise TalkingheadError(f"{module}: absent")
+        raise TalkingheadError(f"{module}: absent, pip install {extra}")
 
     monkeypatch.setattr(tensorrt, "require", require)
     if isinstance(chosen, str):
