@@ -16,7 +16,6 @@ from conftest import face_clip, face_points, guided, guided_config
 from talkinghead.checkpoint import (
     MAX_REFERENCES,
     Person,
-    _digest,
     fingerprint,
     load_model,
     load_person,
@@ -29,6 +28,7 @@ from talkinghead.config import preset
 from talkinghead.engines.eager import EagerEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.networks import ReferenceGuidedGenerator, References
+from talkinghead.tensor_file import checksum
 from talkinghead.training.finetune import finetune
 
 LATER = {"crop", "reference_guided", "network_size", "own_picture", "details", "far_targets", "camera_motion", "head_jitter"}
@@ -125,7 +125,7 @@ def changed(source, target, change):
         metadata, tensors = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(tensors)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    metadata["sha256"] = _digest(metadata["talkinghead"], tensors)
+    metadata["sha256"] = checksum(metadata["talkinghead"], tensors)
     save_file(tensors, target, metadata)
     return target
 

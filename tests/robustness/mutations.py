@@ -231,9 +231,9 @@ def edit_safetensors(content: bytes, chance: random.Random) -> Pieces:
 def _checksum(content: bytes, fields: str) -> str:
     from safetensors.torch import load
 
-    from talkinghead.checkpoint import _digest
+    from talkinghead.tensor_file import checksum
 
-    return _digest(fields, load(content))
+    return checksum(fields, load(content))
 
 
 # shards
