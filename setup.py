@@ -26,6 +26,7 @@ from setuptools import setup
 
 CHOICES = ("auto", "none", "cpu", "cuda")
 OLDEST_TORCH = (2, 10)
+UNTESTED_TORCH = (2, 16)
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 ARCHITECTURES = ("8.0+PTX", "9.0+PTX", "10.0", "12.0")
 """What is compiled for where TORCH_CUDA_ARCH_LIST is not set. PTX serves what comes later: that of 9.0 with clusters, which 8.0 lacks."""
@@ -182,7 +183,7 @@ def configuration() -> dict[str, Any]:
         return nothing()
     torch = import_torch()
     if torch is None and asked:
-        return {"setup_requires": ["torch>=" + ".".join(map(str, OLDEST_TORCH))]}
+        return {"setup_requires": [f"torch>={'.'.join(map(str, OLDEST_TORCH))},<{'.'.join(map(str, UNTESTED_TORCH))}"]}
     if torch is None:
         without("compiled", "torch is not installed; pip install torch")
         return nothing()

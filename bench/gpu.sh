@@ -98,7 +98,7 @@ rest() {
 }
 
 sanitizer() {
-  local tool said errors=0 tools=(memcheck racecheck synccheck)
+  local tool said start code part errors=0 tools=(memcheck racecheck synccheck)
   if ! command -v compute-sanitizer > /dev/null; then
     echo "compute-sanitizer is not installed: nothing was checked" | tee -a "$log"
     [ -z "$dry" ] || run "$seconds" "$python" -m bench.small_shapes
@@ -106,12 +106,20 @@ sanitizer() {
   fi
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1  # or accesses past a tensor may hit another one
   for tool in "${tools[@]}"; do
+    start=$(wc -c < "$log")
     run $((seconds / ${#tools[@]})) compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m bench.small_shapes
-    case $? in
-      0) said="nothing was found" ;;
-      9) said="errors were found" errors=9 ;;
-      *) said="it did not run to its end, perhaps as it refuses the device" ;;
-    esac
+    code=$?
+    part=$(tail -c +$((start + 1)) "$log")
+    # a wrong result ends the program before the tool can set its exit code
+    if [ $code -eq 9 ] || grep -Eq 'ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]|a result is not finite' <<< "$part"; then
+      said="errors were found" errors=9
+    elif [ $code -eq 0 ]; then
+      said="nothing was found"
+    elif grep -Eqi 'not supported|unable to (attach|initiali)' <<< "$part"; then
+      said="it refuses the device: nothing was checked"
+    else
+      said="it failed with exit code $code" errors=1
+    fi
     echo "$tool: $said" | tee -a "$log"
   done
   return $errors

@@ -1,10 +1,12 @@
 """Which instruction sets this CPU has."""
 
+import re
 from pathlib import Path
 
 import torch
 
 CPUINFO = Path("/proc/cpuinfo")
+_INSTRUCTION_SETS = re.compile(r"sse4_[12]|avx.*|amx_.*|fma|f16c|bmi[12]")  # other flags change with the kernel
 
 
 def cpu_features() -> frozenset[str]:
@@ -19,4 +21,4 @@ def cpu_features() -> frozenset[str]:
     except OSError:
         return frozenset()
     flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.split())
+    return frozenset(filter(_INSTRUCTION_SETS.fullmatch, flags.split()))

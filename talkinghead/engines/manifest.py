@@ -25,7 +25,7 @@ MAX_ENGINE_BYTES = 1 << 29
 """Of a file that holds its manifest: three times an engine of preset `paper`, the largest."""
 _MAX_MANIFEST_BYTES = 1 << 20
 _UNSEALED = "0" * 64
-_EXTERNAL_DATA = b"\n\x08location\x12"  # how ONNX names another file that holds weights, as protobuf writes it
+_EXTERNAL_DATA = b"\n\x08location"  # how protobuf writes the key by which ONNX names another file that holds weights
 
 
 @dataclass(frozen=True)

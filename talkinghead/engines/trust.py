@@ -28,12 +28,12 @@ def remember_engine(path: Path) -> bool:
     Returns:
         whether the list could be written; where it cannot, the engine has to be trusted by hand.
     """
-    made_here = engines_made_here()
     try:
+        made_here = engines_made_here()
         made_here.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(made_here, "a", encoding="ascii") as file:
             file.write(f"{sha256(path)}\n")
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return False
     return True
 
@@ -59,7 +59,7 @@ def _digests() -> set[str]:
     try:
         with open(engines_made_here(), encoding="ascii", errors="replace") as file:
             return {line.strip() for line in file}
-    except OSError:
+    except (OSError, RuntimeError):
         return set()
 
 

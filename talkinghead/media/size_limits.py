@@ -25,15 +25,15 @@ def check_decoder(width: int, height: int, limit: int) -> None:
     """Raise for a frame size that a decoder refused; do nothing when it failed for another reason.
 
     Args:
-        width, height: what the decoder holds after it failed; some hold 0 after a size that they refused.
+        width, height: what the decoder holds after it failed: 0 before a first whole header, and in some after a refused size.
         limit: pixels that it was allowed.
 
     Raises:
-        TooLarge: it was the size.
+        TooLarge: it was the size, or may have been.
     """
     check_pixels(width, height, limit)
     if not width:
-        raise TooLarge(f"has more than the {_millions(limit)} million pixels expected at most; scale it down")
+        raise TooLarge(f"is damaged, or has more than the {_millions(limit)} million pixels expected at most; mend it or scale it down")
 
 
 def _millions(pixels: int) -> str:

@@ -109,10 +109,14 @@ class SoundTrack:
             ) from error
         self._target.mux(packets)
 
+    def _packets(self) -> Iterator[Any]:
+        """Yield the packets of sound; those of pictures are passed over here, where Ctrl-C is seen, and not by PyAV, where it is not."""
+        return (packet for packet in self._source.demux() if packet.stream.index == self._stream.index)
+
     def _shifted_packets(self) -> Generator[Any, None, None]:
         """Yield the packets from time 0 on."""
         try:
-            for packet in self._source.demux(self._stream):
+            for packet in self._packets():
                 if packet.pts is None:  # the demuxer's last, empty one
                     continue
                 packet.pts -= round(self._start / packet.time_base)
@@ -155,7 +159,8 @@ class SoundTrack:
     def _frames(self) -> Iterator[Any]:
         """Yield the frames of sound as they are in the file."""
         try:
-            yield from self._source.decode(self._stream)
+            for packet in self._packets():
+                yield from packet.decode()
         except av().error.FFmpegError as error:
             raise self._cannot_decode() from error
 

@@ -52,11 +52,19 @@ def test_stages_without_time_left_are_named_for_the_next_call(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code", "said"), [(0, 0, "nothing was found"), (9, 9, "errors were found"), (1, 0, "did not run to its end")]
+    ("code", "prints", "exit_code", "said"),
+    [
+        (0, "ERROR SUMMARY: 0 errors", 0, "nothing was found"),
+        (9, "ERROR SUMMARY: 2 errors", 9, "errors were found"),
+        (1, "ERROR SUMMARY: 2 errors", 9, "errors were found"),
+        (1, "AssertionError: run_adain: a result is not finite", 9, "errors were found"),
+        (1, "Device not supported", 0, "it refuses the device"),
+        (124, "", 1, "it failed with exit code 124"),
+    ],
 )
-def test_sanitizer_that_refuses_the_device_is_recorded(tmp_path, code, exit_code, said):
+def test_sanitizer_outcome_is_recorded(tmp_path, code, prints, exit_code, said):
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text(f'#!/bin/sh\necho "asked for $2"\nexit {code}\n')
+    tool.write_text(f'#!/bin/sh\necho "asked for $2"\necho "{prints}"\nexit {code}\n')
     tool.chmod(0o755)
     done = run(tmp_path / "out", "sanitizer", path=[tmp_path])
     assert done.returncode == bool(exit_code) and f"sanitizer: exit {exit_code} " in done.stdout

@@ -118,9 +118,18 @@ def test_load_that_fails_leaves_no_temporary_folder(package, tmp_path, monkeypat
     assert list(place.iterdir()) == []
 
 
-def test_list_that_cannot_be_written_warns(package, monkeypatch):
+def test_list_that_cannot_be_written_is_none(package, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert not remember_engine(package)
+
+
+def test_machine_without_a_home_folder_has_no_list(package, monkeypatch):
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    assert not remember_engine(package)
+    with pytest.raises(TalkingheadError, match="holds native code"):
+        open_engine(package)
+    assert open_engine(package, trust=True).size == 64
 
 
 @pytest.mark.parametrize("folder, message", [("/proc/nowhere", "cannot be used"), ("with space", "has a space in its path")])

@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
-EXTRAS = ("app", "dlib", "landmarks", "train", "demo", "evaluate", "onnx", "live", "synthetic", "test")
+EXTRAS = ("app", "dlib", "landmarks", "train", "heic", "demo", "evaluate", "onnx", "live", "synthetic", "test")
 """What is installed in a cell; the rest is in UNTESTED."""
 
 UNTESTED = {

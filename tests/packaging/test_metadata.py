@@ -44,8 +44,10 @@ def test_requirements_have_the_same_bounds_in_every_extra() -> None:
 
 def test_setup_py_builds_with_every_torch_that_is_allowed() -> None:
     (torch,) = [it for it in REQUIREMENTS if it.name == "torch"]
-    found = re.search(r"OLDEST_TORCH = \((\d+), (\d+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))
-    assert found and f">={found[1]}.{found[2]}" in str(torch.specifier)
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    oldest, untested = (re.search(rf"{name}_TORCH = \((\d+), (\d+)\)", text) for name in ("OLDEST", "UNTESTED"))
+    assert oldest and untested
+    assert set(str(torch.specifier).split(",")) == {f">={oldest[1]}.{oldest[2]}", f"<{untested[1]}.{untested[2]}"}
 
 
 def test_constraints_are_within_the_bounds() -> None:
@@ -139,7 +141,8 @@ def test_built_files_carry_their_metadata_and_what_belongs_to_them(tmp_path: Pat
     with zipfile.ZipFile(built) as unpacked:
         (name,) = [name for name in unpacked.namelist() if name.endswith("METADATA")]
         metadata = email.message_from_bytes(unpacked.read(name))
-        assert any(name.endswith("licenses/LICENSE") for name in unpacked.namelist())
+        for name in ("LICENSE", "docs/licences.md"):
+            assert any(each.endswith(f"licenses/{name}") for each in unpacked.namelist())
         assert {name.split("/")[0] for name in unpacked.namelist() if "dist-info" not in name} == {"talkinghead", "talkinghead_kernels"}
     assert metadata.get_all("Classifier") == PROJECT["classifiers"]
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Description-Content-Type"] == "text/markdown"
