@@ -17,7 +17,7 @@ from .errors import TalkingheadError
 from .evaluation.clips import DEFAULT_ROWS, ROWS, Protocol
 from .evaluation.evaluate import FILES as RESULT_FILES
 from .examples import EXAMPLES
-from .file_arguments import EngineInput, EngineOutput, Input, ModelInput, NamedInput, Output, output_folder
+from .file_arguments import EngineInput, EngineOutput, Input, ModelInput, NamedInput, Output, VideosInput, output_folder
 from .landmarks.detect import DETECTORS
 from .streams import Stream
 from .training.meta import FILES as RUN_FILES
@@ -238,7 +238,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     _add_landmarks(it)
 
     it = verb("prepare", "make of videos, or draw, the data that `talkinghead train` reads; started again, an interrupted run goes on")
-    it.add_argument("videos", nargs="*", type=Input, metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
+    it.add_argument("videos", nargs="*", type=VideosInput, metavar="VIDEO", help="videos, or folders of videos; subfolders are read too")
     it.add_argument("--out", required=True, type=output_folder(*DATA_SET_FILES), metavar="DATA", help="the folder to write")
     it.add_argument("--size", type=_whole(1), default=256, metavar="N", help="side of the frames in pixels (default: %(default)s)")
     it.add_argument(
@@ -339,7 +339,7 @@ def build_parser(runs: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPa
     it.add_argument(
         "clips",
         nargs="+",
-        type=Input,
+        type=VideosInput,
         metavar="CLIPS",
         help="videos, folders of videos (with --people, or as their layout tells), or data from `prepare`",
     )

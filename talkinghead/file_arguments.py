@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .checkpoint import shipped_models
-from .data.outputs import check_outputs, files_in
+from .data.outputs import check_outputs, files_in, videos_in
 from .engines.manifest import sidecar
 
 
@@ -20,6 +20,13 @@ class Input(str):
     def paths(self) -> list[Path]:
         """Return the files and folders that are read."""
         return [Path(self)]
+
+
+class VideosInput(Input):
+    """A video, or a folder of which only the videos are read."""
+
+    def paths(self) -> list[Path]:
+        return videos_in(self)
 
 
 class ModelInput(Input):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written in a hidden folder beside their place, then renamed into it."""
+"""Write files that are whole or not there: made in a hidden folder beside their place, then renamed into it."""
 
 import errno
 import hashlib
@@ -22,10 +22,10 @@ _MARK = ".talkinghead-"  # in the names of hidden folders, so that what a killed
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], keep: Path | None = None) -> Iterator[Path]:
-    """A path to write to, with the name of `path`, in a hidden folder beside it; renamed to `path` when the block ends well.
+    """Yield a path to write to, with the name of `path`, in a hidden folder beside it; it is renamed to `path` when the block ends well.
 
-    What is written is on the disk when the block has ended. On any exception it is removed and what stood at `path` before is left as it
-    was. What processes that were killed left behind for the same file is removed at the start.
+    What is written is on the disk when the block has ended. An exception in the block leaves what stood at `path`; a signal that comes
+    while the file is put in place acts once it is there. What killed processes left behind for the same file is removed at the start.
 
     Args:
         path: the file to write; where it is a link, what that leads to.
@@ -80,22 +80,19 @@ def folder_lock(folder: Path, out: Path) -> Iterator[None]:
         out: the folder that the user named, for the message.
 
     Raises:
-        TalkingheadError: another process holds it.
+        TalkingheadError: another process holds it, or it may not be opened.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TalkingheadError(f"{out}: another run is writing to it; wait for it to end, or name another place") from error
-        except OSError:
-            pass  # some network file systems have no locks of folders
+        held = _locked(Path(os.path.realpath(folder)))
+    except (BlockingIOError, FileNotFoundError) as error:  # gone: the other run has just removed it
+        raise TalkingheadError(f"{out}: another run is writing to it; wait for it to end, or name another place") from error
+    except OSError as error:
+        raise TalkingheadError(f"{out}: cannot be locked ({error.strerror}); name another place") from error
+    try:
         yield
     finally:
-        os.close(held)
+        if held is not None:
+            os.close(held)
 
 
 class _HiddenFolder:

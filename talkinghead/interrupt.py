@@ -27,19 +27,27 @@ class _Flag:
         return bool(self._received)
 
     def install(self) -> None:
+        global _active
         self._before = _handlers()
+        _active = self
         for number in self._before:
             signal.signal(number, self)
 
     def restore(self) -> None:
+        global _active
+        _active = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def deliver(self) -> None:
-        """Send the signals that were noted once more, each kind once, to the handlers of before."""
+        """Send the signals that were noted once more, each kind once, to the previous handlers."""
         received, self._received = dict.fromkeys(self._received), []
         for number in received:
             signal.raise_signal(number)
+
+
+_active: _Flag | None = None
+"""The one that holds signals back now."""
 
 
 @contextmanager
@@ -95,7 +103,7 @@ def delayed() -> Iterator[None]:
 def signals_as_interrupts() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that what is under way is cleaned up.
 
-    Those that follow within two seconds are the same wish, and do not interrupt the cleaning up. SIGHUP stays ignored under nohup.
+    Those that follow within two seconds are the same wish, and do not interrupt the cleaning up. Those that are ignored stay so.
     """
     if not _in_main_thread():
         yield
@@ -120,16 +128,14 @@ def signals_as_interrupts() -> Iterator[None]:
 
 
 def _handlers() -> dict[int, Any]:
-    """Return the handlers in force, without those that are not to be replaced: nohup's, and any that Python did not install."""
+    """Return the handlers in force, without those that are not to be replaced: of ignored signals, as under nohup or of a shell's
+    background jobs, and any that Python did not install."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    if handlers.get(getattr(signal, "SIGHUP", None)) is signal.SIG_IGN:
-        del handlers[signal.SIGHUP]
-    return {number: handler for number, handler in handlers.items() if handler is not None}
+    return {number: handler for number, handler in handlers.items() if handler is not None and handler is not signal.SIG_IGN}
 
 
 def _current() -> _Flag | None:
-    handler = signal.getsignal(signal.SIGINT)
-    return handler if isinstance(handler, _Flag) and _in_main_thread() else None
+    return _active if _in_main_thread() else None
 
 
 def _in_main_thread() -> bool:

@@ -1,7 +1,7 @@
 """The state of torch that this package computes in, whatever the caller set: gradients on, no autocast, float32, CPU by default, no fork.
 
-torch keeps such settings in the thread or in the process, where code that is called cannot but meet them. What is public here sets its own
-and gives the caller's back; between two items of a generator they are the caller's too.
+torch keeps these settings per thread or process. Each public function sets its own and restores the caller's; a generator restores them
+between two items.
 """
 
 import functools
@@ -50,6 +50,7 @@ def with_default_torch_state(function: Callable[P, R]) -> Callable[P, R]:
         with default_torch_state():
             return function(*args, **kwargs)
 
+    run.sets_torch_state = True  # type: ignore[attr-defined]
     return run
 
 
@@ -69,6 +70,7 @@ def _step_in_default_state(function: Callable[..., Any]) -> Callable[..., Any]:
             with default_torch_state():
                 items.close()
 
+    iterate.sets_torch_state = True  # type: ignore[attr-defined]
     return iterate
 
 
@@ -76,7 +78,7 @@ def _step_in_default_state(function: Callable[..., Any]) -> Callable[..., Any]:
 def default_torch_state() -> Iterator[None]:
     """Compute as in a fresh process; costs some ten microseconds where nothing is set.
 
-    The default dtype belongs to the process: where the caller's is not float32, his other threads have float32 too for the time.
+    The default dtype belongs to the process: where the caller's is not float32, the caller's other threads also see float32 meanwhile.
 
     Raises:
         TalkingheadError: torch cannot do this in a process that was forked from one that used it.

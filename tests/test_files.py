@@ -1,5 +1,6 @@
 """Files appear whole, stay on the disk, and leave nothing hidden behind."""
 
+import errno
 import os
 import signal
 import threading
@@ -141,3 +142,28 @@ def test_replacing_works_outside_the_main_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert names(tmp_path) == ["out.txt"]
+
+
+def test_folder_lock_refuses_a_folder_that_its_former_holder_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opened the folder before it was removed and made anew holds a lock on what is no longer there."""
+    folder, real_open = tmp_path / "work", os.open
+    folder.mkdir()
+
+    def open_late(path: str, *flags: int) -> int:
+        handle = real_open(path, *flags)
+        folder.rmdir()
+        folder.mkdir()
+        return handle
+
+    monkeypatch.setattr(files.os, "open", open_late)
+    with pytest.raises(TalkingheadError, match="another run is writing to it"), folder_lock(folder, tmp_path):
+        pytest.fail("two runs would work in it")
+
+
+def test_folder_lock_reports_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(TalkingheadError, match="cannot be locked .Permission denied."), folder_lock(tmp_path, tmp_path):
+        pytest.fail("there is no lock")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import SMALL_NETWORKS, RedSquare, draw_video, face_clip, face_points
 from talkinghead.animate import shows
-from talkinghead.checkpoint import Model, _digest, load_model, load_person, random_model, save_model, save_person
+from talkinghead.checkpoint import Model, load_model, load_person, random_model, save_model, save_person
 from talkinghead.clip import Track
 from talkinghead.config import preset
 from talkinghead.data.read import read_clip, read_faces, read_track
@@ -23,6 +23,7 @@ from talkinghead.identity import ArcFace
 from talkinghead.landmarks.face import Face
 from talkinghead.landmarks.retarget import neutral_face
 from talkinghead.media.video import VideoReader
+from talkinghead.tensor_file import checksum
 from talkinghead.training.finetune import finetune
 
 ODD = (float("nan"), float("inf"), float("-inf"))
@@ -121,7 +122,7 @@ def spoil(path: Path, odd: float) -> None:
         metadata = dict(file.metadata())
     tensors = load_file(path)
     next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = odd
-    save_file(tensors, path, {**metadata, "sha256": _digest(metadata["talkinghead"], tensors)})
+    save_file(tensors, path, {**metadata, "sha256": checksum(metadata["talkinghead"], tensors)})
 
 
 def test_distance_that_is_not_known_is_not_told_as_one(

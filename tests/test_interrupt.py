@@ -140,14 +140,20 @@ def test_command_cleans_up_after_a_signal_whatever_follows(
     assert [signal.getsignal(each) for each in KINDS] == before
 
 
-def test_closed_terminal_is_ignored_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("kind", KINDS)
+def test_signal_that_is_ignored_stays_ignored(kind: signal.Signals) -> None:
+    """As SIGHUP is under nohup, and SIGINT in a background job of a shell script; others are heeded, in nested flags too."""
+    before, other = signal.signal(kind, signal.SIG_IGN), next(each for each in KINDS if each != kind)
     try:
         with signals_as_interrupts(), stop_flag() as stopped:
-            interrupt(signal.SIGHUP)
+            interrupt(kind)
             assert not stopped()
+            with stop_flag() as inner:
+                interrupt(other)
+                assert inner()
+            assert stopped()
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(kind, before)
 
 
 def test_interrupted_fine_tuning_gives_the_person_of_the_last_step(carphone_clip: Clip) -> None:

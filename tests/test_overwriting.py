@@ -21,7 +21,7 @@ from talkinghead.demo import run as run_demo
 from talkinghead.errors import TalkingheadError
 from talkinghead.evaluation.clips import Measure, Protocol
 from talkinghead.evaluation.evaluate import evaluate
-from talkinghead.file_arguments import Input, Output
+from talkinghead.file_arguments import Input, Output, check_arguments
 from talkinghead.training.meta import train
 
 REFUSED = "is the same file as the input .* name another output"
@@ -104,6 +104,15 @@ def test_command_writes_beside_its_inputs(folder: Path, monkeypatch: pytest.Monk
         assert cli.main(command) == 0
     (folder / "data").mkdir()
     check_outputs([folder / "person.safetensors", folder / "new.png"], [folder, folder / "data", "webcam", None])
+
+
+def test_pictures_in_a_folder_of_videos_are_no_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run into a folder within the videos finds the sheet that the first one wrote there."""
+    monkeypatch.chdir(folder)
+    for command in ("prepare . --out .", "evaluate tiny . --out ."):
+        check_arguments(build_parser(dict.fromkeys(VERBS, print)).parse_args(command.split()))
+    with pytest.raises(TalkingheadError, match=REFUSED):
+        check_arguments(build_parser(dict.fromkeys(VERBS, print)).parse_args(["finetune", ".", "--out", "sheet.png"]))  # type: ignore[arg-type]
 
 
 def test_check_follows_links_between_folders_and_ends(folder: Path) -> None:

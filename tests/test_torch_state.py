@@ -145,7 +145,7 @@ def test_a_caller_has_his_state_between_two_frames() -> None:
 
 @pytest.mark.parametrize("name", [name for name in talkinghead.__all__ if inspect.isfunction(getattr(talkinghead, name))])
 def test_every_public_function_sets_its_own_state(name: str) -> None:
-    assert getattr(talkinghead, name).__wrapped__, f"{name} lacks @with_default_torch_state"
+    assert getattr(getattr(talkinghead, name), "sets_torch_state", False), f"{name} lacks @with_default_torch_state"
 
 
 def test_the_default_dtype_is_given_back_by_the_last_of_several_threads() -> None:

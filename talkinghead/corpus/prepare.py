@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.crop import CONVENTIONS
-from ..data.outputs import check_outputs, files_in
+from ..data.outputs import check_outputs, files_in, videos_in
 from ..data.read import Progress, silent
 from ..data.shards import MAX_SIDE, SHARDS, VERSION
 from ..errors import TalkingheadError, one_line
@@ -147,7 +147,7 @@ def prepare(
             written to, is being written by another run, or was prepared with other settings.
     """
     videos = list(videos)
-    check_outputs(files_in(out, FILES), videos)
+    check_outputs(files_in(out, FILES), [file for video in videos for file in videos_in(video)])
     sources, out = find_videos(videos, people), Path(out)
     opened = open_detector(detector) if isinstance(detector, str) else detector
     workers, filters = workers or cores(), filters or Filters()

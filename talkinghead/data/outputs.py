@@ -38,6 +38,11 @@ def files_in(folder: str | os.PathLike[str], patterns: Iterable[str]) -> list[Pa
     return [path for pattern in patterns for path in Path(folder).glob(pattern)]
 
 
+def videos_in(source: str | os.PathLike[str]) -> list[Path]:
+    """Return a file itself, and of a folder the videos in it and its subfolders, for what reads nothing else in folders."""
+    return list(_files(Path(source), VIDEO_SUFFIXES))
+
+
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Return what tells a regular file from all others; None when there is no such file."""
     try:
@@ -47,8 +52,8 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _files(source: Path) -> Iterator[Path]:
-    """Yield a file itself, and of a folder the pictures and videos in it and its subfolders, linked ones included."""
+def _files(source: Path, suffixes: frozenset[str] = _MEDIA) -> Iterator[Path]:
+    """Yield a file itself, and of a folder the files with these suffixes in it and its subfolders, linked ones included."""
     if not os.path.isdir(source):
         yield source
         return
@@ -59,4 +64,4 @@ def _files(source: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        yield from (path for path in (Path(folder, name) for name in names) if path.suffix.lower() in _MEDIA)
+        yield from (path for path in (Path(folder, name) for name in names) if path.suffix.lower() in suffixes)

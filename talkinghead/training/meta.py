@@ -28,7 +28,7 @@ from .run_folder import RunFolder, run_folder
 from .start import fill_columns, take_weights
 
 VARIANTS = ("ft", "ff")
-FILES = ("model.safetensors", "state.safetensors")
+FILES = ("model.safetensors", "state.safetensors", "previous/state.safetensors", "times.json")
 """What a run writes into its folder, besides TensorBoard's files."""
 LOG_EVERY, PICTURES_EVERY = 20, 500
 
@@ -112,7 +112,7 @@ def train(
             if parent is not None or meta.columns_from_embeddings:
                 fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
         run = _Run(learner, source, folder, settings | {"precision": learner.precision}, parent, step, place)
-        run.go_on(meta.steps, save_seconds, progress)
+        run.resume(meta.steps, save_seconds, progress)
     return run.model()
 
 
@@ -154,7 +154,7 @@ class _Run:
         self._step, self._place = step, place
         self._seconds = folder.seconds()
 
-    def go_on(self, steps: int, save_seconds: float, progress: Callable[[int, int, dict[str, float]], None] | None) -> None:
+    def resume(self, steps: int, save_seconds: float, progress: Callable[[int, int, dict[str, float]], None] | None) -> None:
         """Take steps until there are as many as `steps`, or a signal comes, and save."""
         name, batch = str(self._folder.out), self._learner.config.meta.batch
         journal = Journal(self._folder.out / "log", self._step)
@@ -197,7 +197,7 @@ class _Run:
         told: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")} | {"steps": self._step}
         if parent is not None:
             people |= set(parent.provenance.get("people", ()))
-            told["start"] = {"digest": parent.digest} | {name: parent.provenance.get(name) for name in ("steps", "seconds")}
+            told["start"] = {"digest": parent.digest, "steps": parent.provenance.get("steps")}
         return self._learner.model(told | {"people": sorted(people)})
 
     def _save(self) -> None:

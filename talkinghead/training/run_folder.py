@@ -74,7 +74,7 @@ class RunFolder:
                 damaged = damaged or error
                 problem, self._good = str(damaged).partition("; ")[0], False
                 continue
-            self._newest = header
+            self._newest, self._good = header, path == self.state
             if path == self.previous:
                 self._newest = None
                 log.warning("%s; the run resumes from the state before it, of step %d, in %s", problem, header["step"], path)
