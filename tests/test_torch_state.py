@@ -236,7 +236,8 @@ if not child:
     assert np.array_equal(engine.run(points), wanted)
     assert len(list(talkinghead.animate(person, CLIP.track, precision="fp32"))) == 3
     learned = finetune(MODEL, CLIP, steps=1, perceptual=[])
-    torch.testing.assert_close(learned.styles, person.styles)
+    # Adam's first step moves every style by one learning rate, in a direction that rounding decides where gradients are near 0
+    torch.testing.assert_close(learned.styles, person.styles, atol=3e-3, rtol=0)
     assert torch.get_num_threads() == 2
     os._exit(0)
 print("child", os.waitpid(child, 0)[1], flush=True)
