@@ -211,6 +211,12 @@ def version_of(python: str) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """Return what every cell of a wheel found, of this run and of earlier ones."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda cell: (list(RESOLUTIONS).index(cell["end"]), version_key(cell["python"])))
+
+
 def cells_table(cells: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table of what ran where."""
     shown = ("torch", "numpy", "av", "onnx")
@@ -276,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for cell in sorted(cells, key=lambda cell: cell not in ends):  # what tells most comes first
         if not kept[cell].exists():
             kept[cell].write_text(json.dumps(run_cell(uv, cell, args.wheel, work, ends)))
-    found = [json.loads(path.read_text()) for path in kept.values()]
+    found = read_cells(work / "cells" / digest)
     write_between(args.document, "cells", cells_table(found))
     write_between(args.document, "requirements", requirements_table(requirements(args.wheel), found))
     return 0 if all(all(cell["outcomes"].values()) for cell in found) else 1

@@ -1,5 +1,6 @@
 """The tables of docs/compatibility.md, and which versions a cell asks for."""
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_content_digest_is_of_what_the_wheel_holds(wheel, tmp_path):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(zipfile.ZipInfo("talkinghead-0.1.0.dist-info/METADATA", (2000, 1, 1, 0, 0, 0)), text)
     assert matrix.content_digest(again) == matrix.content_digest(wheel) != matrix.content_digest(other)
+
+
+def test_cells_of_earlier_runs_stay_in_the_table(tmp_path):
+    for python, end in (("3.13", "newest"), ("3.9", "newest"), ("3.10", "newest"), ("3.13", "oldest")):
+        (tmp_path / f"{python}-{end}.json").write_text(json.dumps({"python": python, "end": end}))
+    assert [cell["python"] + cell["end"] for cell in matrix.read_cells(tmp_path)] == ["3.13oldest", "3.9newest", "3.10newest", "3.13newest"]
 
 
 def test_cells_table_tells_what_failed_and_what_did_not_run():
