@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -89,6 +90,14 @@ GPU = torch.cuda.is_available()
 DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
 RUNNABLE = [name for name, reason in backends().items() if reason is None]
 """The backends that can run here, and above where each does."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeded_signals() -> None:
+    """The signals that end commands, heeded as in a terminal also where the tests are run by nohup or in the background of a script."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL), ("SIGTERM", signal.SIG_DFL)):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
