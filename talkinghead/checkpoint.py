@@ -332,7 +332,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({str(error).splitlines()[0]}); make or copy it again") from error
+        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({shorten(str(error))}); make or copy it again") from error
     try:
         header = json.loads(metadata["talkinghead"])
         found, version = header["kind"], header["version"]
