@@ -323,9 +323,15 @@ def check_finite(tensors: Mapping[str, Tensor], name: str | os.PathLike[str]) ->
     Raises:
         TalkingheadError: a value is not finite.
     """
-    odd = next((key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    odd = next((key for key, tensor in tensors.items() if not _is_finite(tensor)), None)
     if odd is not None:
         raise TalkingheadError(f"{name}: tensor {odd} has values that are not finite; make it again")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # torch has no isfinite for numbers of 8 bits
+        tensor = tensor.float()
+    return bool(torch.isfinite(tensor).all())
 
 
 def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -347,7 +353,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         remedy = "make or copy it again"
         if kind == "person" and path.suffix != ".safetensors":
             remedy = f"of a picture or a video learn a person first: talkinghead finetune {path.name} --out person.safetensors"
-        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({str(error).splitlines()[0]}); {remedy}") from error
+        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({shorten(str(error))}); {remedy}") from error
     try:
         header = json.loads(metadata["talkinghead"])
         found, version = header["kind"], header["version"]

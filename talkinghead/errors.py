@@ -3,12 +3,18 @@
 import importlib
 from types import ModuleType
 
+MAX_CHARACTERS = 2000
+"""Of a message; a longer one loses its middle."""
+
 
 class TalkingheadError(ValueError):
     """Bad input or a missing part. The message is one line; the command line prints it and exits with 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        text = one_line(message)
+        if len(text) > MAX_CHARACTERS:  # what a file says of itself may be a part of it
+            text = f"{text[: MAX_CHARACTERS // 2]} ... {text[-MAX_CHARACTERS // 4 :]}"
+        super().__init__(text)
 
 
 def one_line(text: str) -> str:

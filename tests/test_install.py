@@ -222,7 +222,7 @@ def test_an_isolated_build_takes_the_torch_of_the_environment_it_is_for(project:
 
 @pytest.mark.parametrize(
     ("build", "environment", "required"),
-    [("auto", {}, "torch>=2.10"), ("cpu", {}, "torch>=2.10"), ("none", {}, ""), ("auto", NO_COMPILER, "")],
+    [("auto", {}, "torch>=2.10,<2.16"), ("cpu", {}, "torch>=2.10,<2.16"), ("none", {}, ""), ("auto", NO_COMPILER, "")],
 )
 def test_torch_is_fetched_for_a_build_only_where_it_is_needed_and_absent(
     project: Project, build: str, environment: dict[str, str], required: str

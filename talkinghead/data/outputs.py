@@ -35,7 +35,10 @@ def check_outputs(outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[st
 
 def files_in(folder: str | os.PathLike[str], patterns: Iterable[str]) -> list[Path]:
     """Return the files of a folder that match one of the patterns, such as "shard-*.tar"; none when there is no such folder."""
-    return [path for pattern in patterns for path in Path(folder).glob(pattern)]
+    try:
+        return [path for pattern in patterns for path in Path(folder).glob(pattern)]
+    except OSError:  # such as a name that is too long: it holds nothing
+        return []
 
 
 def videos_in(source: str | os.PathLike[str]) -> list[Path]:

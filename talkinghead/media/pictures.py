@@ -70,7 +70,7 @@ def pictures_in(folder: Path) -> list[Path]:
     others = [path.name + "/" * os.path.isdir(path) for path in inside if path not in taken]
     if others:
         names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
-        log.warning("%s: not taken, as they are no pictures: %s", folder, names)
+        log.warning("%s: not taken, as they are no pictures: %s", folder.name or folder, names)
     return found
 
 

@@ -89,7 +89,7 @@ def test_folder_takes_every_kind_and_names_the_rest(tmp_path: Path, caplog: pyte
     shutil.copy(FOUR_TILES, tmp_path / "10")
     assert [path.name for path in pictures_in(tmp_path)] == [*(f"{number}{kind}" for number, kind in enumerate(kinds)), "10"]
     [record] = caplog.records
-    assert record.getMessage() == f"{tmp_path}: not taken, as they are no pictures: clip.mp4, more/, notes.txt"
+    assert record.getMessage() == f"{tmp_path.name}: not taken, as they are no pictures: clip.mp4, more/, notes.txt"
 
 
 @pytest.mark.parametrize("ending", ["jfif", "jpe", "jp2", "tga", "pgm"])

@@ -6,7 +6,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mutations import (
     BYTE_MUTATIONS,
+    HOLE_BYTES,
     Mutation,
     Pieces,
     edit_json_file,
@@ -40,6 +41,8 @@ from talkinghead.training.state import adam, save_state
 ROOT = Path(__file__).resolve().parents[2]
 CPU_SECONDS = 20.0
 WALL_SECONDS = 180.0  # of a case that waits for nothing, on a machine that does much else
+VIDEO_HOLE_BYTES = 200_000_000
+"""FFmpeg looks through a hole for the next frame, some seconds a gigabyte, as it reads any video of that size."""
 HEADER_SHARE = 0.45  # of the cases whose headers are edited, where a reader's files have any
 
 
@@ -52,12 +55,14 @@ class Reader:
         call: (damaged file, folder for outputs, draws) -> the call that reads it.
         edits: damages to its headers, beside those that any file may have.
         beside: files and folders that must lie beside the damaged one.
+        largest_hole: bytes that a sparse file of them may have.
     """
 
     files: Sequence[Path]
     call: Callable[[Path, Path, random.Random], Call]
     edits: Sequence[Mutation] = ()
-    beside: Sequence[Path] = field(default=())
+    beside: Sequence[Path] = ()
+    largest_hole: int = HOLE_BYTES
 
     def damage(self, folder: Path, chance: random.Random) -> tuple[Path, str]:
         """Write a damaged file into a folder; returns it, and what was done."""
@@ -67,7 +72,8 @@ class Reader:
         path = folder / source.name
         edits = self.edits if self.edits and chance.random() < HEADER_SHARE else BYTE_MUTATIONS
         mutation = chance.choice(edits)
-        pieces: Pieces = mutation(source.read_bytes(), chance)
+        made = mutation(source.read_bytes(), chance)
+        pieces: Pieces = [min(piece, self.largest_hole) if isinstance(piece, int) else piece for piece in made]
         path.unlink(missing_ok=True)
         write_pieces(path, pieces)
         return path, f"{mutation.__name__} of {source.name}"
@@ -112,7 +118,7 @@ def make_readers(folder: Path, crew: Crew) -> dict[str, Reader]:
         "model": Reader([small], load_or_finetune, [edit_safetensors]),
         "person": Reader(persons, load_or_animate, [edit_safetensors]),
         "state": Reader([_state(folder)], lambda path, *_: _call("state", path, str(path)), [edit_safetensors]),
-        "video": Reader(moving, read_or_draw),
+        "video": Reader(moving, read_or_draw, largest_hole=VIDEO_HOLE_BYTES),
         "image": Reader(still, read_or_draw),
         "table": Reader([_table(folder)], lambda path, *_: _call("people", path, str(path)), [edit_table]),
         "shard": _shard_reader(folder),

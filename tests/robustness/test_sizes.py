@@ -222,3 +222,16 @@ def test_read_manifest_rejects_engine_of_gigabytes(tmp_path: Path) -> None:
     os.truncate(path, GIGABYTE)
     with refused("1 to 536,870,912 were expected"):
         read_manifest(path)
+
+
+def test_load_model_shortens_what_file_says(tmp_path: Path) -> None:
+    table = b'{"a": {"dtype": "' + b"x" * 1_000_000 + b'", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(table)) + table + bytes(4))
+    with pytest.raises(TalkingheadError, match="is cut or not a model file.*make or copy it again") as error:
+        load_model(tmp_path / "model.safetensors")
+    assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+def test_error_is_one_short_line() -> None:
+    message = str(TalkingheadError("a\n" + "b" * 100_000 + "c"))
+    assert message.startswith("a\\nbbb") and message.endswith("bbbc") and len(message) < 2000
