@@ -28,12 +28,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
-EXTRAS = ("app", "dlib", "landmarks", "train", "heic", "demo", "evaluate", "onnx", "live", "synthetic", "test")
+EXTRAS = ("app", "dlib", "landmarks", "train", "demo", "evaluate", "onnx", "live", "synthetic", "test")
 """What is installed in a cell; the rest is in UNTESTED."""
 
 UNTESTED = {
     "tensorrt-cu13": "downloads its libraries from NVIDIA, and takes an NVIDIA GPU: our calls were tested with a stand-in",
     "tensorrt-rtx-cu13": "engines are built by 1.7.1 in `make test`; running one takes an NVIDIA GPU; its older versions were not tried",
+    "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
     "ruff": "a tool for developers, pinned in constraints.txt",
     "mypy": "a tool for developers, pinned in constraints.txt",
     "auditwheel": "a tool that makes the wheel; one version was used",
