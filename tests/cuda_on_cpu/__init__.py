@@ -24,7 +24,7 @@ CODE = [
 
 
 def build(name: str, code: str, tmp_path_factory: pytest.TempPathFactory) -> "Library":
-    """The library of a driver, with the kernels as one of CODE; what was built in this session is not built again."""
+    """The library of a driver, with the kernels as one of CODE; what was built in this test run is not built again."""
     folder = tmp_path_factory.getbasetemp() / "cuda_on_cpu"
     folder.mkdir(exist_ok=True)
     return Library(name, folder, None if code == "c++" else ptx_of(CSRC / f"{name}_cuda.cu", code))
