@@ -15,7 +15,7 @@ from ..media.pictures import decode_jpeg, encode_jpeg
 from ..torch_state import from_numpy
 from .reference_guided import ReferenceViews
 
-_BAND = 0.006
+_BAND = 0.003
 """How much farther than the nearest picture others may be and still count, in fractions of the picture: wide enough to average noise away
 where pictures are alike, narrow enough not to blur where all are far."""
 _HEAD = (0.78, 1.0, 0.2)  # half axes of a head in widths and heights of its landmark box, and how far its centre lies above the box's
