@@ -39,6 +39,14 @@ def test_content_digest_is_of_what_the_wheel_holds(wheel, tmp_path):
     assert matrix.content_digest(again) == matrix.content_digest(wheel) != matrix.content_digest(other)
 
 
+def test_a_cell_that_failed_is_run_again(tmp_path):
+    kept = tmp_path / "3.10-oldest.json"
+    assert not matrix.went_well(kept)
+    for outcome in (False, True):
+        kept.write_text(json.dumps({"outcomes": {"info": True, "ONNX": outcome}}))
+        assert matrix.went_well(kept) is outcome
+
+
 def test_cells_of_earlier_runs_stay_in_the_table(tmp_path):
     for python, end in (("3.13", "newest"), ("3.9", "newest"), ("3.10", "newest"), ("3.13", "oldest")):
         (tmp_path / f"{python}-{end}.json").write_text(json.dumps({"python": python, "end": end}))
