@@ -83,6 +83,7 @@ def test_none_is_pure_python(project: Project) -> None:
     assert not [name for name in names if re.search(r"\.(so|cpp|cu|h)$", name) or name.startswith(("csrc", "kernels", "tests"))]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_kernels_of_the_source_distribution_run(project: Project, tmp_path: Path) -> None:
     shutil.rmtree(project.csrc)

@@ -218,6 +218,7 @@ def test_runs_and_threads_give_the_same_bits(device, threads, dtype):
 
 
 @pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_older_instruction_sets(capability):
     """The extension holds kernels for several and takes the newest; torch's variable lowers that in a fresh process."""

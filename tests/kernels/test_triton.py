@@ -55,6 +55,7 @@ def kernels_in_the_source():
     return set(re.findall(r"^ +(_\w+)\[\(?\w+", source, re.MULTILINE))
 
 
+@pytest.mark.slow
 @needs_triton
 def test_every_kernel_compiles_for_every_gpu(tmp_path):
     capabilities = {"80", "90", "120"}

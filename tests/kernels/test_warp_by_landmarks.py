@@ -257,6 +257,7 @@ def test_backward_keeps_image_and_motion_alone(device):
 
 
 @needs_cpp
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_older_instruction_sets(capability):
     """The extension holds kernels for several; torch's variable lowers the choice in a fresh process."""

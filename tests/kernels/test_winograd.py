@@ -109,6 +109,7 @@ def test_threads_and_company_change_no_bit(threads, shape):
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_older_instruction_sets(capability):
     """In a fresh process, as the kernel looks once; what it allocates is filled with 3e38 there."""

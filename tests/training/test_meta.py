@@ -38,6 +38,7 @@ def start(data, out, steps=STEPS):
     return process
 
 
+@pytest.mark.slow  # robustness/test_kills.py kills runs of smaller networks
 def test_a_run_killed_at_random_points_goes_on_bit_for_bit(face_shards, tmp_path):
     whole = start(face_shards, tmp_path / "whole")
     whole.join()
