@@ -1,30 +1,35 @@
 # make demo                  learn a person from 8 frames of a clip and animate the rest of it, into out/demo
-# make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a model of yours
+# make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a file
+# make check                 lint, types and the tests nearest to what changed, for work in progress
 # make test                  lint, types and the tests that are not marked slow
 # make test-all              lint, types and every test
-# make bench                 time networks, training steps and ops against what else there is
-# make wheel                 a wheel that an index takes, and the source distribution, in dist/; TALKINGHEAD_BUILD=cuda with the CUDA kernels
-# make matrix                use that wheel on each of PYTHONS with the oldest and the newest requirements: docs/compatibility.md; 15 GB, fetched
-# Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/; after that nothing is fetched.
-# PYTHON=python3.12 chooses the interpreter of .venv; TALKINGHEAD_BUILD and MAX_JOBS reach setup.py, which explains them.
-# NO_PROPRIETARY=1 goes without TensorRT for RTX, which tests of its builder use; they are skipped then.
+# make bench                 time networks, training steps and ops against their baselines
+# make wheel                 build a wheel and the source distribution in dist/; TALKINGHEAD_BUILD=cuda adds the CUDA kernels
+# make matrix                try that wheel on each of PYTHONS with the oldest and the newest requirements; fetches 15 GB
+# Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/. Later runs fetch nothing.
+# PYTHON=python3.12 chooses the interpreter of .venv. setup.py explains TALKINGHEAD_BUILD and MAX_JOBS.
+# NO_PROPRIETARY=1 leaves out TensorRT for RTX; tests of its builder are skipped then.
 
 comma := ,
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready$(if $(NO_PROPRIETARY),-free)
-EXTRAS := app,dlib,landmarks,train,heic,demo,evaluate,synthetic,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
+EXTRAS := app,completion,dlib,landmarks,train,heic,demo,evaluate,synthetic,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
 PROPRIETARY := tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs
 PYTHONS := python3.10 python3.11 python3.12 python3.13
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all bench lint wheel matrix clean
+.PHONY: demo check test test-all bench lint wheel matrix clean
 
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
 
 # One thread a process: as many processes as cores share them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 10
+
+check: lint
+	$(BIN)/python tests/packaging/source_rules.py
+	$(PYTEST) -m "not slow" $$($(BIN)/python tests/packaging/changed_tests.py)
 
 test: lint
 	$(PYTEST) -m "not slow"
@@ -39,6 +44,7 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/cuda_emulator/*.h' 'tests/cuda_emulator/*.cpp')
 	$(BIN)/mypy
 
 # build/ may hold files that are no longer there. libtorch and libc10 come with torch; what the tag promises of the rest is checked.
@@ -56,7 +62,7 @@ clean:
 	rm -rf .venv out build dist *.egg-info .*_cache kernels/talkinghead_kernels/*.so
 
 # The stamp is written last: a set-up that failed or was interrupted is done again.
-$(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*/*)
 	@command -v $(PYTHON) >/dev/null \
 		|| { echo "$(PYTHON): not found, Python 3.10 or newer is needed; sudo apt install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -67,7 +73,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv $$($(BIN)/python -c '' 2>/dev/null || echo --clear) .venv
 	@echo "setting up .venv, once (some minutes, most of them for torch)"
-	@echo "$(if $(NO_PROPRIETARY),going without TensorRT for RTX: tests of its builder are skipped,installing TensorRT for RTX too, \
+	@echo "$(if $(NO_PROPRIETARY),building without TensorRT for RTX: tests of its builder are skipped,installing TensorRT for RTX too, \
 		which is proprietary software of NVIDIA: NO_PROPRIETARY=1 goes without)"
 	$(PIP) torch  # first: the kernels are built against it
 	$(PIP) -e '.[$(EXTRAS)]'

@@ -1,12 +1,13 @@
-"""Builds `csrc/` into one extension, `talkinghead_kernels._native`; everything else is in pyproject.toml.
+"""Build `csrc/` into one extension, `talkinghead_kernels._native`; all other settings are in pyproject.toml.
 
-TALKINGHEAD_BUILD says what is built:
-    auto  "cuda" where torch is a CUDA build and nvcc is found, else "cpu" where a C++ compiler is, else "none"; the default
-    none  nothing: the ops run on torch alone
+TALKINGHEAD_BUILD selects what is built:
+    auto  the default: "cuda" if torch is a CUDA build and nvcc is found, else "cpu" if a C++ compiler is
+          found, else "none"
+    none  nothing: the ops run on torch only
     cpu   the C++ kernels
-    cuda  the C++ and the CUDA kernels; a CPU build of torch and a machine without a GPU will do
-MAX_JOBS, TORCH_CUDA_ARCH_LIST, CUDA_HOME and CXX mean what they mean to every extension of torch. Only torch's stable ABI is used, so one
-wheel serves every Python >= 3.10 and every torch >= 2.10, CPU or CUDA.
+    cuda  the C++ and the CUDA kernels; a CPU build of torch and a machine without a GPU are enough
+MAX_JOBS, TORCH_CUDA_ARCH_LIST, CUDA_HOME and CXX have the same meaning as for other extensions of torch. Only
+torch's stable ABI is used, so one wheel works with every Python >= 3.10 and every torch >= 2.10, CPU or CUDA.
 """
 
 import importlib.util
@@ -24,16 +25,22 @@ from typing import Any, NamedTuple
 
 from setuptools import setup
 
-CHOICES = ("auto", "none", "cpu", "cuda")
+BUILD_CHOICES = ("auto", "none", "cpu", "cuda")
 OLDEST_TORCH = (2, 10)
 UNTESTED_TORCH = (2, 16)
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 ARCHITECTURES = ("8.0+PTX", "9.0+PTX", "10.0", "12.0")
-"""What is compiled for where TORCH_CUDA_ARCH_LIST is not set. PTX serves what comes later: that of 9.0 with clusters, which 8.0 lacks."""
+"""The architectures to compile for if TORCH_CUDA_ARCH_LIST is not set.
+
+Later GPUs run the PTX: that of 9.0 uses clusters, which 8.0 lacks.
+"""
 
 
 def import_torch() -> Any:
-    """The torch to build against, or None. An isolated build does not see the environment it is for; that one's torch is taken."""
+    """Return the torch to build against, or None.
+
+    An isolated build does not see the environment that it is for; import torch from that environment.
+    """
     folders = site.getsitepackages()
     if sys.prefix == sys.base_prefix:
         folders = [*folders, site.getusersitepackages()]
@@ -46,20 +53,21 @@ def import_torch() -> Any:
 
         return torch
     finally:
-        sys.path[:] = path  # or setuptools would load the plugins of that environment
+        sys.path[:] = path  # otherwise setuptools would load the plugins of that environment
 
 
-def no_compiler() -> str:
-    """Why no C++ can be compiled; empty where it can. Whatever is found is in CXX from then on."""
+def compiler_error() -> str:
+    """Return why no C++ can be compiled, or "" after setting CXX to the compiler found."""
     if not sys.platform.startswith("linux"):
         return f"the kernels are built on Linux only, this is {platform.system()}"
     named = os.environ.get("CXX")
     if named:
-        return "" if shutil.which(shlex.split(named)[0]) else f"the C++ compiler that CXX names, {named}, was not found"
-    found = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if found is None:
+        is_installed = shutil.which(shlex.split(named)[0])
+        return "" if is_installed else f"the C++ compiler that CXX names, {named}, was not found"
+    compiler = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
         return "no C++ compiler was found; sudo apt install g++, or name yours in CXX"
-    os.environ["CXX"] = found
+    os.environ["CXX"] = compiler
     return ""
 
 
@@ -69,77 +77,120 @@ class Cuda(NamedTuple):
     home: Path
     libraries: Path
 
-    def told(self, option: str) -> str:
-        """What nvcc prints."""
-        return subprocess.run([self.home / "bin" / "nvcc", option], check=True, capture_output=True, text=True).stdout
+    def nvcc_output(self, option: str) -> str:
+        """Return the output of nvcc with an option."""
+        return subprocess.run(
+            [self.home / "bin" / "nvcc", option], check=True, capture_output=True, text=True
+        ).stdout
 
     def architectures(self) -> str:
-        """Those of ARCHITECTURES that this nvcc knows."""
-        known = self.told("--list-gpu-arch").split()
-        return ";".join(it for it in ARCHITECTURES if f"compute_{''.join(re.findall('[0-9]', it))}" in known)
+        """Return those of ARCHITECTURES that this nvcc supports."""
+        supported = self.nvcc_output("--list-gpu-arch").split()
+        return ";".join(
+            name for name in ARCHITECTURES if f"compute_{''.join(re.findall('[0-9]', name))}" in supported
+        )
 
 
-def within(home: Path, name: str) -> Path | None:
-    """A file of a toolkit, in either of its layouts."""
-    return next((found for pattern in (name, f"targets/*-linux/{name}") for found in home.glob(pattern)), None)
+def find_in_toolkit(home: Path, name: str) -> Path | None:
+    """Return the path of a file of a toolkit, in either of its layouts, or None."""
+    patterns = (name, f"targets/*-linux/{name}")
+    return next((path for pattern in patterns for path in home.glob(pattern)), None)
+
+
+def find_cuda_home() -> Path | str:
+    """Return the folder of the CUDA toolkit, or the reason why there is none."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    on_path = shutil.which("nvcc")
+    if named:
+        homes = [Path(named)]
+    else:
+        homes = [*([Path(on_path).resolve().parents[1]] if on_path else []), Path("/usr/local/cuda")]
+    for home in homes:
+        # A script named nvcc may be outside the toolkit that it calls, so look for the headers too.
+        if find_in_toolkit(home, "bin/nvcc") and find_in_toolkit(home, "include/cuda_runtime.h"):
+            return home
+    searched = f"in CUDA_HOME={named}" if named else "on PATH or in /usr/local/cuda"
+    return (
+        f"nvcc and CUDA's headers were not found {searched}; install the CUDA toolkit, or name its folder in "
+        "CUDA_HOME"
+    )
 
 
 def find_cuda(torch: Any) -> Cuda | str:
-    """The CUDA toolkit to compile with, or why there is none."""
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    on_path = shutil.which("nvcc")
-    homes = [Path(named)] if named else [*([Path(on_path).resolve().parents[1]] if on_path else []), Path("/usr/local/cuda")]
-    # a script named nvcc may stand far from the toolkit that it calls
-    home = next((home for home in homes if within(home, "bin/nvcc") and within(home, "include/cuda_runtime.h")), None)
-    if home is None:
-        where = f"in CUDA_HOME={named}" if named else "on PATH or in /usr/local/cuda"
-        return f"nvcc and CUDA's headers were not found {where}; install the CUDA toolkit, or name its folder in CUDA_HOME"
-    library = next(filter(None, (within(home, f"{folder}/libcudart_static.a") for folder in ("lib64", "lib", "lib/*"))), None)
+    """Return the CUDA toolkit to compile with, or the reason why there is none."""
+    home = find_cuda_home()
+    if isinstance(home, str):
+        return home
+    candidates = (
+        find_in_toolkit(home, f"{folder}/libcudart_static.a") for folder in ("lib64", "lib", "lib/*")
+    )
+    library = next(filter(None, candidates), None)
     if library is None:
-        return f"libcudart_static.a was not found in {home}"
+        return f"libcudart_static.a was not found in {home}; install the complete CUDA toolkit"
     cuda = Cuda(home, library.parent)
-    release = re.search(r"release (\d+)\.\d+", cuda.told("--version"))
-    built = torch.version.cuda
-    major = built and built.split(".")[0]
+    release = re.search(r"release (\d+)\.\d+", cuda.nvcc_output("--version"))
+    torch_cuda = torch.version.cuda
+    major = torch_cuda and torch_cuda.split(".")[0]
     if release and major and release[1] != major:
-        return f"nvcc is of CUDA {release[0].split()[1]}, torch of CUDA {built}; install a CUDA {major} toolkit and name it in CUDA_HOME"
+        return (
+            f"nvcc is of CUDA {release[0].split()[1]}, torch of CUDA {torch_cuda}; install a CUDA {major} "
+            "toolkit and name it in CUDA_HOME"
+        )
     return cuda
 
 
-def extension(cuda: Cuda | None) -> dict[str, Any]:
-    """What `setup` is told to build the extension."""
+def headers() -> list[Path]:
+    """Return the files that sources include."""
+    return sorted(path for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inl", ".cuh"))
+
+
+def compiler_flags(include_paths: list[str]) -> dict[str, list[str]]:
+    """Return the flags of the C++ compiler and of nvcc."""
+    # Include torch with -isystem, so that the compiler warns of this project's code only.
+    system_includes = [flag for folder in include_paths for flag in ("-isystem", folder)]
+    # torch sets no -gencode if any of these flags contains "arch", as the path of a folder may.
+    has_arch = any("arch" in folder for folder in include_paths)
+    flags = ["-O3", "-std=c++20", TARGET]
+    # Error messages name files of csrc/, not folders of the machine that built them.
+    prefix_map = f"-ffile-prefix-map={Path.cwd()}/="
+    visibility = "-fvisibility=hidden,-fvisibility-inlines-hidden"
+    nvcc = [*flags, "-DUSE_CUDA", "--expt-relaxed-constexpr", f"-Xcompiler={visibility},-Wall"]
+    return {
+        "cxx": [*flags, *system_includes, "-g0", prefix_map, *visibility.split(","), "-Wall", "-Wextra"],
+        "nvcc": nvcc if has_arch else [*nvcc, *system_includes],
+    }
+
+
+def extension_kwargs(cuda: Cuda | None) -> dict[str, Any]:
+    """Return the arguments of `setup` that build the extension."""
     from torch.utils import cpp_extension
 
     class BuildKernels(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
-            # ninja is not told what a .cu includes where torch is a CPU build
-            newest = max((Path(header).stat().st_mtime for header in headers), default=0.0)
+            # With a CPU build of torch, ninja does not know the headers of .cu files.
+            newest = max((path.stat().st_mtime for path in headers()), default=0.0)
             for compiled in Path(self.build_temp).rglob("*.o"):
                 if compiled.stat().st_mtime < newest:
                     compiled.unlink()
             super().build_extensions()
 
-    # as -isystem, so that warnings are of our code alone
-    includes = [flag for folder in cpp_extension.include_paths() for flag in ("-isystem", folder)]
-    flags = ["-O3", "-std=c++20", TARGET, *includes]
-    paths = f"-ffile-prefix-map={Path.cwd()}/="  # error messages name files of csrc/, not the machine they were built on
-    cxx = [*flags, "-g0", paths, "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
-    nvcc = [*flags, "-DUSE_CUDA", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden,-fvisibility-inlines-hidden,-Wall"]
-    sources, headers = sorted(Path("csrc").glob("*_cpu.cpp")), sorted([*Path("csrc").glob("*.h"), *Path("csrc").glob("*.cuh")])
-    link = ["-Wl,--no-as-needed", "-ltorch"]  # what only CUDA builds of torch have is then found through libtorch
+    sources = sorted(Path("csrc/cpu").glob("*.cpp"))
+    # Symbols that only CUDA builds of torch have are resolved through libtorch.
+    link = ["-Wl,--no-as-needed", "-ltorch"]
     if cuda is not None:
         cpp_extension.CUDA_HOME = str(cuda.home)  # a CPU build of torch does not look for it
         if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
             os.environ["TORCH_CUDA_ARCH_LIST"] = cuda.architectures()
-        sources += sorted(Path("csrc").glob("*_cuda.cu"))
+        sources += sorted(Path("csrc/cuda").glob("*.cu"))
         link += [f"-L{cuda.libraries}", "-lcudart_static", "-ldl", "-lpthread", "-lrt"]
-    # ninja's, where the environment is not activated
+    # ninja is found in the environment even if that is not activated.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
     kernels = cpp_extension.CppExtension(
         "talkinghead_kernels._native",
-        [str(source) for source in sources],
-        depends=[str(header) for header in headers],
-        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        [str(path) for path in sources],
+        depends=[str(path) for path in headers()],
+        include_dirs=[str(Path(folder).absolute()) for folder in ("csrc", "csrc/include")],
+        extra_compile_args=compiler_flags(cpp_extension.include_paths()),
         extra_link_args=link,
         py_limited_api=True,
     )
@@ -150,51 +201,70 @@ def extension(cuda: Cuda | None) -> dict[str, Any]:
     }
 
 
-def nothing() -> dict[str, Any]:
-    """What `setup` is told to build no extension."""
-    if "editable_wheel" in sys.argv:  # an earlier one would still be loaded
+def no_extension() -> dict[str, Any]:
+    """Return the arguments of `setup` for a pure-Python build."""
+    if "editable_wheel" in sys.argv:  # otherwise an extension built earlier would still be loaded
         for earlier in Path("kernels/talkinghead_kernels").glob("_native*.so"):
             earlier.unlink()
     return {}
 
 
-def configuration() -> dict[str, Any]:
-    """What `setup` is told.
+def only_metadata() -> bool:
+    """Return whether `setup` is run for metadata only, and builds nothing yet."""
+    return bool({"egg_info", "dist_info", "sdist"} & set(sys.argv))
+
+
+def skip_or_fail(build: str, kernels: str, reason: str) -> None:
+    """Print that a kind of kernels is skipped, or fail if they were requested.
 
     Raises:
-        SystemExit: what TALKINGHEAD_BUILD demands cannot be.
+        SystemExit: TALKINGHEAD_BUILD requests them.
     """
-    wanted = os.environ.get("TALKINGHEAD_BUILD") or "auto"
-    if wanted not in CHOICES:
-        raise SystemExit(f"talkinghead: TALKINGHEAD_BUILD must be one of {', '.join(CHOICES)}, got {wanted!r}")
-    if wanted == "none":
-        return nothing()
-    asked = bool({"egg_info", "dist_info", "sdist"} & set(sys.argv))  # nothing is built yet
+    if build != "auto":
+        raise SystemExit(f"talkinghead: TALKINGHEAD_BUILD={build}: {reason}")
+    if not only_metadata():
+        print(f"talkinghead: building without {kernels} kernels: {reason}", flush=True)
 
-    def without(what: str, lacking: str) -> None:
-        if wanted != "auto":
-            raise SystemExit(f"talkinghead: TALKINGHEAD_BUILD={wanted}: {lacking}")
-        if not asked:
-            print(f"talkinghead: going without {what} kernels: {lacking}", flush=True)
 
-    lacking = no_compiler()
-    if lacking:
-        without("compiled", lacking)
-        return nothing()
-    torch = import_torch()
-    if torch is None and asked:
-        return {"setup_requires": [f"torch>={'.'.join(map(str, OLDEST_TORCH))},<{'.'.join(map(str, UNTESTED_TORCH))}"]}
+def torch_error(torch: Any) -> str:
+    """Return why the kernels cannot be built against a torch, or ""."""
     if torch is None:
-        without("compiled", "torch is not installed; pip install torch")
-        return nothing()
+        return "torch is not installed; pip install torch"
+    oldest = ".".join(map(str, OLDEST_TORCH))
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
-        without("compiled", f"torch is {torch.__version__}, {'.'.join(map(str, OLDEST_TORCH))} or newer is needed")
-        return nothing()
-    cuda = find_cuda(torch) if wanted == "cuda" or (wanted == "auto" and torch.version.cuda) else None
+        return f"torch is {torch.__version__}, {oldest} or newer is needed; pip install 'torch>={oldest}'"
+    return ""
+
+
+def setup_kwargs() -> dict[str, Any]:
+    """Return the arguments of `setup`.
+
+    Raises:
+        SystemExit: TALKINGHEAD_BUILD is unknown, or requests kernels that cannot be built.
+    """
+    build = os.environ.get("TALKINGHEAD_BUILD") or "auto"
+    if build not in BUILD_CHOICES:
+        choices = ", ".join(BUILD_CHOICES)
+        raise SystemExit(f"talkinghead: TALKINGHEAD_BUILD must be one of {choices}, got {build!r}")
+    if build == "none":
+        return no_extension()
+    reason = compiler_error()
+    if reason:
+        skip_or_fail(build, "compiled", reason)
+        return no_extension()
+    torch = import_torch()
+    if torch is None and only_metadata():
+        oldest, untested = (".".join(map(str, release)) for release in (OLDEST_TORCH, UNTESTED_TORCH))
+        return {"setup_requires": [f"torch>={oldest},<{untested}"]}
+    reason = torch_error(torch)
+    if reason:
+        skip_or_fail(build, "compiled", reason)
+        return no_extension()
+    cuda = find_cuda(torch) if build == "cuda" or (build == "auto" and torch.version.cuda) else None
     if isinstance(cuda, str):
-        without("CUDA", cuda)
+        skip_or_fail(build, "CUDA", cuda)
         cuda = None
-    return extension(cuda)
+    return extension_kwargs(cuda)
 
 
-setup(**configuration())
+setup(**setup_kwargs())

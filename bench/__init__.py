@@ -1,1 +1,1 @@
-"""Measurements whose figures README shows; each file says how it is run."""
+"""Benchmarks: ops, networks, experiments and what needs a GPU; README.md says how each is run."""

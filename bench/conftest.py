@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure, short
-from bench.plot import draw
-from bench.report import report
-from bench.timing import Budget
+from bench.lib.harness import DEVICE, ROOT, Case, keep_freed_memory, machine, measure, short
+from bench.lib.plot import draw
+from bench.lib.report import report
+from bench.lib.timing import Budget
 
 _machine = functools.cache(machine)
 STARTED = time.monotonic()
@@ -23,13 +23,13 @@ ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 class Replay:
-    """A timer that gives the times measured in turn, one after another, to pytest-benchmark."""
+    """Timer that replays measured times to pytest-benchmark."""
 
     def __init__(self) -> None:
         self.ticks: Iterator[float] = iter(())
 
     def load(self, samples: list[float]) -> None:
-        """Each sample is a start at 0 and an end after it."""
+        """Set the samples: each is a start at 0 and an end after it."""
         self.ticks = iter([tick for sample in samples for tick in (0.0, sample)])
 
     def __call__(self) -> float:
@@ -40,12 +40,21 @@ REPLAY = Replay()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="small shapes and few rounds: whether the bench runs, not how fast anything is")
-    parser.addoption("--thorough", action="store_true", help="on a CPU: every batch and layout of the ops, and what takes long to compile")
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="small shapes and few rounds: whether the bench runs, not how fast anything is",
+    )
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="on a CPU: every batch and layout of the ops, and what takes long to compile",
+    )
     parser.addoption(
         "--results",
         type=Path,
-        help="write them here, tables and plot beside; default: bench/results/<folder>_<device>.json, none with --quick",
+        help="write them here, tables and plot beside; default: bench/results/<folder>_<device>.json, none "
+        "with --quick",
     )
 
 
@@ -59,9 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """bench_*.py hold what is measured; `make test` looks for test_*.py elsewhere."""
-    ours = file_path.match("bench_*.py") and not parent.session.isinitpath(file_path)  # a file that is named, pytest takes by itself
-    return pytest.Module.from_parent(parent, path=file_path) if ours else None
+    """Collect bench_*.py; `make test` collects test_*.py elsewhere."""
+    is_bench_file = file_path.match("bench_*.py") and not parent.session.isinitpath(
+        file_path
+    )  # a file that is named, pytest takes by itself
+    return pytest.Module.from_parent(parent, path=file_path) if is_bench_file else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,7 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def importance(name: str, device: str = DEVICE) -> tuple[bool, ...]:
-    """What a case is sorted by: what matters less comes last, where time may be up."""
+    """Return the sort key of a case: less important cases come last, in case the time runs out."""
     if device == "cpu":
         return ("channels_last" in name,)
     return "fp32" in name, "nchw" in name  # what a GPU runs: bfloat16 in channels_last
@@ -79,13 +90,13 @@ def importance(name: str, device: str = DEVICE) -> tuple[bool, ...]:
 
 @pytest.fixture
 def thorough(request: pytest.FixtureRequest) -> bool:
-    """Whether to measure what matters less, too: where that was asked for or takes no time, and on a GPU as far as its time goes."""
+    """Return whether to measure less important cases, too: on request, with --quick, and on a GPU."""
     return DEVICE == "cuda" or any(map(request.config.getoption, ("thorough", "quick")))
 
 
 @pytest.fixture(autouse=True)
 def _side_stream() -> Iterator[None]:
-    """On a GPU everything belongs to one stream, on which graphs can be captured."""
+    """Run a test on a side stream of the GPU, on which graphs can be captured."""
     torch.manual_seed(0)
     if DEVICE == "cpu":
         yield
@@ -98,7 +109,10 @@ def _side_stream() -> Iterator[None]:
 
 @pytest.fixture
 def bench(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Check and measure a case; pytest-benchmark's figures are those of the backend that would run, its extra_info the whole row."""
+    """Check and measure a case.
+
+    pytest-benchmark shows the times of the backend that runs by default; extra_info holds the whole row.
+    """
 
     def run(case: Case, budget: Budget | None = None) -> None:
         if time.monotonic() - STARTED > float(os.environ.get("BENCH_SECONDS", "inf")):
@@ -120,28 +134,28 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     written = _write(session.config)
     if written is None:
         return
-    path, found = written
-    path.with_suffix(".md").write_text(report(found) + "\n")
-    if "networks" in found["folders"] and importlib.util.find_spec("matplotlib"):
-        draw(found, path.with_suffix(".png"))
+    path, results = written
+    path.with_suffix(".md").write_text(report(results) + "\n")
+    if "networks" in results["folders"] and importlib.util.find_spec("matplotlib"):
+        draw(results, path.with_suffix(".png"))
 
 
 def _write(config: pytest.Config) -> tuple[Path, dict[str, Any]] | None:
-    """The results so far, as JSON; where, and what."""
+    """Write the results so far as JSON; return the path and the results, None if nothing is written."""
     quick, path = config.getoption("quick"), config.getoption("results")
     if not config.stash[ROWS] or (quick and path is None):
         return None
     folders = dict.fromkeys(row["folder"] for row in config.stash[ROWS])
     rows = [{key: value for key, value in row.items() if key != "folder"} for row in config.stash[ROWS]]
-    found = {**_machine(), "quick": quick, "rows": rows}
-    path = path or ROOT / "bench" / "results" / f"{'_'.join(folders)}_{short(found['device'])}.json"
-    head = json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1)[:-2]
-    lines = ",\n".join("  " + json.dumps(_rounded(row)) for row in rows)
+    results = {**_machine(), "quick": quick, "rows": rows}
+    path = path or ROOT / "bench" / "results" / f"{'_'.join(folders)}_{short(results['device'])}.json"
+    head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)[:-2]
+    lines = ",\n".join("  " + json.dumps(_round_floats(row)) for row in rows)
     path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    return path, found | {"folders": list(folders)}
+    return path, results | {"folders": list(folders)}
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value

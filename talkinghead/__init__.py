@@ -1,28 +1,41 @@
-"""Realistic talking heads from a few pictures: Zakharov et al., "Few-Shot Adversarial Learning of Realistic Neural Talking Head Models".
+"""Realistic talking heads from a few pictures: Zakharov et al., "Few-Shot Adversarial Learning of Realistic
+Neural Talking Head Models".
 
     import talkinghead as th
 
-    model = th.load_model("tiny")
-    clip = th.read_clip("somebody.mp4", size=64)
-    person = th.finetune(model, clip[:8])
-    for frame in th.animate(person, clip.track):
-        show(frame)  # uint8 [64, 64, 3]
+    person = th.finetune("portrait", ["anna1.jpg", "anna2.jpg"])
+    for frame in th.animate(person, "bob.mp4"):
+        show(frame)  # uint8 [256, 256, 3]
 
-Nothing but torch, numpy and safetensors is imported before it is needed.
+The names below are imported when they are first used, so that `talkinghead --help` does not wait for torch.
 """
 
-from .animate import animate, animate_video
-from .checkpoint import Model, Person, load_model, load_person, save_model, save_person
-from .clip import Clip, Track
-from .corpus.prepare import prepare
-from .data.read import read_clip
-from .errors import TalkingheadError
-from .training.finetune import finetune
-from .training.meta import train
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import metrics
+    from .checkpoint import load_model, load_person, save_model, save_person
+    from .clip import Clip, Track
+    from .data.load import read_clip
+    from .dataset.prepare import prepare
+    from .engines.base import Engine
+    from .engines.load import open_engine
+    from .errors import TalkingheadError
+    from .exporters.export import export_person
+    from .model import Model, Person
+    from .pipelines.animate import animate
+    from .pipelines.animate_video import animate_video
+    from .pipelines.evaluate import evaluate
+    from .pipelines.finetune import finetune
+    from .pipelines.live import live
+    from .training.meta import train
 
 __all__ = [
     "Clip",
+    "Engine",
     "Model",
     "Person",
     "TalkingheadError",
@@ -30,12 +43,55 @@ __all__ = [
     "__version__",
     "animate",
     "animate_video",
+    "evaluate",
+    "export_person",
     "finetune",
+    "live",
     "load_model",
     "load_person",
+    "metrics",
+    "open_engine",
     "prepare",
     "read_clip",
     "save_model",
     "save_person",
     "train",
 ]
+
+_MODULES = {
+    "Clip": "clip",
+    "Engine": "engines.base",
+    "Model": "model",
+    "Person": "model",
+    "TalkingheadError": "errors",
+    "Track": "clip",
+    "animate": "pipelines.animate",
+    "animate_video": "pipelines.animate_video",
+    "evaluate": "pipelines.evaluate",
+    "export_person": "exporters.export",
+    "finetune": "pipelines.finetune",
+    "live": "pipelines.live",
+    "load_model": "checkpoint",
+    "load_person": "checkpoint",
+    "open_engine": "engines.load",
+    "prepare": "dataset.prepare",
+    "read_clip": "data.load",
+    "save_model": "checkpoint",
+    "save_person": "checkpoint",
+    "train": "training.meta",
+}
+"""Public name -> the module that defines it; `metrics` is a module itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

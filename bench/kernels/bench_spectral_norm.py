@@ -1,4 +1,6 @@
-"""Spectral norm of all layers of a network against torch's parametrization, torch.compile of the reference, and a copy of the weights."""
+"""Spectral norm of all layers of a network against torch's parametrization, torch.compile of the reference,
+and a copy of the weights.
+"""
 
 import pytest
 import torch
@@ -7,21 +9,25 @@ from talkinghead_kernels.spectral_norm import EPS, normalise_reference, power_it
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from bench.harness import DEVICE, Case, by_backend, compiled, size
+from bench.lib.harness import DEVICE, Case, by_backend, compiled, size
 from talkinghead.config import preset
 from talkinghead.networks.discriminator import Discriminator
 from talkinghead.networks.embedder import Embedder
 from talkinghead.networks.generator import Generator
 
+WARM_UP_ITERATIONS = 20
 NETWORKS = {"G": Generator, "E": Embedder, "V": Discriminator}
 
 
 def shapes(name: str, quick: bool) -> list[torch.Size]:
     with torch.device("meta"):
-        return [layer.weight.shape for layer in NETWORKS[name](preset("tiny" if quick else "paper").networks).layers()]
+        return [
+            layer.weight.shape
+            for layer in NETWORKS[name](preset("tiny" if quick else "paper").networks).layers()
+        ]
 
 
-class Stock(nn.Module):
+class BaselineLayer(nn.Module):
     """torch's parametrization of one weight."""
 
     def __init__(self, weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> None:
@@ -36,10 +42,15 @@ class Stock(nn.Module):
 @pytest.mark.parametrize("network", NETWORKS if DEVICE == "cuda" else ("G",))
 def test_spectral_norm(bench, request, thorough, network, direction):
     step = direction != "power iteration"
-    weights = [torch.randn(shape, device=DEVICE) for shape in shapes(network, request.config.getoption("quick"))]
-    vectors = [(torch.randn(w.shape[0], device=DEVICE), torch.randn(w[0].numel(), device=DEVICE)) for w in weights]
+    weights = [
+        torch.randn(shape, device=DEVICE) for shape in shapes(network, request.config.getoption("quick"))
+    ]
+    vectors = [
+        (torch.randn(w.shape[0], device=DEVICE), torch.randn(w[0].numel(), device=DEVICE)) for w in weights
+    ]
     us, vs = ([nn.functional.normalize(pair[at], dim=0) for pair in vectors] for at in (0, 1))
-    for _ in range(20):  # near the singular pair, where another iteration changes little: all providers then agree, whoever ran before
+    # Converge first, so that one more iteration changes little and all providers agree in any order.
+    for _ in range(WARM_UP_ITERATIONS):
         power_iteration_of_reference(weights, us, vs)
     grads = [torch.randn_like(w) for w in weights]
     leaves = [w.clone().requires_grad_() for w in weights]
@@ -59,19 +70,24 @@ def test_spectral_norm(bench, request, thorough, network, direction):
     expected = by_closed_formula(weights, us, vs, grads) if step else next_vectors(weights, us, vs)
     runs = by_backend(ours if step else in_place)
     if step:
-        modules = nn.ModuleList(Stock(w, u, v) for w, u, v in zip(weights, us, vs, strict=True))
+        modules = nn.ModuleList(BaselineLayer(w, u, v) for w, u, v in zip(weights, us, vs, strict=True))
         originals = [module.parametrizations.weight.original for module in modules]
         modules.train()
-        runs["stock"] = lambda: torch.autograd.grad([module.weight for module in modules], originals, grads)
+        runs["baseline"] = lambda: torch.autograd.grad(
+            [module.weight for module in modules], originals, grads
+        )
         if thorough:
             one = compiled_step()
-            runs["compile"] = lambda: [one(*each)[0] for each in zip(leaves, us, vs, grads, strict=True)]
+            runs["compile"] = lambda: [
+                one(*arguments)[0] for arguments in zip(leaves, us, vs, grads, strict=True)
+            ]
     else:
-        runs["stock"] = lambda: next_vectors(weights, us, vs)
-    moved = (6 if step else 1) * size(*weights)
+        runs["baseline"] = lambda: next_vectors(weights, us, vs)
+    bytes_moved = (6 if step else 1) * size(*weights)
     copy = {"copy": lambda: [w.clone() for w in weights]}
     with torch.set_grad_enabled(step):
-        # power iterations go on from call to call, so that results differ by what is left of their convergence
+        # power iterations go on from call to call, so that results differ by what is left of their
+        # convergence
         bench(
             Case(
                 "spectral_norm",
@@ -79,7 +95,7 @@ def test_spectral_norm(bench, request, thorough, network, direction):
                 f"{network}, {len(weights)} layers",
                 1,
                 torch.float32,
-                moved,
+                bytes_moved,
                 expected,
                 runs,
                 copy,
@@ -96,7 +112,7 @@ def power_iteration_of_reference(weights, us, vs):
 
 
 def next_vectors(weights, us, vs):
-    pairs = [power_iteration_reference(*each, EPS) for each in zip(weights, us, vs, strict=True)]
+    pairs = [power_iteration_reference(*arguments, EPS) for arguments in zip(weights, us, vs, strict=True)]
     return (*(u for u, _ in pairs), *(v for _, v in pairs))
 
 
@@ -110,7 +126,7 @@ def by_closed_formula(weights, us, vs, grads):
 
 
 def compiled_step():
-    """One layer's step; one compilation serves all shapes, since one of each takes many minutes."""
+    """Return the compiled step of a layer; one compilation serves all shapes, since each takes minutes."""
 
     def forward(weight, u, v):
         new_u, new_v = power_iteration_reference(weight.detach(), u, v, EPS)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.harness import DEVICE
+from bench.lib.harness import DEVICE
 
 LAYERS = ((64, 256), (128, 128), (256, 64), (512, 32), (512, 16))
 UP = ((512, 512, 16), (512, 256, 32), (256, 128, 64), (128, 64, 128))
@@ -37,4 +37,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     shapes = QUICK if options.quick else SHAPES if options.thorough or DEVICE == "cuda" else BRIEF
     for name in metafunc.fixturenames:
         if name in shapes:
-            metafunc.parametrize(name, shapes[name], ids=lambda value: str(value).strip("()").replace(", ", "-"))
+            metafunc.parametrize(
+                name, shapes[name], ids=lambda value: str(value).strip("()").replace(", ", "-")
+            )

@@ -1,4 +1,6 @@
-"""A second of video from landmarks: drawn, generated and encoded, against the stock network in the loop a user would write."""
+"""A second of video from landmarks: drawn, generated and encoded, against the baseline network in the loop a
+user would write.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.harness import DEVICE, Case
-from bench.networks.stock import StockGenerator
-from talkinghead.animate import BATCH
-from talkinghead.checkpoint import Person, random_model
-from talkinghead.engines.ahead import ahead
-from talkinghead.engines.eager import EagerEngine, choose_precision
-from talkinghead.engines.frame import DTYPES
-from talkinghead.landmarks.draw import landmark_image
+from bench.lib.harness import DEVICE, Case
+from bench.networks.baseline import BaselineGenerator
+from talkinghead.engines.precision import DTYPES, choose_precision
+from talkinghead.engines.torch_engine import TorchEngine
+from talkinghead.landmarks.landmark_image import landmark_image
 from talkinghead.media.video import write_video
+from talkinghead.model import Person, random_model
 from talkinghead.networks import Generator
+from talkinghead.pipelines.animate import BATCH
+from talkinghead.system.prefetch import prefetch
 
 FRAMES = 25
 
@@ -32,29 +34,54 @@ def test_animate(bench, request, tmp_path):
     styles = torch.randn(1, generator.style_length)
     points = torch.rand(frames, 68, 2)
     person = Person(model.config, generator, styles, points[0].numpy(), model.digest, feed_forward=False)
-    stock = StockGenerator(generator).eval().requires_grad_(False).to(DEVICE, dtype, memory_format=torch.channels_last)
-    engine = EagerEngine(person, DEVICE, precision, BATCH)
+    baseline = (
+        BaselineGenerator(generator)
+        .eval()
+        .requires_grad_(False)
+        .to(DEVICE, dtype, memory_format=torch.channels_last)
+    )
+    engine = TorchEngine(person, DEVICE, precision, BATCH, fast=True)
 
-    def encode(made: Iterator[np.ndarray]) -> Tensor:
+    def encode(stream: Iterator[np.ndarray]) -> Tensor:
         kept = []
         with write_video(tmp_path / "out.mp4", Fraction(25), (config.image_size,) * 2) as video:
-            for frame in made:
+            for frame in stream:
                 video.write(frame)
                 kept.append(frame)
         return torch.from_numpy(np.stack(kept))
 
     def ours() -> Tensor:
-        return encode(ahead((frame for start in range(0, frames, BATCH) for frame in engine.run(points[start : start + BATCH])), 2 * BATCH))
+        return encode(
+            prefetch(
+                (
+                    frame
+                    for start in range(0, frames, BATCH)
+                    for frame in engine.run(points[start : start + BATCH])
+                ),
+                2 * BATCH,
+            )
+        )
 
     @torch.inference_mode()
     def one_by_one() -> Iterator[np.ndarray]:
-        for each in points:
-            drawn = landmark_image(each[None].to(DEVICE), config.image_size).to(dtype, memory_format=torch.channels_last)
-            picture = stock(drawn, styles.to(DEVICE))
-            yield ((picture[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        for point_set in points:
+            landmark_input = landmark_image(point_set[None].to(DEVICE), config.image_size).to(
+                dtype, memory_format=torch.channels_last
+            )
+            picture = baseline(landmark_input, styles.to(DEVICE))
+            yield (
+                ((picture[0].permute(1, 2, 0) + 1) * 127.5)
+                .round()
+                .clamp(0, 255)
+                .to(torch.uint8)
+                .cpu()
+                .numpy()
+            )
 
     with torch.no_grad():
-        plain = StockGenerator(generator)(landmark_image(points, config.image_size), styles.expand(frames, -1))
+        plain = BaselineGenerator(generator)(
+            landmark_image(points, config.image_size), styles.expand(frames, -1)
+        )
     bench(
         Case(
             "animate",
@@ -62,10 +89,10 @@ def test_animate(bench, request, tmp_path):
             f"{name} {config.image_size}x{config.image_size}",
             BATCH,
             dtype,
-            moved=0,
+            bytes_moved=0,
             expected=((plain.permute(0, 2, 3, 1) + 1) * 127.5,),
-            providers={"ours": ours, "stock": lambda: encode(one_by_one())},
+            providers={"ours": ours, "baseline": lambda: encode(one_by_one())},
             tolerance=0.05,
-            by_the_clock=True,
+            wall_clock=True,
         )
     )

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.harness import DEVICE, Case
-from bench.networks.stock_learner import StockLite0
-from bench.networks.stock_meta import StockMetaLearner
-from talkinghead.checkpoint import random_model
-from talkinghead.data.episodes import Episodes
-from talkinghead.engines.frame import DTYPES
-from talkinghead.perceptual import EfficientNetLite0
+from bench.lib.harness import DEVICE, Case
+from bench.networks.baseline_learner import BaselineLite0
+from bench.networks.baseline_meta import BaselineMetaLearner
+from talkinghead.dataset.episodes import Episodes
+from talkinghead.engines.precision import DTYPES
+from talkinghead.model import random_model
+from talkinghead.pretrained.perceptual import EfficientNetLite0
 from talkinghead.training.meta_learner import MetaLearner
 
 VIDEOS = 16
@@ -26,9 +26,9 @@ def test_meta(bench, network):
     frames = torch.rand(meta.batch, 1 + meta.shots, 3, size, size) * 2 - 1
     points = torch.rand(meta.batch, 1 + meta.shots, 68, 2)
     episodes = Episodes(frames, points, torch.arange(meta.batch)).to(torch.device(DEVICE))
-    lite0 = StockLite0()
+    lite0 = BaselineLite0()
     ours = MetaLearner(model, VIDEOS, [EfficientNetLite0().to(DEVICE)])
-    stock = StockMetaLearner(ours, [lite0], torch.channels_last)
+    baseline = BaselineMetaLearner(ours, [lite0], torch.channels_last)
 
     def step() -> Tensor:
         figures, _ = ours.step(episodes)
@@ -41,9 +41,9 @@ def test_meta(bench, network):
             network,
             meta.batch,
             DTYPES[ours.precision],
-            moved=0,
-            expected=(StockMetaLearner(ours, [lite0], torch.channels_last).step(episodes),),
-            providers={"ours": step, "stock": partial(stock.step, episodes)},
+            bytes_moved=0,
+            expected=(BaselineMetaLearner(ours, [lite0], torch.channels_last).step(episodes),),
+            providers={"ours": step, "baseline": partial(baseline.step, episodes)},
             tolerance=0.02,  # of the first step's losses; later ones go their own ways
         )
     )

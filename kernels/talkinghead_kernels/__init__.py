@@ -1,11 +1,11 @@
-"""The ops under `talkinghead`: tensors in, tensors out. Nothing here knows of heads, and torch is all it needs."""
+"""The ops under `talkinghead`: functions of tensors that need torch only and know nothing of heads."""
 
 from .adain import adain
 from .attention import attention
 from .backend import backends, use_backend
-from .convolution import conv2d, conv_transpose2d, pack
-from .export import decompositions
-from .rasterize import draw_landmarks
+from .decompositions import decompositions
+from .packed_conv import conv2d, conv_transpose2d, pack
+from .rasterize import draw_polylines
 from .resample import conv_downsample, upsample_conv
 from .residual_block import residual_block
 from .spectral_norm import normalise, power_iteration_
@@ -19,7 +19,7 @@ __all__ = [
     "conv_downsample",
     "conv_transpose2d",
     "decompositions",
-    "draw_landmarks",
+    "draw_polylines",
     "landmark_motion",
     "normalise",
     "pack",

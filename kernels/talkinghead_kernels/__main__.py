@@ -1,10 +1,10 @@
-"""`python -m talkinghead_kernels`: what is installed, what each op can run on, and what it would run on now."""
+"""`python -m talkinghead_kernels`: print versions, devices, and the backends of every op."""
 
-from .backend import lines, report
+from .backend import format_report, report
 
-found = report()
+status = report()
 for section in ("versions", "devices", "backends"):
-    for name, value in found[section].items():
+    for name, value in status[section].items():
         print(f"{name:18}{value}")
     print()
-print("\n".join(lines(found)))
+print("\n".join(format_report(status)))

@@ -1,7 +1,8 @@
-"""Which implementation of an op runs, and why.
+"""Selection of the implementation that runs an op, and the reasons for it.
 
-Automatic: on CUDA "cuda" where it is built, else "triton", else "reference"; on CPU "cpp" where it is built, else "reference". That is
-looked up for each kernel, as an extension may lack some. Whatever the choice, float64 is run by the reference.
+By default, CUDA tensors use "cuda" where it is built, else "triton", else "reference"; CPU tensors use "cpp"
+where it is built, else "reference". The default is resolved for each kernel, because an extension may lack
+some. float64 always runs on the reference.
 """
 
 import importlib
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
+from . import extension
 
 NAMES = ("reference", "cpp", "cuda", "triton")
 FAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,70 +28,73 @@ KERNELS = {
     "normalise": ("normalise_forward", "normalise_backward"),
     "attention": ("attention_forward", "attention_backward"),
     "winograd": ("winograd_forward",),
-    "draw_landmarks": ("draw_landmarks",),
+    "draw_polylines": ("draw_polylines",),
     "landmark_motion": ("landmark_motion",),
-    "warp": ("warp_forward", "warp_backward"),  # of Triton the first alone: its gradient is the reference's
+    # Triton has warp_forward only; its gradient is computed by the reference
+    "warp": ("warp_forward", "warp_backward"),
 }
-"""What each op with native kernels runs on."""
-_AUTOMATIC = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
+"""The native kernels of each op that has any."""
+_DEFAULT_ORDER = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
 _chosen: ContextVar[str | None] = ContextVar("talkinghead_kernels_backend", default=None)
 
 
 @cache
-def _reasons() -> dict[str, str | None]:
+def backend_status() -> dict[str, str | None]:
+    """Return every backend's name with None where it can run, else the reason why it cannot."""
     return {
         "reference": None,
-        "cpp": native.missing("cpu"),
-        "cuda": native.missing("cuda") or (None if torch.cuda.is_available() else "torch sees no CUDA device"),
-        "triton": _no_triton(),
+        "cpp": extension.unavailable_reason("cpu"),
+        "cuda": extension.unavailable_reason("cuda")
+        or (None if torch.cuda.is_available() else "torch sees no CUDA device"),
+        "triton": _triton_unavailable_reason(),
     }
 
 
-def _no_triton() -> str | None:
+def _triton_unavailable_reason() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not (torch.cuda.is_available() or interpreted()):
+    if not (torch.cuda.is_available() or is_triton_interpreted()):
         return "torch sees no CUDA device (TRITON_INTERPRET=1 interprets the kernels, slowly)"
     return None
 
 
-def interpreted() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors."""
+def is_triton_interpreted() -> bool:
+    """Return whether Triton kernels run in Triton's interpreter, which takes CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def backends() -> dict[str, str | None]:
-    """Every backend's name with None where it can run, else the reason why it cannot."""
-    return dict(_reasons())
+    """Return every backend's name with None where it can run, else the reason why it cannot."""
+    return dict(backend_status())
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the ops inside the block on one backend. Compiled code follows it without compiling again.
+    """Run the ops inside the block on one backend. Compiled code follows it without recompiling.
 
-    The choice belongs to the context it is made in, as `contextvars` has it: another thread chooses for itself.
+    The choice is a context variable (`contextvars`): other threads are not affected.
 
     Raises:
-        ValueError: no such backend.
+        ValueError: there is no backend of this name.
         RuntimeError: the backend cannot run here; the message says why.
     """
     if name not in NAMES:
         raise ValueError(f"use_backend: name must be one of {', '.join(NAMES)}, got {name!r}")
-    reason = _reasons()[name]
+    reason = backend_status()[name]
     if reason:
         raise RuntimeError(f"use_backend: {name} cannot run: {reason}")
-    with again(name):
+    with restore_backend(name):
         yield
 
 
 def current() -> str | None:
-    """What `use_backend` chose in this context; None is automatic."""
+    """Return the backend chosen by `use_backend` in this context, or None for the default."""
     return _chosen.get()
 
 
 @contextmanager
-def again(name: str | None) -> Iterator[None]:
-    """The choice `current` gave, made again; for a backward pass, which may run in another thread."""
+def restore_backend(name: str | None) -> Iterator[None]:
+    """Restore a choice that `current` returned, for a backward pass that may run in another thread."""
     token = _chosen.set(name)
     try:
         yield
@@ -99,44 +103,55 @@ def again(name: str | None) -> Iterator[None]:
 
 
 @cache
-def automatic(device: str, op: str | None = None) -> str:
-    """The backend that runs a kernel on a device type where nothing is chosen; without a kernel's name, the first that can run at all."""
-    able = (name for name in _AUTOMATIC.get(device, ()) if (_reasons()[name] if op is None else _missing(op, name)) is None)
-    return next(able, "reference")
+def default_backend(device: str, op: str | None = None) -> str:
+    """Return the backend that runs a kernel on a device type where none is chosen.
+
+    Without the name of a kernel, return the first backend that can run at all.
+    """
+    available = (
+        name
+        for name in _DEFAULT_ORDER.get(device, ())
+        if (backend_status()[name] if op is None else unavailable_reason(op, name)) is None
+    )
+    return next(available, "reference")
 
 
-def kernel(op: str, tensor: Tensor) -> Callable[..., Any] | None:
-    """The kernel that is to run `op` on tensors like this one, or None for the reference.
+def select_kernel(op: str, tensor: Tensor) -> Callable[..., Any] | None:
+    """Return the kernel that runs `op` on tensors like this one, or None for the reference.
 
     Raises:
         RuntimeError: the chosen backend does not run on the tensor's device, or has no such kernel.
     """
     device = tensor.device.type
-    name = _chosen.get() or automatic(device, op)
+    name = _chosen.get() or default_backend(device, op)
     if name == "reference" or tensor.dtype not in FAST_DTYPES:
         return None
-    return _kernel(op, name, device)
+    return _load_kernel(op, name, device)
 
 
 @cache
-def _kernel(op: str, name: str, device: str) -> Callable[..., Any]:
-    runs_on = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cpu",) if interpreted() else ("cuda",)}[name]
-    if device not in runs_on:
-        raise RuntimeError(f"{op}: backend {name} runs on {runs_on[0]}, the tensors are on {device}; move them or choose another backend")
-    reason = _missing(op, name)
+def _load_kernel(op: str, name: str, device: str) -> Callable[..., Any]:
+    triton_device = "cpu" if is_triton_interpreted() else "cuda"
+    expected = {"cpp": "cpu", "cuda": "cuda", "triton": triton_device}[name]
+    if device != expected:
+        raise RuntimeError(
+            f"{op}: backend {name} runs on {expected}, the tensors are on {device}; move them or choose "
+            "another backend"
+        )
+    reason = unavailable_reason(op, name)
     if reason:
         raise RuntimeError(f"{op}: backend {name} cannot run it: {reason}")
     return getattr(_triton(), op) if name == "triton" else getattr(torch.ops.talkinghead_native, op).default
 
 
 @cache
-def _missing(op: str, name: str) -> str | None:
-    """Why a backend cannot run a kernel; None where it can."""
-    reason = _reasons()[name]
+def unavailable_reason(op: str, name: str) -> str | None:
+    """Return why a backend cannot run a kernel, or None if it can."""
+    reason = backend_status()[name]
     if reason or name == "reference":
         return reason
     if name != "triton":
-        return native.missing({"cpp": "cpu"}.get(name, name), op)
+        return extension.unavailable_reason({"cpp": "cpu"}.get(name, name), op)
     try:
         return None if hasattr(_triton(), op) else f"there is no Triton kernel {op}"
     except ImportError as error:
@@ -148,23 +163,31 @@ def _triton() -> Any:
 
 
 def report() -> dict[str, dict[str, Any]]:
-    """What is installed and what would run; plain values, for JSON.
+    """Return what is installed and what would run, as plain values for JSON.
 
     Returns:
-        `versions` and `devices` by name; `backends` and, for every op, `ops`: backend -> "available" or why it is not; `runs`: for every
-        type of device that is there, op -> the backend that runs it where none is chosen.
+        `versions` and `devices` by name; `backends`: backend -> "available" or the reason why it is not;
+        `ops`: the same for every op; `runs`: for every type of device present, op -> its default backend.
     """
     ops = {
-        op: {name: next(filter(None, (_missing(kernel, name) for kernel in kernels)), "available") for name in NAMES}
+        op: {
+            name: next(filter(None, (unavailable_reason(kernel, name) for kernel in kernels)), "available")
+            for name in NAMES
+        }
         for op, kernels in KERNELS.items()
     }
-    types = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    device_types = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     runs = {
-        device: {op: "/".join(dict.fromkeys(automatic(device, kernel) for kernel in kernels)) for op, kernels in KERNELS.items()}
-        for device in types
+        device: {
+            op: "/".join(dict.fromkeys(default_backend(device, kernel) for kernel in kernels))
+            for op, kernels in KERNELS.items()
+        }
+        for device in device_types
     }
     devices = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
-    devices |= {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    devices |= {
+        f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+    }
     return {
         "versions": {
             "talkinghead": _version("talkinghead", "not installed, run from its sources"),
@@ -178,24 +201,29 @@ def report() -> dict[str, dict[str, Any]]:
     }
 
 
-def _version(distribution: str, otherwise: str) -> str:
+def _version(distribution: str, default: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return otherwise
+        return default
 
 
-def lines(found: dict[str, dict[str, Any]]) -> list[str]:
-    """What `report` found out about the ops: a row an op, a column a backend; below, why a backend that is available lacks an op."""
-    rows = [["op", *NAMES, *(f"runs on {device}" for device in found["runs"])]]
-    for op, states in found["ops"].items():
-        able = ("yes" if states[name] == "available" else "-" for name in NAMES)
-        rows.append([op, *able, *(runs[op] for runs in found["runs"].values())])
+def format_report(status: dict[str, dict[str, Any]]) -> list[str]:
+    """Format the ops of a `report` as lines of a table: one row per op, one column per backend.
+
+    The reasons why an available backend lacks an op follow the table.
+    """
+    rows = [["op", *NAMES, *(f"runs on {device}" for device in status["runs"])]]
+    for op, states in status["ops"].items():
+        marks = ("yes" if states[name] == "available" else "-" for name in NAMES)
+        rows.append([op, *marks, *(runs[op] for runs in status["runs"].values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return table + [
         f"{name} has no {op}: {reason}"
-        for op, states in found["ops"].items()
+        for op, states in status["ops"].items()
         for name, reason in states.items()
-        if reason not in ("available", found["backends"][name])
+        if reason not in ("available", status["backends"][name])
     ]

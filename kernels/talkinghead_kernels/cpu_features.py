@@ -1,4 +1,4 @@
-"""Which instruction sets this CPU has."""
+"""The instruction sets of this CPU."""
 
 import re
 from pathlib import Path
@@ -6,16 +6,18 @@ from pathlib import Path
 import torch
 
 CPUINFO = Path("/proc/cpuinfo")
-_INSTRUCTION_SETS = re.compile(r"sse4_[12]|avx.*|amx_.*|fma|f16c|bmi[12]")  # other flags change with the kernel
+# Other flags of /proc/cpuinfo change with the version of Linux.
+_INSTRUCTION_SETS = re.compile(r"sse4_[12]|avx.*|amx_.*|fma|f16c|bmi[12]")
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the names of this CPU's instruction sets as torch spells them, such as "avx512_bf16" and "amx_bf16".
+    """Return the names of this CPU's instruction sets in torch's spelling, such as "avx512_bf16".
 
-    torch 2.10 cannot tell them; Linux spells those that matter here the same way. Elsewhere the set is then empty.
+    torch 2.10 cannot list them; then they are read from Linux, which spells those that matter here the same
+    way. On other systems the set is then empty.
     """
     if hasattr(torch.cpu, "get_capabilities"):
-        return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+        return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

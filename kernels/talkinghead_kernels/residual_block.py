@@ -1,17 +1,17 @@
-"""The pre-activation residual block of the paper as one function of tensors, composed of the other ops.
+"""The pre-activation residual block of the paper, composed of the other ops.
 
 norm -> act -> [nearest x2] -> conv3x3 -> norm -> act -> conv3x3 -> [average-pool 2], plus the shortcut
 [nearest x2] -> conv1x1 -> [average-pool 2], or the identity; nothing after the sum.
 
-Between two blocks the sum need not be formed by itself: a block may give its two terms (`join=False`), and the next, given the second as
-`residual`, adds them in the pass of its first norm.
+Between two blocks the sum needs no pass of its own: a block can return its two terms (`return_sum=False`),
+and the next block, which takes the second as `residual`, adds them in the pass of its first norm.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .adain import adain
-from .convolution import conv2d
+from .packed_conv import conv2d
 from .resample import conv_downsample, upsample_conv
 
 Affine = tuple[Tensor, Tensor]
@@ -32,21 +32,21 @@ def residual_block(
     negative_slope: float = 0.0,
     eps: float = 1e-4,
     residual: Tensor | None = None,
-    join: bool = True,
+    return_sum: bool = True,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """One residual block.
+    """Compute a residual block.
 
     Args:
         x: [B, in, H, W].
         conv1, conv2: weight [out, in, 3, 3] and [out, out, 3, 3], each with its bias or None.
         shortcut: weight [out, in, 1, 1] and its bias; None is the identity.
-        norm1, norm2: affine of the norm before each convolution; None leaves the norm out.
+        norm1, norm2: affine of the norm before each convolution; None omits the norm.
         resample: None, "up" (x2) or "down" (/2).
-        first: leave out the leading norm and activation, as the first block of each network does.
+        first: omit the leading norm and activation, as in the first block of each network.
         negative_slope: 0 is ReLU, else LeakyReLU.
-        eps: of the norms.
+        eps: added to the variances of the norms.
         residual: like x; the block's input is x + residual.
-        join: False gives the two terms of the result instead of their sum.
+        return_sum: False returns the two terms of the result instead of their sum.
 
     Returns:
         [B, out, H', W'], or two such tensors.
@@ -56,21 +56,23 @@ def residual_block(
     """
     if resample not in (None, "up", "down"):
         raise ValueError(f"residual_block: resample must be None, 'up' or 'down', got {resample!r}")
-    x, h = _enter(x, residual, None if first else norm1, not first, negative_slope, eps)
+    x, h = _norm_and_activate(
+        x, residual, None if first else norm1, activate=not first, negative_slope=negative_slope, eps=eps
+    )
     h = upsample_conv(h, *conv1) if resample == "up" else conv2d(h, *conv1, padding=1)
-    _, h = _enter(h, None, norm2, True, negative_slope, eps)
+    _, h = _norm_and_activate(h, None, norm2, activate=True, negative_slope=negative_slope, eps=eps)
     h = conv_downsample(h, *conv2) if resample == "down" else conv2d(h, *conv2, padding=1)
     if shortcut is not None and resample == "up":
         x = upsample_conv(x, *shortcut)
     elif shortcut is not None:
         x = conv_downsample(x, *shortcut) if resample == "down" else conv2d(x, *shortcut)
-    return h + x if join else (h, x)
+    return h + x if return_sum else (h, x)
 
 
-def _enter(
+def _norm_and_activate(
     x: Tensor, residual: Tensor | None, norm: Affine | None, activate: bool, negative_slope: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x + residual, and the same after norm and activation."""
+    """Return x + residual, and the same after norm and activation."""
     if norm is not None:
         relu = "relu" if activate and negative_slope == 0 else None
         if residual is None:

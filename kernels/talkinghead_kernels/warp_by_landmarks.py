@@ -1,24 +1,23 @@
-"""Pictures bent so that their landmarks come to lie on others: a field by least squares, and its sampling.
+"""Warping of images by landmarks: a motion field by moving least squares, and sampling along the field.
 
-`landmark_motion` says for each place p of a G x G grid where the picture is to be read, as a displacement
-in fractions of the picture:
+`landmark_motion` gives, for each position p of a G x G grid, the position to sample as a displacement in
+fractions of the image:
 
     w_i = c_i / (|d_i - p|^2 + eps)^1.5,   d* = sum w_i d_i / sum w_i,   s* = sum w_i s_i / sum w_i
     M   = (sum w_i (d_i - d*)^T (d_i - d*) + lam I)^-1 (sum w_i (d_i - d*)^T (s_i - s*) + lam I)
     motion(p) = (p - d*) M + s* - p
 
-w_i are divided by their sum in M. s_i are the landmarks of the picture, d_i where they are to be; 16 points
-on the border, at the quarters of each side, stay where they are. c_i is 1 for landmarks and 16 for border
-points, eps = lam = 1e-4 (the affine deformation of Schaefer, McPhail and Warren 2006, "Image deformation
-using moving least squares"). `warp` enlarges the field bilinearly, adds pixel centres, and reads the
-picture there by bicubic convolution (a = -0.75), whose taps are held at the border. Both need no solver, so
-every runtime can have them.
+w_i are divided by their sum in M. s_i are the landmarks of the image and d_i their targets; 16 points on the
+border, at the quarters of each side, do not move. c_i is 1 for landmarks and 16 for border points,
+eps = lam = 1e-4 (the affine deformation of Schaefer, McPhail and Warren 2006, "Image deformation using moving
+least squares"). `warp` enlarges the field bilinearly, adds pixel centres, and samples the image there by
+bicubic convolution (a = -0.75) with taps clamped to the border. Neither needs a solver, so every runtime can
+execute them.
 
-source, target [B, N, 2]; motion [B, 2, h, w]; image [B, C, H, W] and the result like it. The field is
-float32, and so is the arithmetic of `warp` and its sums, whatever the dtypes are (float64 for a float64
-image). The result has the image's dtype and memory format. A place that is not finite gives NaN there.
-Saved for backward: image and motion. Kernels are C++, CUDA and, but for the gradient, Triton: there that is
-the reference's.
+source and target are [B, N, 2], motion [B, 2, h, w], image [B, C, H, W] and the result like image. The field
+is float32; `warp` computes and sums in float32 for every dtype (float64 for a float64 image). The result has
+the image's dtype and memory format, and is NaN at positions that are not finite. Saved for backward: image
+and motion. The kernels are C++, CUDA and Triton; Triton uses the reference for the gradient.
 """
 
 from typing import Any
@@ -28,21 +27,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend, bicubic
+from .formats import FLOAT_DTYPES, empty_like, memory_format_of, stats_dtype
 from .registration import register
 
 GRID = 64
 """Default side of the motion field."""
 BORDER_WEIGHT = 16.0
-_SOFTENING = 1e-4  # eps, in squared fractions of the picture
+_SOFTENING = 1e-4  # eps, in squared fractions of the image
 _RIDGE = 1e-4  # lam
-_DTYPES = (*backend.FAST_DTYPES, torch.float64)
 
 
 def landmark_motion_reference(source: Tensor, target: Tensor, grid: int) -> Tensor:
     """Return the motion field in plain torch; arguments as for `landmark_motion`."""
     source, target, border = source.float(), target.float(), _border_points(source)
-    strong = source.new_full((border.shape[1],), BORDER_WEIGHT)
-    strength = torch.cat([source.new_ones(source.shape[1]), strong])
+    border_strength = source.new_full((border.shape[1],), BORDER_WEIGHT)
+    strength = torch.cat([source.new_ones(source.shape[1]), border_strength])
     source, target = torch.cat([source, border], 1), torch.cat([target, border], 1)
     ticks = (torch.arange(grid, device=source.device, dtype=torch.float32) + 0.5) / grid
     x, y = ticks[None, None, :, None], ticks[None, :, None, None]
@@ -64,7 +63,10 @@ def landmark_motion_reference(source: Tensor, target: Tensor, grid: int) -> Tens
 
 
 def _border_points(source: Tensor) -> Tensor:
-    """[B, 16, 2] float32. Computed, as a constant would keep an exporter's graph from being functional."""
+    """Return the border points [B, 16, 2], float32.
+
+    They are computed, because a constant would keep an exporter's graph from being functional.
+    """
     ticks = torch.arange(5, device=source.device, dtype=torch.float32) / 4
     low, high, inner = torch.zeros_like(ticks), torch.ones_like(ticks), ticks[1:4]
     x = torch.cat([ticks, ticks, low[:3], high[:3]])
@@ -73,10 +75,10 @@ def _border_points(source: Tensor) -> Tensor:
 
 
 def warp_reference(image: Tensor, motion: Tensor) -> Tensor:
-    """Return the warped picture in plain torch; arguments as for `warp`."""
-    wide = image.to(_wide(image))
-    places = _places(_enlarge(motion.to(wide.dtype), image))
-    result = F.grid_sample(wide, places, mode="bicubic", padding_mode="border", align_corners=False)
+    """Return the warped image in plain torch; arguments as for `warp`."""
+    values = image.to(stats_dtype(image))
+    positions = _sampling_grid(_enlarge(motion.to(values.dtype), image))
+    result = F.grid_sample(values, positions, mode="bicubic", padding_mode="border", align_corners=False)
     return result.to(image.dtype)
 
 
@@ -89,50 +91,59 @@ def warp_backward_reference(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of image and motion in plain torch; one that is not needed has no elements."""
     size = image.shape[2:]
-    wide = image.to(_wide(image))
-    places = _places(_enlarge(motion.to(wide.dtype), image))
+    values = image.to(stats_dtype(image))
+    positions = _sampling_grid(_enlarge(motion.to(values.dtype), image))
     needs = [image_needed, motion_needed]
     bicubic, border = 2, 1
     backward = torch.ops.aten.grid_sampler_2d_backward
-    grad_image, grad_places = backward(grad.to(wide.dtype), wide, places, bicubic, border, False, needs)
+    grad_image, grad_positions = backward(
+        grad.to(values.dtype),
+        values,
+        positions,
+        interpolation_mode=bicubic,
+        padding_mode=border,
+        align_corners=False,
+        output_mask=needs,
+    )
     if motion_needed:
-        grad_motion = grad_places.movedim(3, 1).contiguous() * 2
+        grad_motion = grad_positions.movedim(3, 1).contiguous() * 2
         if motion.shape[2:] != size:
             shrink = torch.ops.aten.upsample_bilinear2d_backward
             grad_motion = shrink(grad_motion, list(size), list(motion.shape), False)
     return (
-        _like(image).copy_(grad_image) if image_needed else image.new_empty(0),
+        empty_like(image).copy_(grad_image) if image_needed else image.new_empty(0),
         grad_motion.to(motion.dtype).contiguous() if motion_needed else motion.new_empty(0),
     )
 
 
 def landmark_motion(source: Tensor, target: Tensor, grid: int = GRID) -> Tensor:
-    """Return the motion field that bends pictures so that `source` comes to lie on `target`.
+    """Return the motion field that warps images so that `source` moves to `target`.
 
     No gradient flows into the points.
 
     Args:
-        source: floating-point [B, N, 2], (x, y) of the pictures' landmarks, as fractions of the picture.
-        target: of the same shape, where they are to be.
-        grid: side of the field.
+        source: floating-point [B, N, 2], (x, y) of the images' landmarks, as fractions of the image.
+        target: their positions after the warp, of the same shape.
+        grid: height and width of the field.
 
     Returns:
-        float32 [B, 2, grid, grid]: where each place is to be read, minus the place, (x, y) in fractions of
-        the picture; not finite anywhere in a picture with a landmark that is not.
+        float32 [B, 2, grid, grid]: the sampling position minus the grid position, (x, y) in fractions of the
+        image; not finite anywhere in an image with a landmark that is not.
 
     Raises:
         ValueError: an argument is not as above; the message names it.
-        NotImplementedError: forward-mode differentiation or `torch.func` asks for the derivative of a point; detach it.
+        NotImplementedError: forward-mode differentiation or `torch.func` asks for the derivative of a point;
+            detach it.
     """
     return _MOTION(source, target, grid)
 
 
 def warp(image: Tensor, motion: Tensor) -> Tensor:
-    """Read pictures at places displaced by a motion field; differentiable in both.
+    """Sample images at positions displaced by a motion field; differentiable in both.
 
     Args:
         image: [B, C, H, W]; float32, bfloat16, float16 or float64; NCHW or channels_last.
-        motion: floating-point [B, 2, h, w], (x, y) in fractions of the picture; enlarged bilinearly to H x W.
+        motion: floating-point [B, 2, h, w], (x, y) in fractions of the image; enlarged bilinearly to H x W.
 
     Returns:
         [B, C, H, W] in the image's dtype and memory format; bicubic, so it may overshoot the image's range.
@@ -144,17 +155,17 @@ def warp(image: Tensor, motion: Tensor) -> Tensor:
 
 
 def warp_by_landmarks(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Bend pictures so that their landmarks `source` come to lie on `target`.
+    """Warp images so that their landmarks `source` move to `target`.
 
     Args:
         image: [B, C, H, W], as for `warp`.
-        source, target: [B, N, 2], as fractions of the picture, as for `landmark_motion`.
+        source, target: [B, N, 2], as fractions of the image, as for `landmark_motion`.
 
     Returns:
         [B, C, H, W] like the image.
 
     Raises:
-        ValueError: an argument is not as `landmark_motion` and `warp` have it; the message names it.
+        ValueError: an argument is not as for `landmark_motion` and `warp`; the message names it.
     """
     return warp(image, landmark_motion(source, target))
 
@@ -170,28 +181,26 @@ def _check_points(source: Tensor, target: Tensor, grid: int) -> None:
             f" got {list(target.shape)} on {target.device}"
         )
     if grid < 1:
-        raise ValueError(f"landmark_motion: grid must be 1 or more, got {grid}")
+        raise ValueError(f"landmark_motion: grid must be at least 1, got {grid}")
 
 
 def _check(image: Tensor, motion: Tensor) -> None:
     shape = image.shape
-    if len(shape) != 4 or image.dtype not in _DTYPES:
+    if len(shape) != 4 or image.dtype not in FLOAT_DTYPES:
         what = f"{image.dtype} {list(shape)}"
         raise ValueError(f"warp: image must be a floating-point [B, C, H, W], got {what}")
     if 0 in shape[1:]:
-        raise ValueError(f"warp: image must have a channel, a row and a column or more, got {list(shape)}")
-    if motion.dim() != 4 or motion.shape[1] != 2 or motion.dtype not in _DTYPES:
+        raise ValueError(f"warp: image must have at least one channel, row and column, got {list(shape)}")
+    if motion.dim() != 4 or motion.shape[1] != 2 or motion.dtype not in FLOAT_DTYPES:
         what = f"{motion.dtype} {list(motion.shape)}"
         raise ValueError(f"warp: motion must be a floating-point [B, 2, h, w], got {what}")
     if motion.shape[0] != shape[0] or motion.device != image.device:
         what = f"{list(motion.shape)} on {motion.device}"
-        raise ValueError(f"warp: motion must be [{shape[0]}, 2, h, w] on {image.device} for the image, got {what}")
+        raise ValueError(
+            f"warp: motion must be [{shape[0]}, 2, h, w] on {image.device} for the image, got {what}"
+        )
     if 0 in motion.shape[2:]:
-        raise ValueError(f"warp: motion must have a row and a column or more, got {list(motion.shape)}")
-
-
-def _wide(image: Tensor) -> torch.dtype:
-    return torch.float64 if image.dtype == torch.float64 else torch.float32
+        raise ValueError(f"warp: motion must have at least one row and column, got {list(motion.shape)}")
 
 
 def _enlarge(motion: Tensor, image: Tensor) -> Tensor:
@@ -200,29 +209,18 @@ def _enlarge(motion: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(motion, size=image.shape[2:], mode="bilinear", align_corners=False)
 
 
-def _places(motion: Tensor) -> Tensor:
-    """[B, H, W, 2]: where a field of the picture's size reads, in the coordinates of grid_sample."""
+def _sampling_grid(motion: Tensor) -> Tensor:
+    """Return the positions [B, H, W, 2] of a field of the image's size, in coordinates of grid_sample."""
     height, width = motion.shape[2:]
     x = (torch.arange(width, device=motion.device, dtype=motion.dtype) + 0.5) / width
     y = (torch.arange(height, device=motion.device, dtype=motion.dtype) + 0.5) / height
     return torch.stack([motion[:, 0] + x, motion[:, 1] + y[:, None]], 3) * 2 - 1
 
 
-def _format(x: Tensor) -> torch.memory_format:
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor of x's shape, in x's memory format where that is channels_last and else NCHW."""
-    return torch.empty_like(x, dtype=dtype, memory_format=_format(x))
-
-
 def _motion(source: Tensor, target: Tensor, grid: int) -> Tensor:
     _check_points(source, target, grid)
     source, target = source.float(), target.float()
-    kernel = backend.kernel("landmark_motion", source)
+    kernel = backend.select_kernel("landmark_motion", source)
     if kernel is None or source.shape[0] == 0:
         return landmark_motion_reference(source, target, grid)
     motion = source.new_empty(source.shape[0], 2, grid, grid)
@@ -237,19 +235,19 @@ def _motion_fake(source: Tensor, target: Tensor, grid: int) -> Tensor:
 
 def _forward(image: Tensor, motion: Tensor) -> Tensor:
     _check(image, motion)
-    result = _like(image)
+    result = empty_like(image)
     if image.shape[0] == 0:
         return result
-    kernel = backend.kernel("warp_forward", image)
+    kernel = backend.select_kernel("warp_forward", image)
     if kernel is None:
         return result.copy_(warp_reference(image, motion))
-    kernel(image.contiguous(memory_format=_format(image)), motion.float().contiguous(), result)
+    kernel(image.contiguous(memory_format=memory_format_of(image)), motion.float().contiguous(), result)
     return result
 
 
 def _forward_fake(image: Tensor, motion: Tensor) -> Tensor:
     _check(image, motion)
-    return _like(image)
+    return empty_like(image)
 
 
 def _backward(
@@ -261,13 +259,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     if image.shape[0] == 0:
         return _backward_fake(grad, image, motion, image_needed, motion_needed)
-    # Triton has none, and a network on it is not to fail for that
-    kernel = None if backend.current() == "triton" else backend.kernel("warp_backward", image)
+    # Triton has no such kernel, but networks must run on it: use the reference there.
+    kernel = None if backend.current() == "triton" else backend.select_kernel("warp_backward", image)
     if kernel is None:
         return warp_backward_reference(grad, image, motion, image_needed, motion_needed)
-    grad_image = _like(image, torch.float32) if image_needed else None
+    grad_image = empty_like(image, torch.float32) if image_needed else None
     grad_motion = motion.new_empty(motion.shape, dtype=torch.float32) if motion_needed else None
-    layout = _format(image)
+    layout = memory_format_of(image)
     kernel(
         grad.to(image.dtype).contiguous(memory_format=layout),
         image.contiguous(memory_format=layout),
@@ -289,7 +287,7 @@ def _backward_fake(
     motion_needed: bool,
 ) -> tuple[Tensor, Tensor]:
     return (
-        _like(image) if image_needed else image.new_empty(0),
+        empty_like(image) if image_needed else image.new_empty(0),
         motion.new_empty(motion.shape) if motion_needed else motion.new_empty(0),
     )
 
@@ -301,34 +299,35 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     needs = ctx.needs_input_grad
-    if torch.is_grad_enabled():  # the gradient is to be differentiated again
-        return torch.func.vjp(_plain, *ctx.saved_tensors)[1](grad)
-    # the engine runs CUDA gradients in a thread of its own, where no choice was made
-    with backend.again(ctx.backend):
+    if torch.is_grad_enabled():  # for second derivatives
+        return torch.func.vjp(_formula, *ctx.saved_tensors)[1](grad)
+    # Autograd runs CUDA gradients in its own thread, which does not see the choice of this context.
+    with backend.restore_backend(ctx.backend):
         grads = _WARP_BACKWARD(grad, *ctx.saved_tensors, *needs)
     return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
 
 
-def _motion_plain(source: Tensor, target: Tensor, grid: int) -> Tensor:
+def _motion_formula(source: Tensor, target: Tensor, grid: int) -> Tensor:
     _check_points(source, target, grid)
     return landmark_motion_reference(source, target, grid)
 
 
-def _plain(image: Tensor, motion: Tensor) -> Tensor:
+def _formula(image: Tensor, motion: Tensor) -> Tensor:
     _check(image, motion)
-    wide = image.to(_wide(image))
-    return bicubic.sample(wide, *_pixels(motion, wide)).to(image.dtype)
+    values = image.to(stats_dtype(image))
+    return bicubic.sample(values, *_sampling_pixels(motion, values)).to(image.dtype)
 
 
-def _backward_plain(
+def _backward_formula(
     grad: Tensor,
     image: Tensor,
     motion: Tensor,
     image_needed: bool,
     motion_needed: bool,
 ) -> tuple[Tensor, Tensor]:
-    wide, (height, width) = image.to(_wide(image)), image.shape[2:]
-    grad_image, grad_x, grad_y = bicubic.sample_backward(grad.to(wide.dtype), wide, *_pixels(motion, wide))
+    values, (height, width) = image.to(stats_dtype(image)), image.shape[2:]
+    x, y = _sampling_pixels(motion, values)
+    grad_image, grad_x, grad_y = bicubic.sample_backward(grad.to(values.dtype), values, x, y)
     grad_motion = torch.stack([grad_x * width, grad_y * height], 1)
     if motion.shape[2:] != image.shape[2:]:
         shrink = torch.ops.aten.upsample_bilinear2d_backward
@@ -339,25 +338,35 @@ def _backward_plain(
     )
 
 
-def _pixels(motion: Tensor, image: Tensor) -> list[Tensor]:
-    """Where a picture is read, x and y [B, H, W] in pixels, as `_places` has it for grid_sample."""
-    places = _places(_enlarge(motion.to(image.dtype), image))
-    return [(places[..., i] + 1) * (size / 2) - 0.5 for i, size in enumerate((image.shape[3], image.shape[2]))]
+def _sampling_pixels(motion: Tensor, image: Tensor) -> list[Tensor]:
+    """Return the sampling positions x and y [B, H, W] of an image in pixels."""
+    positions = _sampling_grid(_enlarge(motion.to(image.dtype), image))
+    return [
+        (positions[..., i] + 1) * (size / 2) - 0.5 for i, size in enumerate((image.shape[3], image.shape[2]))
+    ]
 
 
 _MOTION = register(
     "landmark_motion(Tensor source, Tensor target, int grid) -> Tensor",
     _motion,
     _motion_fake,
-    _motion_plain,
+    _motion_formula,
     constant=True,
-    refusal="no gradient flows into the points, and neither forward-mode differentiation nor torch.func goes through it; detach them",
+    refusal="no gradient flows into the points, and neither forward-mode differentiation nor torch.func "
+    "goes through it; detach them",
 )
-_WARP = register("warp(Tensor image, Tensor motion) -> Tensor", _forward, _forward_fake, _plain, gradient=(_autograd, _save))
+_WARP = register(
+    "warp(Tensor image, Tensor motion) -> Tensor",
+    _forward,
+    _forward_fake,
+    _formula,
+    gradient=(_autograd, _save),
+)
 _WARP_BACKWARD = register(
-    "warp_backward(Tensor grad, Tensor image, Tensor motion, bool image_needed, bool motion_needed) -> (Tensor, Tensor)",
+    "warp_backward(Tensor grad, Tensor image, Tensor motion, bool image_needed, bool motion_needed) -> "
+    "(Tensor, Tensor)",
     _backward,
     _backward_fake,
-    _backward_plain,
+    _backward_formula,
     refusal="is a gradient itself; differentiate that of warp, with create_graph=True",
 )

@@ -1,1 +1,1 @@
-"""Tracks and Clips: read from videos and pictures, kept in shards, drawn as episodes."""
+"""Readers of Tracks and Clips from videos and pictures, crops, and checks of output paths."""

@@ -1,18 +1,21 @@
-"""The square around a face: one function for training, fine-tuning and driving.
+"""Square crops around a face, the same for training, fine-tuning and driving.
 
-There are two conventions, and a model says in its configuration which one it was trained with (`Config.crop`):
+There are two conventions, and a model says in its configuration which one it was trained with
+(`Config.crop`):
 
 - 1: the square may reach beyond the frame, which is mirrored at its border there.
-- 2: the square is moved into the frame, and made smaller where it is larger than the frame; what still lies outside shows the blurred
-  colour of the border and is marked as not valid (`Crop.valid`).
+- 2: the square is moved into the frame, and made smaller where it is larger than the frame; what still lies
+  outside shows the blurred colour of the border and is marked as not valid (`Crop.valid`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..clip import Track
 from ..errors import TalkingheadError
-from ..media.pictures import resize
+from ..landmarks.geometry import bounding_boxes
+from ..media.images import resize
 
 CONVENTIONS = (1, 2)
 _SIDE = 2.0  # of the crop, in longer sides of the landmark box
@@ -38,13 +41,29 @@ class Crop:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.x, self.y, self.side]).all() and self.side > 0):
-            raise TalkingheadError(f"Crop: x and y must be finite and the side above 0, got {self.x}, {self.y}, {self.side}")
+            raise TalkingheadError(
+                f"crop: its corner is ({self.x}, {self.y}) and its side {self.side}; give finite numbers "
+                "and a side above 0"
+            )
         if self.convention not in CONVENTIONS:
-            raise TalkingheadError(f"Crop: convention must be 1 or 2, got {self.convention!r}")
+            raise TalkingheadError(f"crop: convention {self.convention!r} is unknown; choose 1 or 2")
 
     def points(self, landmarks: np.ndarray, size: int) -> np.ndarray:
-        """Landmarks [..., 2] in pixels of the frame -> float32 [..., 2] in pixels of the crop when that is `size` pixels wide."""
+        """Return landmarks [..., 2] in pixels of the frame as float32 [..., 2] in pixels of the crop that is
+        resized to `size` x `size`.
+        """
         return ((landmarks - np.array([self.x, self.y])) * (size / self.side)).astype(np.float32)
+
+    def track(self, track: Track, size: int) -> Track:
+        """Return a track in pixels of the frame as one in pixels of the crop that is resized to `size` x
+        `size`.
+        """
+        return replace(
+            track,
+            landmarks=self.points(track.landmarks, size),
+            irises=None if track.irises is None else self.points(track.irises, size),
+            size=(size, size),
+        )
 
     def pixels(self, frame: np.ndarray, size: int) -> np.ndarray:
         """Return the square of a frame uint8 [H, W, 3] as uint8 [size, size, 3], antialiased."""
@@ -52,62 +71,76 @@ class Crop:
         right, bottom = int(np.ceil(self.x + self.side)), int(np.ceil(self.y + self.side))
         columns, rows = np.arange(left, right), np.arange(top, bottom)
         if self.convention == 1:
-            square = frame[_mirrored(rows, frame.shape[0])[:, None], _mirrored(columns, frame.shape[1])]
+            square = frame[
+                _mirror_indices(rows, frame.shape[0])[:, None], _mirror_indices(columns, frame.shape[1])
+            ]
         else:
-            square = _blurred_beyond(frame, rows, columns)
+            square = _extend_with_blur(frame, rows, columns)
         x, y = self.x - left, self.y - top
         return resize(square, size, (x, y, x + self.side, y + self.side))
 
     def valid(self, frame_size: tuple[int, int], size: int) -> np.ndarray:
-        """Return bool [size, size]: the pixels of the crop that lie within a frame of (height, width), at least by half."""
+        """Return bool [size, size]: the pixels of the crop that lie within a frame of (height, width), at
+        least by half.
+        """
         centres = (np.arange(size) + 0.5) * (self.side / size)
         x, y = self.x + centres, self.y + centres
         height, width = frame_size
         return np.asarray(((y >= 0) & (y <= height))[:, None] & ((x >= 0) & (x <= width))[None, :])
 
 
-def crop_around(landmarks: np.ndarray, frame_size: tuple[int, int] | None = None, convention: int = 1) -> Crop:
-    """Return the crop of a whole clip: a square of 2.0 x the longer side of the box around all landmarks, raised by 1/6 of that side.
+def crop_around(
+    landmarks: np.ndarray, frame_size: tuple[int, int] | None = None, convention: int = 1
+) -> Crop:
+    """Return the crop of a whole clip: a square of 2.0 x the longer side of the box around all landmarks,
+    raised by 1/6 of that side.
 
     Args:
         landmarks: float [N, 68, 2] in pixels of the frame, N >= 1.
         frame_size: (height, width) of the frame in pixels; convention 2 needs it.
-        convention: 1 leaves the square where it is; 2 moves it into the frame and makes it smaller, down to 1.4 x the longer side.
+        convention: 1 leaves the square where it is; 2 moves it into the frame and makes it smaller, down to
+            1.4 x the longer side.
 
     Raises:
         TalkingheadError: no landmarks, or all in one place, or convention 2 without the size of the frame.
     """
     points = np.asarray(landmarks, dtype=np.float64).reshape(-1, 2)
     if not len(points):
-        raise TalkingheadError("crop_around: no landmarks given, expected at least one frame's")
-    low, high = points.min(axis=0), points.max(axis=0)
-    longer = float((high - low).max())
-    centre = (low + high) / 2 - [0, _RAISE * longer]
+        raise TalkingheadError("crop_around: no landmarks; pass those of at least one frame")
+    box = bounding_boxes(points[None])[0]
+    longer = float(box[2])
+    centre = box[:2] - [0, _RAISE * longer]
     if convention == 1:
         side = _SIDE * longer
     elif frame_size is None:
-        raise TalkingheadError("crop_around: convention 2 moves the crop into the frame; give the size of the frame")
+        raise TalkingheadError(
+            "crop_around: convention 2 moves the crop into the frame; give the size of the frame"
+        )
     else:
         height, width = frame_size
         side = min(_SIDE * longer, max(float(min(height, width)), _MIN_SIDE * longer))
-        centre = np.array([_moved_inside(centre[0], side, width), _moved_inside(centre[1], side, height)])
+        centre = np.array([_centre_inside(centre[0], side, width), _centre_inside(centre[1], side, height)])
     corner = centre - side / 2
     return Crop(float(corner[0]), float(corner[1]), side, convention)
 
 
-def _moved_inside(centre: float, side: float, length: int) -> float:
-    """Return the centre nearest to the one given from which a span of this side lies within 0..length; the middle where none does."""
+def _centre_inside(centre: float, side: float, length: int) -> float:
+    """Return the nearest centre from which a span of this side lies within 0..length, or else the middle."""
     return length / 2 if side >= length else float(np.clip(centre, side / 2, length - side / 2))
 
 
-def _mirrored(index: np.ndarray, length: int) -> np.ndarray:
+def _mirror_indices(index: np.ndarray, length: int) -> np.ndarray:
+    """Return indices mirrored at the borders of 0..length-1."""
     # the continuous border lies between pixels, so the edge pixel is its own neighbour
     index = index % (2 * length)
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
-def _blurred_beyond(frame: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return frame[rows, columns]; beyond the frame the colour of its border, averaged along the border the wider the farther out."""
+def _extend_with_blur(frame: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return frame[rows, columns]; beyond the frame, the colour of its border.
+
+    The colour is averaged along the border, over a width that grows with the distance from it.
+    """
     height, width = frame.shape[:2]
     inside_rows, inside_columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     square = frame[inside_rows[:, None], inside_columns]
@@ -115,15 +148,15 @@ def _blurred_beyond(frame: np.ndarray, rows: np.ndarray, columns: np.ndarray) ->
         return square
     square = square.copy()
     beyond_columns = np.abs(columns - inside_columns)
-    for place in np.flatnonzero(beyond_columns):
-        square[:, place] = _averaged(square[:, place], beyond_columns[place])
+    for column in np.flatnonzero(beyond_columns):
+        square[:, column] = _average_border(square[:, column], beyond_columns[column])
     beyond_rows = np.abs(rows - inside_rows)
-    for place in np.flatnonzero(beyond_rows):
-        square[place] = _averaged(square[place], beyond_rows[place])
+    for row in np.flatnonzero(beyond_rows):
+        square[row] = _average_border(square[row], beyond_rows[row])
     return square
 
 
-def _averaged(line: np.ndarray, distance: int) -> np.ndarray:
+def _average_border(line: np.ndarray, distance: int) -> np.ndarray:
     """Return a line [N, 3] of the border averaged over a window that grows with the distance from it."""
     reach = min(int(np.ceil(_BLUR_GROWTH * distance)), len(line))
     padded = np.pad(line.astype(np.float64), ((reach + 1, reach), (0, 0)), mode="edge")

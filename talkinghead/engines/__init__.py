@@ -1,1 +1,1 @@
-"""What runs a person: each engine turns landmarks into frames."""
+"""Engines that render a person: each turns landmarks into frames."""

@@ -1,4 +1,9 @@
-"""What an engine file says of itself, and the seal that tells whether it is still what was written."""
+"""The manifest of an engine file, and the checksum that detects damage and edits.
+
+A manifest is stored inside an ONNX file, and in a .json file next to an engine of another format (the
+sidecar). The stored JSON has the manifest's fields, "version", "crop", "landmarks", and as "sha256" the
+checksum. Keys and their order are a format: files of version 0.1.0 must load.
+"""
 
 import hashlib
 import json
@@ -10,44 +15,71 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from ..checkpoint import Person, fingerprint
-from ..errors import TalkingheadError
-from ..files import sha256
+from ..constants import ENGINE_INPUTS, ENGINE_OUTPUTS, PRECISIONS
+from ..errors import TalkingheadError, check_path
+from ..model import Person, fingerprint
+from ..system.file_hash import sha256
 from ..version import __version__
 
 VERSION = 1
-PRECISIONS = ("fp32", "fp16", "bf16")
-INPUTS = ("points", "image")
-OUTPUTS = ("uint8", "float")
-CROP = "square, 2.0 x the longer side of the box around all landmarks of the clip, its centre raised by 1/6 of that side"
+CROP = (
+    "square, 2.0 x the longer side of the box around all landmarks of the clip, its centre raised by 1/6 "
+    "of that side"
+)
 LANDMARKS = "68 points in the order of iBUG 300-W (x right, y down), as fractions 0..1 of the crop"
 MAX_ENGINE_BYTES = 1 << 29
-"""Of a file that holds its manifest: three times an engine of preset `paper`, the largest."""
+"""Size limit of a file that contains its manifest: three times an engine of preset `paper`, the largest."""
 _MAX_MANIFEST_BYTES = 1 << 20
-_UNSEALED = "0" * 64
-_EXTERNAL_DATA = b"\n\x08location"  # how protobuf writes the key by which ONNX names another file that holds weights
+_NO_CHECKSUM = "0" * 64
+_EXTERNAL_DATA = b"\n\x08location"
+"""Protobuf encoding of the key by which an ONNX file refers to another file that holds weights."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Call signature of an engine.
+
+    Attributes:
+        format: "onnx", "tensorrt", "aoti", or "torch" for an engine in memory.
+        size: height and width of the frames.
+        layer_size: height and width of landmark images.
+        precision: of weights and feature maps, one of `PRECISIONS`.
+        batch: the largest number of frames in one run.
+        input: "points" float32 [B, 68, 2] (`LANDMARKS`), rendered to landmark images inside the engine, or
+            "image" float32 [B, 3, layer_size, layer_size] in [-1, 1], rendered outside.
+        output: "uint8" [B, size, size, 3] RGB, or "float" [B, 3, size, size] in [-1, 1].
+        styles: "constant": one person's, inside; "input": float32 [B, style_length], a row for each frame,
+            of one person or of several.
+        style_length: length of a style vector.
+        guided: whether views of the person's references (`ReferenceViews`) are inputs too.
+    """
+
+    format: str
+    size: int
+    layer_size: int
+    precision: str
+    batch: int
+    input: str
+    output: str
+    styles: str
+    style_length: int
+    guided: bool
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an engine holds and how it is called.
+    """Description of an engine file: how to call it (as in `EngineSpec`), and how it was made.
 
     Attributes:
-        format: "onnx", "tensorrt", "aoti", or "eager" for one that lives in memory.
+        format, size, precision, batch, input, output, styles, style_length: as in `EngineSpec`.
         preset: of the networks.
-        size: height and width of the frames.
-        precision: of weights and maps, one of `PRECISIONS`.
-        batch: the most frames at a time.
-        input: "points" float32 [B, 68, 2] (`LANDMARKS`), drawn inside, or "image" float32 [B, 3, size, size] in [-1, 1], drawn outside.
-        output: "uint8" [B, size, size, 3] RGB, or "float" [B, 3, size, size] in [-1, 1].
-        styles: "constant": one person's, inside; "input": float32 [B, style_length], each row may be another person's.
-        style_length: of a style vector.
-        person: the file it was made from, "" when there was none.
-        weights: `talkinghead.checkpoint.fingerprint` of what is inside.
-        reference: [68][2], the person's face at rest in fractions of the crop, which a driver's motion is put on.
+        person: the file it was made from, "" if there was none.
+        weights: `talkinghead.model.fingerprint` of the engine's content.
+        reference: [68][2], the person's neutral landmarks in fractions of the crop, to which a driver's
+            motion is added.
         talkinghead: version that wrote it.
-        details: of the format, such as "opset" or "target"; of a reference-guided generator also "network_size", the side of landmark
-            images; "crop_convention" where it is not 1 (data/crop.py).
+        details: of the format, such as "opset" or "target"; of a reference-guided generator also
+            "network_size", the side of landmark images; "crop_convention" if it is not 1 (data/crop.py).
     """
 
     format: str
@@ -67,13 +99,18 @@ class Manifest:
 
     @property
     def guided(self) -> bool:
-        """Whether views of the person's references (`ReferenceViews`) are inputs too."""
+        """True if views of the person's references (`ReferenceViews`) are inputs too."""
         return "network_size" in self.details
 
     @property
     def layer_size(self) -> int:
         """Height and width of landmark images."""
         return int(self.details.get("network_size", self.size))
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Call signature of the engine."""
+        return EngineSpec(**{name.name: getattr(self, name.name) for name in fields(EngineSpec)})
 
     @classmethod
     def of(
@@ -82,13 +119,13 @@ class Manifest:
         format: str,
         precision: str,
         batch: int,
+        *,
         input: str = "points",
         output: str = "uint8",
         name: str = "",
-        weights: str | None = None,
         details: dict[str, Any] | None = None,
     ) -> "Manifest":
-        """Of a person, with the weights' fingerprint unless it is given."""
+        """Return the manifest of an engine of a person, whose file is `name`."""
         networks = person.config.networks
         if networks.reference_guided:
             details = {**(details or {}), "network_size": networks.layer_size}
@@ -105,92 +142,119 @@ class Manifest:
             styles="input" if person.feed_forward else "constant",
             style_length=person.generator.style_length,
             person=name,
-            weights=fingerprint(person) if weights is None else weights,
-            reference=person.reference.tolist(),
+            weights=fingerprint(person),
+            reference=person.neutral_landmarks.tolist(),
             talkinghead=__version__,
             details=details or {},
         )
 
-    def to_json(self, seal: str = _UNSEALED) -> str:
-        """As text, with the conventions of crop and landmarks spelled out for other readers."""
-        return json.dumps({"version": VERSION, "sha256": seal, "crop": CROP, "landmarks": LANDMARKS, **asdict(self)})
+    def to_json(self, checksum: str = _NO_CHECKSUM) -> str:
+        """Return the JSON that is stored, with the conventions of crop and landmarks for other readers."""
+        return json.dumps(
+            {"version": VERSION, "sha256": checksum, "crop": CROP, "landmarks": LANDMARKS, **asdict(self)}
+        )
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str | Path) -> tuple["Manifest", str]:
-        """Read back; gives the seal beside it.
+    def from_json(cls, text: str | bytes, source: str | Path) -> tuple["Manifest", str]:
+        """Parse a stored manifest; return it and its checksum.
 
         Raises:
             TalkingheadError: it is cut, of another version, or lacks a field.
         """
         try:
             values = json.loads(text)
-            version, seal = values["version"], str(values["sha256"])
+            version, checksum = values["version"], str(values["sha256"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise TalkingheadError(f"{where}: what it says of itself cannot be read, it was cut or edited; export it again") from error
+            raise TalkingheadError(
+                f"{source}: its manifest cannot be read, it was cut or edited; export it again"
+            ) from error
         if version != VERSION:
-            raise TalkingheadError(f"{where}: is an engine of version {version!r}, this talkinghead reads {VERSION}; export it again")
-        kinds = {each.name: get_origin(each.type) or each.type for each in fields(cls)}
-        odd = [name for name, kind in kinds.items() if type(values.get(name)) is not kind]
-        known = {"precision": PRECISIONS, "input": INPUTS, "output": OUTPUTS, "styles": ("constant", "input")}
-        odd += [name for name in ("size", "batch", "style_length") if name not in odd and values[name] < 1]
-        odd += [name for name, choices in known.items() if values.get(name) not in choices]
-        if odd:
-            raise TalkingheadError(f"{where}: lacks {odd[0]}, or has it of another kind; export it again")
-        return cls(**{name: values[name] for name in kinds}), seal
+            raise TalkingheadError(
+                f"{source}: is an engine of version {version!r}, this talkinghead reads {VERSION}; export it "
+                "again"
+            )
+        types = {field.name: get_origin(field.type) or field.type for field in fields(cls)}
+        bad = [name for name, kind in types.items() if type(values.get(name)) is not kind]
+        choices = {
+            "precision": PRECISIONS,
+            "input": ENGINE_INPUTS,
+            "output": ENGINE_OUTPUTS,
+            "styles": ("constant", "input"),
+        }
+        bad += [name for name in ("size", "batch", "style_length") if name not in bad and values[name] < 1]
+        bad += [name for name, allowed in choices.items() if values.get(name) not in allowed]
+        if bad:
+            raise TalkingheadError(f"{source}: lacks {bad[0]}, or has it of another kind; export it again")
+        return cls(**{name: values[name] for name in types}), checksum
 
 
 def sidecar(path: str | Path) -> Path:
-    """Where the manifest of an engine that cannot hold it lies: beside it, with .json added to its name."""
+    """Return the path of the manifest of an engine that cannot contain it: the engine's with .json added."""
     return Path(f"{path}.json")
 
 
-def sealed(manifest: Manifest, path: Path) -> str:
-    """What the sidecar of an engine holds: the manifest, with the SHA-256 of both."""
+def manifest_with_checksum(manifest: Manifest, path: Path) -> str:
+    """Return the text of an engine's sidecar: the manifest, with the SHA-256 of engine and manifest."""
     return manifest.to_json(hashlib.sha256((sha256(path) + manifest.to_json()).encode()).hexdigest())
 
 
 def read_sidecar(path: Path) -> Manifest:
-    """The manifest beside an engine, once both were found to be as they were written.
+    """Read the manifest next to an engine and verify the checksum of both files.
 
     Raises:
         TalkingheadError: it is missing, or one of the two was cut or edited.
     """
-    beside = sidecar(path)
-    if not beside.is_file():
-        raise TalkingheadError(f"{path}: {beside.name} is missing beside it, which says what it holds; copy both, or export it again")
+    manifest_path = sidecar(path)
+    if not manifest_path.is_file():
+        raise TalkingheadError(
+            f"{path}: its manifest {manifest_path.name} is missing; copy both files, or export it again"
+        )
     try:
-        with open(beside, "rb") as file:
+        with open(manifest_path, "rb") as file:
             text = file.read(_MAX_MANIFEST_BYTES)
     except OSError as error:
-        raise TalkingheadError(f"{beside}: cannot be read ({error.strerror})") from error
-    manifest, _ = Manifest.from_json(text, beside)
-    if text.decode() != sealed(manifest, path):
-        raise TalkingheadError(f"{path}: it or {beside.name} was cut or edited, or the two do not belong together; export it again")
+        raise TalkingheadError(
+            f"{manifest_path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    manifest, _ = Manifest.from_json(text, manifest_path)
+    if text.decode() != manifest_with_checksum(manifest, path):
+        raise TalkingheadError(
+            f"{path}: it or {manifest_path.name} was cut or edited, or the two do not belong together; "
+            "export it again"
+        )
     return manifest
 
 
-def seal_inside(path: Path) -> None:
-    """Put into a file that holds an unsealed manifest, as plain text, the SHA-256 of itself (with the seal's digits as zeros)."""
-    with _mapped(path, mmap.ACCESS_WRITE) as contents:
-        at = _place_of_seal(contents, path)
-        contents[at : at + 64] = hashlib.sha256(contents).hexdigest().encode()
+def embed_checksum(path: Path) -> None:
+    """Write into a file that contains a manifest without checksum, as plain text, the SHA-256 of the file.
+
+    The digits of the checksum itself count as zeros.
+    """
+    with _map_file(path, mmap.ACCESS_WRITE) as contents:
+        offset = _checksum_offset(contents, path)
+        contents[offset : offset + 64] = hashlib.sha256(contents).hexdigest().encode()
 
 
-def check_seal_inside(path: Path) -> Manifest:
-    """The manifest inside a file, once the file was found to be as it was sealed.
+def read_embedded(path: Path) -> Manifest:
+    """Read the manifest inside a file and verify the file's checksum.
 
     Raises:
         TalkingheadError: the file has no manifest, or was cut or edited.
     """
-    with _mapped(path, mmap.ACCESS_COPY) as contents:
-        at = _place_of_seal(contents, path)
-        seal = contents[at : at + 64]
-        contents[at : at + 64] = _UNSEALED.encode()
-        if hashlib.sha256(contents).hexdigest().encode() != seal:
-            raise TalkingheadError(f"{path}: does not match its own checksum, it was cut or edited; export or copy it again")
+    with _map_file(path, mmap.ACCESS_COPY) as contents:
+        offset = _checksum_offset(contents, path)
+        checksum = contents[offset : offset + 64]
+        contents[offset : offset + 64] = _NO_CHECKSUM.encode()
+        if hashlib.sha256(contents).hexdigest().encode() != checksum:
+            raise TalkingheadError(
+                f"{path}: does not match its own checksum, it was cut or edited; export or copy it again"
+            )
         if contents.find(_EXTERNAL_DATA) >= 0:
-            raise TalkingheadError(f"{path}: keeps weights in another file, which its checksum does not cover; export it again")
-        text = contents[contents.rfind(b"{", 0, at) : at + _MAX_MANIFEST_BYTES].decode("utf-8", "replace")
+            raise TalkingheadError(
+                f"{path}: keeps weights in another file, which its checksum does not cover; export it again"
+            )
+        start = contents.rfind(b"{", 0, offset)
+        text = contents[start : offset + _MAX_MANIFEST_BYTES].decode("utf-8", "replace")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
@@ -198,26 +262,43 @@ def check_seal_inside(path: Path) -> Manifest:
     return Manifest.from_json(text[:end], path)[0]
 
 
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of an engine file and verify the checksum.
+
+    Raises:
+        TalkingheadError: the file is missing, cut, edited or of another version.
+    """
+    check_path("open_engine", path, "anna.onnx")
+    path = Path(path)
+    if not path.is_file():
+        raise TalkingheadError(f"{path}: no such file; an engine is what `talkinghead export` writes")
+    return read_sidecar(path) if sidecar(path).is_file() else read_embedded(path)
+
+
 @contextmanager
-def _mapped(path: Path, access: int) -> Iterator[mmap.mmap]:
-    """Map an engine into memory, which its checksum then needs no copy of."""
+def _map_file(path: Path, access: int) -> Iterator[mmap.mmap]:
+    """Map an engine into memory, so that its checksum needs no copy."""
     try:
         with open(path, "r+b" if access == mmap.ACCESS_WRITE else "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= MAX_ENGINE_BYTES:
-                raise TalkingheadError(f"{path}: is {size:,} bytes, 1 to {MAX_ENGINE_BYTES:,} were expected; export it again")
+                raise TalkingheadError(
+                    f"{path}: is {size:,} bytes, expected 1 to {MAX_ENGINE_BYTES:,}; export it again"
+                )
             with mmap.mmap(file.fileno(), 0, access=access) as contents:
                 yield contents
     except OSError as error:
-        raise TalkingheadError(f"{path}: cannot be read ({error.strerror})") from error
+        raise TalkingheadError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _place_of_seal(contents: mmap.mmap, path: Path) -> int:
-    mark = f'{{"version": {VERSION}, "sha256": "'.encode()
-    at = contents.rfind(mark)
-    if at < 0:
+def _checksum_offset(contents: mmap.mmap, path: Path) -> int:
+    """Return the position of the checksum's digits in a file that contains a manifest."""
+    prefix = f'{{"version": {VERSION}, "sha256": "'.encode()
+    offset = contents.rfind(prefix)
+    if offset < 0:
         raise TalkingheadError(
-            f"{path}: is no engine of this version of talkinghead, was cut, or lacks its {sidecar(path).name}; "
-            "give what `talkinghead export` wrote, with the .json beside it where there was one"
+            f"{path}: is no engine of this version of talkinghead, was cut, or lacks its "
+            f"{sidecar(path).name}; give what `talkinghead export` wrote, with the .json in the same folder "
+            "if there was one"
         )
-    return at + len(mark)
+    return offset + len(prefix)

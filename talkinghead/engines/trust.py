@@ -1,7 +1,7 @@
 """Engines that hold native code: which of them this machine made, and what a package may hold.
 
-Loading such a file runs the code in it with all the rights of the user. A checksum that lies beside it proves that it is whole, not who
-made it. So a file is loaded when this machine made it, or when the user says that it is to be trusted.
+Loading such a file runs its code with all the rights of the user. The checksum in its sidecar proves that it
+is complete, not who made it. So a file is loaded only if this machine made it, or if the user trusts it.
 """
 
 import os
@@ -10,15 +10,24 @@ import zipfile
 from pathlib import Path
 
 from ..errors import TalkingheadError
-from ..files import sha256, state_folder
+from ..system.file_hash import sha256
+from ..system.user_folders import state_folder
 
 _COMPILED = re.compile(r"data/aotinductor/model/[^/\\]+\.(so|cpp|json|cubin|o|h)")
-_ARCHIVE = {"version", "archive_format", "archive_version", "byteorder", ".format_version", ".data/version", ".data/serialization_id"}
+_ARCHIVE = {
+    "version",
+    "archive_format",
+    "archive_version",
+    "byteorder",
+    ".format_version",
+    ".data/version",
+    ".data/serialization_id",
+}
 _MAX_PACKAGE_BYTES = 4 << 30
 
 
 def engines_made_here() -> Path:
-    """Return where the SHA-256 of the engines that this machine made are listed, one a line."""
+    """Return the file that lists the SHA-256 of the engines that this machine made, one per line."""
     return state_folder() / "engines_made_here"
 
 
@@ -26,7 +35,7 @@ def remember_engine(path: Path) -> bool:
     """Add an engine to the list of those made here.
 
     Returns:
-        whether the list could be written; where it cannot, the engine has to be trusted by hand.
+        Whether the list could be written; if not, the user has to pass --trust.
     """
     try:
         made_here = engines_made_here()
@@ -43,14 +52,15 @@ def check_trusted(path: Path, trust: bool) -> None:
 
     Args:
         path: the engine.
-        trust: whether the user said that it is to be trusted.
+        trust: whether the user trusts it.
 
     Raises:
-        TalkingheadError: it was made elsewhere, and the user did not say so.
+        TalkingheadError: it was made elsewhere, and the user does not trust it.
     """
     if not trust and sha256(path) not in _digests():
         raise TalkingheadError(
-            f"{path}: holds native code, and this machine did not make it; export it here, or, if you trust who made it, "
+            f"{path}: holds native code, and this machine did not make it; export it here, or, if you trust "
+            "who made it, "
             "pass --trust (in Python trust=True)"
         )
 
@@ -64,13 +74,15 @@ def _digests() -> set[str]:
 
 
 def check_package(path: Path) -> None:
-    """Refuse a .pt2 package that holds anything but compiled code: torch would unpickle an exported program inside it.
+    """Refuse a .pt2 package that holds anything but compiled code: torch would unpickle an exported program
+    inside it.
 
     Args:
         path: the package.
 
     Raises:
-        TalkingheadError: it is no such archive, or holds another part, or one that would be written outside its folder.
+        TalkingheadError: it is no archive of compiled code, or a part of it is of another kind or
+            outside its folder.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -82,6 +94,11 @@ def check_package(path: Path) -> None:
     strange = [name for name in names if name not in _ARCHIVE and not _COMPILED.fullmatch(name)]
     if len(folders) != 1 or folders & {"", ".", ".."} or strange:
         part = strange[0] if strange else "several folders"
-        raise TalkingheadError(f"{path}: holds {part[:80]!r}, a package of compiled code alone was expected; export it again")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records) or os.path.getsize(path) > _MAX_PACKAGE_BYTES:
-        raise TalkingheadError(f"{path}: is compressed or larger than {_MAX_PACKAGE_BYTES >> 30} GiB; export it again")
+        raise TalkingheadError(f"{path}: holds {part[:80]!r}, expected compiled code alone; export it again")
+    if (
+        any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        or os.path.getsize(path) > _MAX_PACKAGE_BYTES
+    ):
+        raise TalkingheadError(
+            f"{path}: is compressed or larger than {_MAX_PACKAGE_BYTES >> 30} GiB; export it again"
+        )

@@ -1,1 +1,1 @@
-"""How good a model is, as the paper measures it (section 4): self-reenactment of people left out, beside the trivial answers."""
+"""Evaluation as in the paper (section 4): self-reenactment of held-out people, compared with baselines."""

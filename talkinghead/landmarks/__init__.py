@@ -1,1 +1,1 @@
-"""The 68 landmarks: found by an adapter of a detector, and drawn as the picture that the networks see."""
+"""Detection, tracking, smoothing, retargeting and drawing of the 68 facial landmarks."""

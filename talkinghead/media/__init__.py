@@ -1,1 +1,1 @@
-"""Pixels in and out: videos and pictures of every kind, and sheets of them."""
+"""Reading and writing of videos, images and live frames."""

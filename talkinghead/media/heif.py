@@ -1,26 +1,23 @@
-"""HEIC and AVIF pictures, told by their content whatever they are called. The only module that imports pillow-heif."""
+"""Detection of HEIC and AVIF images by their content. The only module that imports pillow-heif."""
 
 from pathlib import Path
 
 from ..errors import TalkingheadError, require
 
 _STILL = frozenset((b"heic", b"heix", b"heim", b"heis", b"avif", b"mif1", b"mif2"))
-"""Major brands of ISO base media files that hold a still picture. Those of moving ones, such as msf1, hevc and avis, are videos here."""
+"""Major brands of ISO base media files that hold a still image; sequences (msf1, hevc, avis) are videos."""
 _HEAD = 256  # bytes that hold the file type box
 
 
-def heif_kind(path: str | Path) -> str:
-    """Return "HEIC" or "AVIF" for a still picture in that container, "" for any other file and for one that cannot be read.
+def heif_kind(source: str | Path | bytes) -> str:
+    """Return "HEIC" or "AVIF" for a still image in that container, "" for other and unreadable files.
 
-    FFmpeg takes such a file for a video, and of a picture that is a grid of tiles, as all of phones are, it gives the first tile alone.
+    The source is a file, or the content of one.
+
+    FFmpeg reads such a file as a video, and of an image of several tiles, such as those of phones, only the
+    first tile.
     """
-    try:
-        if not Path(path).is_file():  # a pipe is not to lose its beginning
-            return ""
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except (OSError, ValueError):
-        return ""
+    head = source[:_HEAD] if isinstance(source, bytes) else _read_head(source)
     if head[4:8] != b"ftyp" or head[8:12] not in _STILL:
         return ""
     length = min(int.from_bytes(head[:4], "big"), len(head))
@@ -28,8 +25,19 @@ def heif_kind(path: str | Path) -> str:
     return "AVIF" if b"avif" in brands else "HEIC"
 
 
+def _read_head(path: str | Path) -> bytes:
+    """Return the first bytes of a regular file, none where it cannot be read."""
+    try:
+        if not Path(path).is_file():  # reading a pipe would consume its beginning
+            return b""
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
+    except (OSError, ValueError):
+        return b""
+
+
 def register_heic() -> None:
-    """Teach Pillow to read HEIC pictures, whole and upright.
+    """Register a reader of HEIC images with Pillow, which joins tiles and applies the orientation.
 
     Raises:
         TalkingheadError: pillow-heif is not installed.

@@ -1,4 +1,4 @@
-"""Video that is recorded while it happens: what is on the disk plays, even when the process is killed."""
+"""Recording of live video to a file that is playable even if the process is killed."""
 
 import logging
 import os
@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 
 from ..errors import TalkingheadError
-from ..files import replacing
-from .libav import av, open_video, pictures_of
+from ..system.atomic_file import atomic_write
+from .pyav import av, open_video, video_stream
 from .video import VideoWriter, checked_rate
 
 log = logging.getLogger(__name__)
 
-_FRAGMENT_S = 0.5  # of video that is lost at most
+_FRAGMENT_S = 0.5  # of video is lost at most
 _FRAGMENTED = {
     "movflags": "+empty_moov+default_base_moof",
     "frag_duration": str(round(1e6 * _FRAGMENT_S)),
@@ -27,10 +27,11 @@ _FRAGMENTED = {
 def record_video(
     path: str | Path, fps: Fraction | float, size: tuple[int, int], metadata: Mapping[str, str] | None = None
 ) -> Iterator[VideoWriter]:
-    """Record an mp4 at `path`, which is there when the block ends well, and otherwise what was there before.
+    """Record an mp4 that replaces a file at `path` when the block succeeds.
 
-    Until then it is written beside it, to `NAME.part.mp4` (or `NAME.part2.mp4` and so on where that exists), in fragments that play at any
-    time. That file stays when the block, or the process, ends otherwise.
+    Until then, frames are written to `NAME.part.mp4` in the same folder (or `NAME.part2.mp4` and so on where
+    that exists), in fragments that are playable at any time. That file stays when the block or the process
+    fails.
 
     Args:
         path: a name that ends in .mp4.
@@ -42,28 +43,30 @@ def record_video(
         TalkingheadError: the name does not end in .mp4, or the file cannot be written.
     """
     path, rate = Path(os.path.realpath(path)), checked_rate(path, fps)
-    part = _new_part(path)
+    part = _create_part_file(path)
     try:
         with av().open(str(part), "w", format="mp4", options=_FRAGMENTED) as container:
             container.metadata.update(metadata or {})
             writer = VideoWriter(container, rate, size, low_delay=True)
             yield writer
             writer.finish()
-        with replacing(path) as beside:
-            _remux(part, beside, metadata or {})
+        with atomic_write(path) as temp_path:
+            _remux(part, temp_path, metadata or {})
     except BaseException as error:
-        _keep(part)
+        _keep_if_playable(part)
         if isinstance(error, OSError) and error.filename == str(part):
-            raise TalkingheadError(f"{path}: writing failed ({error.strerror}); free some space or name another place") from error
+            raise TalkingheadError(
+                f"{path}: writing failed ({error.strerror}); free some space or name another place"
+            ) from error
         raise
     part.unlink()
 
 
-def _new_part(path: Path) -> Path:
-    """Create an empty file beside `path` whose name was free.
+def _create_part_file(path: Path) -> Path:
+    """Create an empty file of an unused name in the folder of `path`.
 
     Raises:
-        TalkingheadError: nothing can be written there.
+        TalkingheadError: the folder cannot be written to.
     """
     if os.path.lexists(path) and not os.path.isfile(path):
         raise TalkingheadError(f"{path}: cannot write, it is a folder, a device or a pipe; name a file")
@@ -74,33 +77,40 @@ def _new_part(path: Path) -> Path:
             part.touch(exist_ok=False)
             break
         except FileExistsError as error:
-            if not os.path.lexists(part):  # what exists is in the place of the folder
-                raise TalkingheadError(f"{path}: cannot write here ({error.strerror}); name another place") from error
+            if not os.path.lexists(part):  # a file exists in place of the folder
+                raise TalkingheadError(
+                    f"{path}: cannot write here ({error.strerror}); name another place"
+                ) from error
         except OSError as error:
-            raise TalkingheadError(f"{path}: cannot write here ({error.strerror}); name another place") from error
+            raise TalkingheadError(
+                f"{path}: cannot write here ({error.strerror}); name another place"
+            ) from error
     return part
 
 
 def _remux(part: Path, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the packets of a recording as a plain mp4."""
-    with open_video(part) as source, av().open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as target:
+    with (
+        open_video(part) as source,
+        av().open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+    ):
         target.metadata.update(metadata)
-        pictures = pictures_of(source)
-        stream = target.add_stream_from_template(pictures)
-        for packet in source.demux(pictures):
-            if packet.dts is not None:  # the demuxer's last is empty
+        recorded = video_stream(source)
+        stream = target.add_stream_from_template(recorded)
+        for packet in source.demux(recorded):
+            if packet.dts is not None:  # the demuxer's last packet is empty
                 packet.stream = stream
                 target.mux(packet)
 
 
-def _keep(part: Path) -> None:
-    """Say where the recording is, or remove it when it holds nothing."""
+def _keep_if_playable(part: Path) -> None:
+    """Log where the unfinished recording is, or delete it when it holds no frames."""
     try:
         with open_video(part) as source:
-            holds_frames = next((True for packet in source.demux(pictures_of(source)) if packet.size), False)
+            holds_frames = next((True for packet in source.demux(video_stream(source)) if packet.size), False)
     except TalkingheadError:
         holds_frames = False
     if holds_frames:
-        log.warning("%s: the recording did not end well; what was recorded until then is in it", part)
+        log.warning("%s: the recording failed; this file holds the frames until then", part)
     else:
         part.unlink(missing_ok=True)

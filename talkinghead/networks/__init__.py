@@ -1,30 +1,33 @@
-"""The four networks of the paper: embedder E, generator G with its projection P, and the discriminator's convolutional part V.
+"""The four networks of the paper: embedder E, generator G with its projection P, and the discriminator's
+convolutional part V.
 
-And ours: a G that is guided by references.
+And one of this project: a generator that is guided by references.
 """
 
 from ..config import NetworkConfig
-from .discriminator import Discriminator
+from .discriminator import Discriminator, DiscriminatorOutput
 from .embedder import Embedder
-from .final import final_generator, pack_
 from .generator import Generator
+from .inference import pack_weights_, prepare_for_inference
 from .reference_guided import ReferenceGuidedGenerator, ReferenceViews, resize_area
 from .references import References
 
 __all__ = [
     "Discriminator",
+    "DiscriminatorOutput",
     "Embedder",
     "Generator",
     "ReferenceGuidedGenerator",
     "ReferenceViews",
     "References",
     "build_generator",
-    "final_generator",
-    "pack_",
+    "pack_weights_",
+    "prepare_for_inference",
     "resize_area",
 ]
 
 
 def build_generator(config: NetworkConfig, projection: bool = True) -> Generator:
-    """Return a G of the kind that a configuration asks for; `projection` False leaves P out."""
-    return (ReferenceGuidedGenerator if config.reference_guided else Generator)(config, projection)
+    """Return a generator of the kind that a configuration names; `projection` False leaves P out."""
+    kind = ReferenceGuidedGenerator if config.reference_guided else Generator
+    return kind(config, projection)

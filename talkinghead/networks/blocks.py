@@ -1,7 +1,7 @@
-"""Parameters of the building blocks. The arithmetic is `talkinghead_kernels`'.
+"""Building blocks of the networks. They hold the parameters; `talkinghead_kernels` computes.
 
-A block's forward takes `weights`: the mapping from each of the network's layers to the weight to use now, spectrally normalised once per
-forward of the network (`Network.weights`).
+A block's forward takes `weights`: the mapping from each of the network's layers to its current weight,
+spectrally normalised once per forward of the network (`Network.weights`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,22 +24,24 @@ class Layer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int | None, bias: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, *(() if kernel is None else (kernel, kernel))))
+        self.weight = nn.Parameter(
+            torch.empty(outputs, inputs, *(() if kernel is None else (kernel, kernel)))
+        )
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def affine(self, weights: "Weights") -> tuple[Tensor, Tensor | None]:
-        """The weight to use now, and the bias."""
+        """Return the current weight, and the bias."""
         return weights[self], self.bias
 
 
 Weights = Mapping[Layer, Tensor]
 Affine = tuple[Tensor, Tensor]
-Terms = tuple[Tensor, Tensor | None]
-"""What flows between blocks: two tensors whose sum is meant; the pass that reads it next forms it. None is zero."""
+DeferredSum = tuple[Tensor, Tensor | None]
+"""Two tensors that stand for their sum, which the pass that reads it next computes; None is zero."""
 
 
-def total(x: Terms) -> Tensor:
-    """The sum that terms mean."""
+def materialize(x: DeferredSum) -> Tensor:
+    """Return the sum."""
     return x[0] if x[1] is None else x[0] + x[1]
 
 
@@ -81,27 +83,39 @@ class ResidualBlock(nn.Module):
         self.norm1 = Norm(inputs) if own else None
         self.norm2 = Norm(outputs) if own else None
 
-    def forward(self, x: Terms, weights: Weights, norm1: Affine | None = None, norm2: Affine | None = None) -> Terms:
-        """Terms of x [B, inputs, H, W] -> of [B, outputs, H', W']; norm1, norm2 are the AdaIN scale and shift [B, C] of an "adaptive"
-        block."""
+    def forward(
+        self, x: DeferredSum, weights: Weights, norm1: Affine | None = None, norm2: Affine | None = None
+    ) -> DeferredSum:
+        """Run the block.
+
+        Args:
+            x: [B, inputs, H, W].
+            weights: of the network's layers.
+            norm1, norm2: AdaIN scale and shift [B, C] of an "adaptive" block.
+
+        Returns:
+            [B, outputs, H', W'].
+        """
         terms = ops.residual_block(
             x[0],
             self.conv1.affine(weights),
             self.conv2.affine(weights),
-            self.shortcut.affine(weights) if self.shortcut else None,
-            (self.norm1.scale, self.norm1.shift) if self.norm1 else norm1,
-            (self.norm2.scale, self.norm2.shift) if self.norm2 else norm2,
+            shortcut=self.shortcut.affine(weights) if self.shortcut else None,
+            norm1=(self.norm1.scale, self.norm1.shift) if self.norm1 else norm1,
+            norm2=(self.norm2.scale, self.norm2.shift) if self.norm2 else norm2,
             resample=self.resample,
             first=self.first,
             negative_slope=self.negative_slope,
             residual=x[1],
-            join=False,
+            return_sum=False,
         )
-        return cast(Terms, terms)
+        return cast(DeferredSum, terms)
 
 
 class Attention(nn.Module):
-    """Self-attention of SAGAN in BigGAN's form: query and key C/8, value C/2, key and value max-pooled, gated by gamma from 0."""
+    """Self-attention of SAGAN in BigGAN's form: query and key C/8, value C/2, key and value max-pooled, gate
+    gamma that starts at 0.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -109,22 +123,22 @@ class Attention(nn.Module):
         self.key = Layer(channels, channels // 8, 1)
         self.value = Layer(channels, channels // 2, 1)
         self.out = Layer(channels // 2, channels, 1)
-        self.gamma: nn.Parameter | None = nn.Parameter(torch.zeros(()))  # None where `out` holds it
+        self.gamma: nn.Parameter | None = nn.Parameter(torch.zeros(()))  # None where `out` includes it
 
-    def forward(self, x: Tensor, weights: Weights) -> Terms:
-        """x [B, C, H, W] -> terms of the same shape; H and W even."""
-        query = _rows(ops.conv2d(x, *self.query.affine(weights)))
-        key = _rows(F.max_pool2d(ops.conv2d(x, *self.key.affine(weights)), 2))
-        value = _rows(F.max_pool2d(ops.conv2d(x, *self.value.affine(weights)), 2))
+    def forward(self, x: Tensor, weights: Weights) -> DeferredSum:
+        """Add the attention to x [B, C, H, W], H and W even."""
+        query = _to_sequence(ops.conv2d(x, *self.query.affine(weights)))
+        key = _to_sequence(F.max_pool2d(ops.conv2d(x, *self.key.affine(weights)), 2))
+        value = _to_sequence(F.max_pool2d(ops.conv2d(x, *self.value.affine(weights)), 2))
         mixed = ops.attention(query, key, value).transpose(1, 2).unflatten(2, x.shape[2:])
         weight, bias = self.out.affine(weights)
-        if self.gamma is not None:  # the gate is applied to the small weight, not to the wide result
+        if self.gamma is not None:  # the gate multiplies the small weight instead of the large result
             weight, bias = self.gamma * weight, None if bias is None else self.gamma * bias
         return x, ops.conv2d(mixed, weight, bias)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H * W, C]."""
+def _to_sequence(x: Tensor) -> Tensor:
+    """Reshape [B, C, H, W] to [B, H * W, C]."""
     return x.flatten(2).transpose(1, 2)
 
 
@@ -141,13 +155,14 @@ class Network(nn.Module):
         self.spectral, self.initialisation = spectral, initialisation
 
     def layers(self) -> list[Layer]:
-        """Its convolution and linear layers, in a fixed order."""
+        """Return its convolution and linear layers, in a fixed order."""
         return [module for module in self.modules() if isinstance(module, Layer)]
 
     def initialise(self) -> None:
-        """Draw the weights from torch's global generator; biases stay 0. To be called at the end of a subclass's __init__.
+        """Initialise the weights from torch's global generator; biases stay 0. A subclass calls it at the end
+        of its __init__.
 
-        What a layer uses is channels_last, and with it every map: convolutions of two bytes a number are a quarter faster so.
+        Weights are channels_last, and so is every map: convolutions in 16 bits are a quarter faster this way.
         """
         for layer in self.layers():
             weight = layer.weight
@@ -163,19 +178,28 @@ class Network(nn.Module):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def power_iteration_(self, times: int = 1) -> None:
-        """Advance every u and v; once per optimiser step of this network. Nothing where the network is not spectrally normalised."""
+        """Advance every u and v, once per optimiser step of this network; do nothing where the network is not
+        spectrally normalised.
+        """
         if self.spectral:
             for _ in range(times):
                 ops.power_iteration_(*self._spectral_state(self.layers()))
 
     def weights(self, layers: Iterable[Layer] | None = None) -> Weights:
-        """The weight of each layer (default: all) as the forward is to use it."""
+        """Return the weight that the forward uses of each layer, by default of all layers."""
         chosen = self.layers() if layers is None else list(layers)
         if not self.spectral:
             return {layer: layer.weight for layer in chosen}
-        return dict(zip(chosen, ops.normalise(*self._spectral_state(chosen), memory_format=torch.channels_last), strict=True))
+        return dict(
+            zip(
+                chosen,
+                ops.normalise(*self._spectral_state(chosen), memory_format=torch.channels_last),
+                strict=True,
+            )
+        )
 
     def _spectral_state(self, layers: list[Layer]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return weights, u and v of layers."""
         return (
             [layer.weight for layer in layers],
             [cast(Tensor, layer.u) for layer in layers],
@@ -184,11 +208,12 @@ class Network(nn.Module):
 
 
 class Encoder(Network):
-    """What E and V share: down blocks with one attention among them, then activation and sum-pooling over space.
+    """The common part of E and V: down blocks with one attention among them, then activation and sum-pooling
+    over space.
 
     Args:
         channels: after each down block.
-        attention: how many blocks come before the attention.
+        attention: number of blocks before the attention.
         extra: residual blocks without resampling at the end.
     """
 
@@ -204,25 +229,37 @@ class Encoder(Network):
     ) -> None:
         super().__init__(spectral, initialisation)
         inputs = (6, *channels[:-1])
-        self.negative_slope, self.activate_before_pool, self.attention_at = negative_slope, activate_before_pool, attention
+        self.negative_slope, self.activate_before_pool, self.attention_at = (
+            negative_slope,
+            activate_before_pool,
+            attention,
+        )
         self.blocks = nn.ModuleList(
             ResidualBlock(i, o, "down", first=index == 0, negative_slope=negative_slope)
             for index, (i, o) in enumerate(zip(inputs, channels, strict=True))
         )
-        self.blocks.extend(ResidualBlock(channels[-1], channels[-1], None, negative_slope=negative_slope) for _ in range(extra))
+        self.blocks.extend(
+            ResidualBlock(channels[-1], channels[-1], None, negative_slope=negative_slope)
+            for _ in range(extra)
+        )
         self.attention = Attention(channels[attention - 1])
 
     def encode(self, image: Tensor, landmark_image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Pooled vector [B, C] and the activations after each block, of images and landmark images [B, 3, H, W]."""
+        """Return the pooled vector [B, C] and the activations after each block.
+
+        Args:
+            image, landmark_image: [B, 3, H, W].
+        """
         weights = self.weights()
         x = torch.cat([landmark_image, image], 1)
         maps = []
         for index, block in enumerate(self.blocks):
             if index == self.attention_at:
-                x = total(self.attention(x, weights))
-            x = total(block((x, None), weights))
+                x = materialize(self.attention(x, weights))
+            x = materialize(block((x, None), weights))
             maps.append(x)
-        wide = x.float() if x.dtype != torch.float64 else x  # the sum is the embedding: float32 in mixed precision too
+        # the sum is the embedding, so it is float32 in mixed precision too
+        x = x.float() if x.dtype != torch.float64 else x
         if self.activate_before_pool:
-            return F.leaky_relu(wide, self.negative_slope).sum((2, 3)), maps
-        return F.leaky_relu(wide.sum((2, 3)), self.negative_slope), maps
+            return F.leaky_relu(x, self.negative_slope).sum((2, 3)), maps
+        return F.leaky_relu(x.sum((2, 3)), self.negative_slope), maps

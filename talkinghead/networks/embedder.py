@@ -1,4 +1,4 @@
-"""The embedder E: a frame and its landmark image to a vector that says who it is, and not in which pose."""
+"""The embedder E, which maps a frame and its landmark image to an identity vector without the pose."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from .blocks import Encoder
 
 
 class Embedder(Encoder):
-    """E (paper, section 3.4 "Implementation details")."""
+    """The network E (paper, section 3.4 "Implementation details")."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(

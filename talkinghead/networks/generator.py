@@ -1,4 +1,6 @@
-"""The generator G and its projection P: a landmark image and a person's styles to a picture of that person."""
+"""The generator G and its projection P, which map a landmark image and a person's styles to a frame of that
+person.
+"""
 
 import talkinghead_kernels as ops
 import torch
@@ -7,11 +9,12 @@ from torch import Tensor, nn
 
 from ..config import NetworkConfig
 from ..errors import TalkingheadError
-from .blocks import Attention, Layer, Network, ResidualBlock, Terms, total
+from .blocks import Attention, DeferredSum, Layer, Network, ResidualBlock, materialize
 
 
 class Generator(Network):
-    """G with P (paper, section 3.4 "Implementation details"). Styles are arguments: rows of one batch may belong to different people.
+    """The network G with P (paper, section 3.4 "Implementation details"). Styles are arguments: rows of one
+    batch may belong to different people.
 
     Args:
         config: shapes.
@@ -19,7 +22,7 @@ class Generator(Network):
     """
 
     inputs, outputs = 3, 3
-    """Channels that the layers take and give."""
+    """Input and output channels of the layers."""
 
     def __init__(self, config: NetworkConfig, projection: bool = True) -> None:
         super().__init__(config.spectral_generator, config.initialisation)
@@ -31,8 +34,12 @@ class Generator(Network):
             for index, (i, o) in enumerate(zip((self.inputs, *down[:-1]), down, strict=True))
         )
         self.down_attention = Attention(down[config.down_attention - 1])
-        self.residual = nn.ModuleList(ResidualBlock(down[-1], down[-1], None, norm="adaptive") for _ in range(config.residual))
-        self.up = nn.ModuleList(ResidualBlock(i, o, "up", norm="adaptive") for i, o in zip((down[-1], *up[:-1]), up, strict=True))
+        self.residual = nn.ModuleList(
+            ResidualBlock(down[-1], down[-1], None, norm="adaptive") for _ in range(config.residual)
+        )
+        self.up = nn.ModuleList(
+            ResidualBlock(i, o, "up", norm="adaptive") for i, o in zip((down[-1], *up[:-1]), up, strict=True)
+        )
         self.up_attention = Attention(up[config.up_attention - 1])
         self.out = Layer(up[-1], self.outputs, 3)
         self.norm_channels: list[int] = []
@@ -49,17 +56,21 @@ class Generator(Network):
 
     @property
     def style_length(self) -> int:
-        """S: length of a style vector."""
+        """Length S of a style vector."""
         return 2 * sum(self.norm_channels)
 
     def project(self, embedding: Tensor) -> Tensor:
-        """P: embeddings [B, D] to styles [B, S]. Style layout: per norm in forward order, its scales, then its shifts.
+        """Map embeddings [B, D] to styles [B, S] by P. Layout of styles: per norm in forward order, its
+        scales, then its shifts.
 
         Raises:
             TalkingheadError: this generator belongs to one person and has no projection.
         """
         if self.projection is None:
-            raise TalkingheadError("project: this generator is fine-tuned to one person and has no projection; use the person's styles")
+            raise TalkingheadError(
+                "project: the generator is fine-tuned to one person and has no projection; use the person's "
+                "styles"
+            )
         weights = self.weights([self.projection])
         return F.linear(embedding / self.embedding_gain, *self.projection.affine(weights))
 
@@ -76,27 +87,30 @@ class Generator(Network):
         return torch.tanh(self.run_layers(landmark_image, styles))
 
     def run_layers(self, inputs: Tensor, styles: Tensor) -> Tensor:
-        """Run all layers: [B, inputs, size, size] and styles [B, S] to [B, outputs, size, size], float32 in mixed precision too."""
+        """Run all layers: [B, inputs, size, size] and styles [B, S] to [B, outputs, size, size], float32 in
+        mixed precision too.
+        """
         weights = self.weights(layer for layer in self.layers() if layer is not self.projection)
         norms = iter(self._norms(styles))
-        x: Terms = (inputs, None)
+        x: DeferredSum = (inputs, None)
         for index, block in enumerate(self.down):
             if index == self.down_attention_at:
-                x = self.down_attention(total(x), weights)
+                x = self.down_attention(materialize(x), weights)
             x = block(x, weights)
         for block in self.residual:
             x = block(x, weights, next(norms), next(norms))
         for index, block in enumerate(self.up):
             if index == self.up_attention_at:
-                x = self.up_attention(total(x), weights)
+                x = self.up_attention(materialize(x), weights)
             x = block(x, weights, next(norms), next(norms))
         branch, skip = x
-        assert skip is not None  # a block gives two terms
+        assert skip is not None  # a block returns two terms
         normed, _ = ops.adain(branch, *next(norms), activation="relu", residual=skip)
         result = ops.conv2d(normed, *self.out.affine(weights), padding=1)
-        return result if result.dtype == torch.float64 else result.float()  # 256 levels need more than bfloat16 has
+        # 256 levels need more precision than bfloat16 has
+        return result if result.dtype == torch.float64 else result.float()
 
     def _norms(self, styles: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(scale, shift) [B, C] of each norm, as views of styles [B, S]."""
+        """Return (scale, shift) [B, C] of each norm, as views of styles [B, S]."""
         pairs = styles.split([2 * channels for channels in self.norm_channels], 1)
         return [(pair[:, : pair.shape[1] // 2], pair[:, pair.shape[1] // 2 :]) for pair in pairs]

@@ -1,4 +1,6 @@
-"""A person's pictures as a reference-guided generator sees them: warped to the driving landmarks, and as a plate of the scene."""
+"""A person's reference images, and the views of them that a reference-guided generator takes: warped to the
+driving landmarks, and the background plate of the scene.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,131 +13,166 @@ from torch import Tensor
 
 from ..clip import POINTS
 from ..errors import TalkingheadError
-from ..media.pictures import decode_jpeg, encode_jpeg
-from ..torch_state import from_numpy
+from ..media.images import decode_jpeg, encode_jpeg
+from ..media.pixel_range import uint8_to_float
+from ..system.torch_state import from_numpy
 from .reference_guided import ReferenceViews
 
-_BAND = 0.003
-"""How much farther than the nearest picture others may be and still count, in fractions of the picture: wide enough to average noise away
-where pictures are alike, narrow enough not to blur where all are far."""
-_HEAD = (0.78, 1.0, 0.2)  # half axes of a head in widths and heights of its landmark box, and how far its centre lies above the box's
-_EDGE = 0.08  # softness of the head's edge, in half axes
-_SAME_PLACE = 0.03  # difference of two pictures, in [-1, 1], up to which they show the same at a place
-_ALIKE = 0.12  # mean difference of two pictures of one scene outside the heads, in [-1, 1]
+_WEIGHT_BAND = 0.003
+"""Distance beyond the nearest image within which another has a weight, as a fraction of the image.
+
+It is wide enough to average noise away where images are alike, and narrow enough not to blur where all are
+far.
+"""
+_HEAD_HALF_WIDTH = 0.78
+"""Half axis of the head's ellipse, in widths of the landmark box."""
+_HEAD_HALF_HEIGHT = 1.0
+"""Half axis of the head's ellipse, in heights of the landmark box."""
+_HEAD_RAISE = 0.2
+"""Height of the ellipse's centre above the landmark box's centre, in heights of the box."""
+_HEAD_EDGE = 0.08
+"""Softness of the ellipse's edge, in half axes."""
+_SAME_PIXEL_DIFFERENCE = 0.03
+"""Difference of two images, in [-1, 1], up to which they show the same at a position."""
+_SAME_SCENE_DIFFERENCE = 0.12
+"""Mean difference of two images of one scene outside the heads, in [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class References:
-    """The pictures of one person that a reference-guided generator shows.
+    """The reference images of one person, which a reference-guided generator copies from.
 
     Attributes:
-        pictures: uint8 [T, S, S, 3], RGB.
-        landmarks: float32 [T, 68, 2], as fractions of the picture.
-        one_scene: whether the pictures share a crop, as frames of one video do; then the scene shown follows the nearest of them, else it
-            is that of the middle one throughout.
-        jpegs: the same pictures as a file holds them; empty where they were never stored.
-        scene: number of the picture whose scene is shown where they share none; None for the middle one.
+        images: uint8 [T, S, S, 3], RGB.
+        landmarks: float32 [T, 68, 2], as fractions of the image.
+        one_scene: whether the images share a crop, as frames of one video do; then the background is that of
+            the nearest of them, else that of the middle one throughout.
+        jpegs: the same images as a file holds them; empty where they were never stored.
+        scene: number of the image whose scene is the background where they do not share one; None for the
+            middle one.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     landmarks: np.ndarray
     one_scene: bool = True
     jpegs: tuple[bytes, ...] = field(default=(), repr=False)
     scene: int | None = None
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "landmarks", np.ascontiguousarray(self.landmarks, dtype=np.float32))
-        pictures, landmarks = self.pictures, self.landmarks
-        square = pictures.ndim == 4 and pictures.shape[1] == pictures.shape[2] and pictures.shape[3] == 3
-        if not (square and len(pictures) and pictures.dtype == np.uint8 and landmarks.shape == (len(pictures), POINTS, 2)):
+        images, landmarks = self.images, self.landmarks
+        square = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
+        if not (
+            square
+            and len(images)
+            and images.dtype == np.uint8
+            and landmarks.shape == (len(images), POINTS, 2)
+        ):
             raise TalkingheadError(
-                f"references: pictures {pictures.dtype} {list(pictures.shape)} with landmarks {list(landmarks.shape)}, expected uint8 "
-                f"[T, S, S, 3] and [T, {POINTS}, 2]; make the person again"
+                f"references: pictures {images.dtype} {list(images.shape)} with landmarks "
+                f"{list(landmarks.shape)}, expected uint8 [T, S, S, 3] and [T, {POINTS}, 2]; make the person "
+                "again"
             )
         if not np.isfinite(landmarks).all():
             raise TalkingheadError("references: a landmark is not finite; make the person again")
 
     @classmethod
-    def stored(cls, pictures: np.ndarray, landmarks: np.ndarray, one_scene: bool = True) -> "References":
-        """Return references as a person's file gives them back: their pictures have been through JPEG, and metadata are gone."""
-        return cls.decode([encode_jpeg(picture) for picture in pictures], landmarks, one_scene)
+    def encode(cls, images: np.ndarray, landmarks: np.ndarray, one_scene: bool = True) -> "References":
+        """Return references whose images are encoded as JPEG and decoded, as if loaded from a person's file;
+        metadata are dropped.
+        """
+        return cls.decode([encode_jpeg(image) for image in images], landmarks, one_scene)
 
     @classmethod
-    def decode(cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True, size: int | None = None) -> "References":
-        """Return references whose pictures are given as JPEG, all `size` pixels wide and high where that is given.
+    def decode(
+        cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True, size: int | None = None
+    ) -> "References":
+        """Return references from JPEG files.
+
+        Args:
+            jpegs: the files' contents.
+            landmarks, one_scene: as for `References`.
+            size: expected width and height in pixels; None for any.
 
         Raises:
-            ValueError: a picture is of another size; it is not decoded then.
+            ValueError: an image is of another size; it is not decoded then.
         """
         return cls(np.stack([decode_jpeg(data, size) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
 
-    def before(self, picture: np.ndarray, landmarks: np.ndarray) -> "References":
-        """Return these references shown before the scene of another picture of the person.
+    def with_scene(self, image: np.ndarray, landmarks: np.ndarray) -> "References":
+        """Return these references with the scene of another image of the person as background.
 
         Args:
-            picture: uint8 [S, S, 3], RGB.
-            landmarks: float [68, 2], as fractions of the picture.
+            image: uint8 [S, S, 3], RGB.
+            landmarks: float [68, 2], as fractions of the image.
         """
-        pictures, points = np.concatenate([self.pictures, picture[None]]), np.concatenate([self.landmarks, landmarks[None]])
-        return References(pictures, points.astype(np.float32), one_scene=False, scene=len(self))
+        images = np.concatenate([self.images, image[None]])
+        points = np.concatenate([self.landmarks, landmarks[None]])
+        return References(images, points.astype(np.float32), one_scene=False, scene=len(self))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Return pictures float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
-        pictures = from_numpy(self.pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pictures, from_numpy(self.landmarks).to(device)
+        """Return images float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
+        images = uint8_to_float(from_numpy(self.images).to(device).permute(0, 3, 1, 2))
+        return images, from_numpy(self.landmarks).to(device)
 
 
-def nearness(landmarks: Tensor, target: Tensor) -> Tensor:
-    """Return how much each picture counts for each target, [B, T], rows summing to 1; continuous, so that nothing jumps in a video.
+def reference_weights(landmarks: Tensor, target: Tensor) -> Tensor:
+    """Return the weight of each reference for each target, [B, T], rows summing to 1; continuous, so that
+    nothing jumps in a video.
 
     Args:
-        landmarks: [T, 68, 2] or [B, T, 68, 2], of the pictures.
-        target: [B, 68, 2], where they are to be.
+        landmarks: [T, 68, 2] or [B, T, 68, 2], of the references.
+        target: [B, 68, 2], the driving landmarks.
     """
     distance = (landmarks - target[:, None]).norm(dim=-1).mean(-1)
     nearest = distance.amin(1, keepdim=True)
-    weight = (1 - (distance - nearest) / _BAND).clamp_min(0)
+    weight = (1 - (distance - nearest) / _WEIGHT_BAND).clamp_min(0)
     return weight / weight.sum(1, keepdim=True)
 
 
 def shape_distance(landmarks: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return how unlike anything in the pictures each target's face is, [N]: 0 for one that is only moved, turned in the plane or scaled.
+    """Return the distance between each target's face shape and the most similar reference, [N]; 0 where one
+    is a shifted, rotated or scaled copy of the other.
 
     Args:
-        landmarks: [T, 68, 2], of the pictures.
+        landmarks: [T, 68, 2], of the references.
         target: [N, 68, 2], driving landmarks in the same unit.
 
     Returns:
-        the least mean distance of the points after the best similarity, in root-mean-square radii of the face.
+        the least mean distance of the points after the best similarity transform, in root-mean-square radii
+        of the face.
     """
-    faces, pictures = (_as_complex(points) for points in (target, landmarks))
-    fit = np.einsum("nk,tk->nt", faces, pictures.conj()) / np.einsum("tk,tk->t", pictures, pictures.conj()).real
-    return np.asarray(np.abs(faces[:, None] - fit[..., None] * pictures).mean(axis=2).min(axis=1))
+    faces, references = (_as_complex(points) for points in (target, landmarks))
+    norms = np.einsum("tk,tk->t", references, references.conj()).real
+    fit = np.einsum("nk,tk->nt", faces, references.conj()) / norms
+    return np.asarray(np.abs(faces[:, None] - fit[..., None] * references).mean(axis=2).min(axis=1))
 
 
 def _as_complex(points: np.ndarray) -> np.ndarray:
-    """Return points [N, 68, 2] as complex numbers [N, 68] about their centre, of unit root-mean-square size."""
+    """Return points [N, 68, 2] as complex numbers [N, 68] with their centre at 0, of unit root-mean-square
+    size.
+    """
     numbers = points[..., 0].astype(np.float64) + 1j * points[..., 1]
     numbers = numbers - numbers.mean(axis=1, keepdims=True)
     return np.asarray(numbers / np.sqrt((np.abs(numbers) ** 2).mean(axis=1, keepdims=True)))
 
 
-def view_references(pictures: Tensor, landmarks: Tensor, target: Tensor, plates: Tensor) -> ReferenceViews:
-    """Return what the generator sees of one person's pictures.
+def view_references(images: Tensor, landmarks: Tensor, target: Tensor, plates: Tensor) -> ReferenceViews:
+    """Return the views of one person's references for driving landmarks.
 
     Args:
-        pictures: [T, 3, S, S] in [-1, 1].
+        images: [T, 3, S, S] in [-1, 1].
         landmarks: [T, 68, 2], as fractions.
         target: [B, 68, 2], the driving landmarks as fractions.
         plates: [T, 4, S, S], from `background_plates`.
     """
-    weight = nearness(landmarks, target)
+    weight = reference_weights(landmarks, target)
     row, number = weight.nonzero(as_tuple=True)
     motion = landmark_motion(landmarks[number], target[row], GRID)
-    parts = warp(pictures[number], motion), plates[number], motion
+    parts = warp(images[number], motion), plates[number], motion
     if len(row) > len(target):
         share = weight[row, number].view(-1, 1, 1, 1)
         parts = tuple(  # type: ignore[assignment]
@@ -145,90 +182,107 @@ def view_references(pictures: Tensor, landmarks: Tensor, target: Tensor, plates:
 
 
 class ReferenceViewer:
-    """What a generator sees of one person's references for any driving landmarks; plates are made once.
+    """Computes the views of one person's references for any driving landmarks; plates are computed once.
 
     Args:
         references: the person's.
-        device: where views are made.
+        device: of the views.
     """
 
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
-        self._pictures, self._landmarks = references.tensors(device)
-        several = not references.one_scene and len(references) > 1
-        self._scene = (_middle(self._landmarks) if references.scene is None else references.scene) if several else None
+        self._images, self._landmarks = references.tensors(device)
+        self._scene: int | None = None
+        if not references.one_scene and len(references) > 1:
+            middle = references.scene is None
+            self._scene = _middle(self._landmarks) if middle else references.scene
         if self._scene is None:
-            self._plates = background_plates(self._pictures, self._landmarks)
+            self._plates = background_plates(self._images, self._landmarks)
         else:
             only = slice(self._scene, self._scene + 1)
-            self._plates = background_plates(self._pictures[only], self._landmarks[only]).expand(len(references), -1, -1, -1)
+            plate = background_plates(self._images[only], self._landmarks[only])
+            self._plates = plate.expand(len(references), -1, -1, -1)
 
     def __call__(self, target: Tensor) -> ReferenceViews:
         """Return the views for landmarks [B, 68, 2], as fractions."""
-        views = view_references(self._pictures, self._landmarks, target, self._plates)
+        views = view_references(self._images, self._landmarks, target, self._plates)
         if self._scene is None:
             return views
-        # of pictures of several scenes each may lend its head, but what is around it is one's alone
+        # the head may come from an image of any scene, its surroundings only from the image of `_scene`
         only = slice(self._scene, self._scene + 1)
-        around = view_references(self._pictures[only], self._landmarks[only], target, self._plates[only])
+        surroundings = view_references(self._images[only], self._landmarks[only], target, self._plates[only])
         outside = _outside_head(target, GRID)[:, None]
-        size = self._pictures.shape[-1]
+        size = self._images.shape[-1]
         large = F.interpolate(outside, size=(size, size), mode="bilinear", align_corners=False)
-        warped = torch.lerp(views.warped, around.warped, large)
-        return ReferenceViews(warped, around.plate, torch.lerp(views.motion, around.motion, outside))
+        warped = torch.lerp(views.warped, surroundings.warped, large)
+        motion = torch.lerp(views.motion, surroundings.motion, outside)
+        return ReferenceViews(warped, surroundings.plate, motion)
 
 
 def _middle(landmarks: Tensor) -> int:
-    """Return the number of the picture whose landmarks [T, 68, 2] are nearest to the median."""
+    """Return the number of the image whose landmarks [T, 68, 2] are nearest to the median."""
     return int((landmarks - landmarks.median(0).values).norm(dim=2).sum(1).argmin())
 
 
-def view_episodes(pictures: Tensor, landmarks: Tensor, target: Tensor) -> ReferenceViews:
-    """Return the same for a batch whose rows have pictures of their own: [B, T, 3, S, S], [B, T, 68, 2] and [B, 68, 2]."""
+def view_episodes(images: Tensor, landmarks: Tensor, target: Tensor) -> ReferenceViews:
+    """Return views for a batch in which each row has its own references.
+
+    Args:
+        images: [B, T, 3, S, S] in [-1, 1].
+        landmarks: [B, T, 68, 2], as fractions.
+        target: [B, 68, 2], the driving landmarks as fractions.
+    """
     rows = [
-        view_references(shown, points, to[None], background_plates(shown, points))
-        for shown, points, to in zip(pictures, landmarks, target, strict=True)
+        view_references(row_images, points, to[None], background_plates(row_images, points))
+        for row_images, points, to in zip(images, landmarks, target, strict=True)
     ]
     return ReferenceViews(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def background_plates(pictures: Tensor, landmarks: Tensor, one_scene: bool = True) -> Tensor:
-    """Return the scene behind each of a person's pictures, [T, 4, S, S]: its RGB in [-1, 1], and how far it was seen, from 0 to 1.
+def background_plates(images: Tensor, landmarks: Tensor, one_scene: bool = True) -> Tensor:
+    """Return the scene behind the head in each of a person's images, [T, 4, S, S]: its RGB in [-1, 1], and
+    how far it was observed, from 0 to 1.
 
-    A plate is the picture itself, averaged with others where they show the same place, which takes noise away; where its head covers the
-    scene it is what others of the same scene show there, and where all are covered the colours around.
+    A plate is the image itself, averaged with others where they show the same, which removes noise. Where the
+    head covers the scene it is what other images of the scene show there, and where it is covered in all of
+    them it is filled with the colours around.
 
     Args:
-        pictures: [T, 3, S, S] in [-1, 1].
+        images: [T, 3, S, S] in [-1, 1].
         landmarks: [T, 68, 2], as fractions.
-        one_scene: False gives all of them the plate of the middle picture, which no other has a part in.
+        one_scene: False returns for each the plate of the middle image alone.
     """
-    if not one_scene and len(pictures) > 1:
+    if not one_scene and len(images) > 1:
         middle = _middle(landmarks)
-        alone = background_plates(pictures[middle, None], landmarks[middle, None])
-        return alone.expand(len(pictures), -1, -1, -1)
-    count, size = len(pictures), pictures.shape[-1]
-    free, small = _outside_head(landmarks, GRID), F.interpolate(pictures, size=(GRID, GRID), mode="area")
+        plate = background_plates(images[middle, None], landmarks[middle, None])
+        return plate.expand(len(images), -1, -1, -1)
+    count, size = len(images), images.shape[-1]
+    free, small = _outside_head(landmarks, GRID), F.interpolate(images, size=(GRID, GRID), mode="area")
     plates = []
     for number in range(count):
         own = free[number]
         difference = (small - small[number]).abs().mean(1)
         both = free * own
         scene = (difference * both).sum((1, 2)) / both.sum((1, 2)).clamp_min(1e-6)
-        same_scene = torch.exp(-((scene / _ALIKE) ** 2)).view(-1, 1, 1)  # 1 for the picture itself
-        same_place = torch.exp(-((difference / _SAME_PLACE) ** 2))
-        weight = free * same_scene * torch.lerp(torch.ones_like(own), same_place, own)
+        same_scene = torch.exp(-((scene / _SAME_SCENE_DIFFERENCE) ** 2)).view(
+            -1, 1, 1
+        )  # 1 for the image itself
+        same_pixel = torch.exp(-((difference / _SAME_PIXEL_DIFFERENCE) ** 2))
+        weight = free * same_scene * torch.lerp(torch.ones_like(own), same_pixel, own)
         seen = weight.amax(0, keepdim=True)
         mean = (weight[:, None] * small).sum(0) / weight.sum(0).clamp_min(1e-6)
-        around = _fill(mean[None], seen[None])[0]
+        filled = _fill(mean[None], seen[None])[0]
         share = torch.cat([weight / weight.sum(0).clamp_min(1e-6) * seen, 1 - seen, seen])
         share = F.interpolate(share[:, None], size=(size, size), mode="bilinear", align_corners=False)
-        around = F.interpolate(around[None], size=(size, size), mode="bilinear", align_corners=False)[0]
-        plates.append(torch.cat([(share[:count] * pictures).sum(0) + share[count] * around, share[count + 1]]))
+        filled = F.interpolate(filled[None], size=(size, size), mode="bilinear", align_corners=False)[0]
+        colours = (share[:count] * images).sum(0) + share[count] * filled
+        plates.append(torch.cat([colours, share[count + 1]]))
     return torch.stack(plates)
 
 
 def _fill(image: Tensor, weight: Tensor) -> Tensor:
-    """Return images [B, 3, g, g] whose places of weight [B, 1, g, g] 0 have the colours around, by a pyramid of means."""
+    """Return images [B, 3, g, g] whose pixels of weight [B, 1, g, g] 0 have the colours around, from a
+    pyramid of means.
+    """
     levels = [(image * weight, weight)]
     while levels[-1][0].shape[-1] > 1:
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
@@ -241,11 +295,14 @@ def _fill(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def _outside_head(landmarks: Tensor, grid: int) -> Tensor:
-    """Return how far each place of a grid lies outside the heads, [T, grid, grid] from 0 to 1; a head is an ellipse over its landmarks."""
+    """Return how far each position of a grid lies outside the heads, [T, grid, grid] from 0 to 1; a head is
+    an ellipse over its landmarks.
+    """
     low, high = landmarks.amin(1), landmarks.amax(1)
     extent, centre = high - low, (low + high) / 2
-    wide, tall, raised = _HEAD
     ticks = (torch.arange(grid, device=landmarks.device, dtype=landmarks.dtype) + 0.5) / grid
-    x = (ticks[None, None, :] - centre[:, 0, None, None]) / (wide * extent[:, 0, None, None])
-    y = (ticks[None, :, None] - (centre[:, 1] - raised * extent[:, 1])[:, None, None]) / (tall * extent[:, 1, None, None])
-    return torch.sigmoid((torch.sqrt(x * x + y * y) - 1) / _EDGE)
+    x = (ticks[None, None, :] - centre[:, 0, None, None]) / (_HEAD_HALF_WIDTH * extent[:, 0, None, None])
+    y = (ticks[None, :, None] - (centre[:, 1] - _HEAD_RAISE * extent[:, 1])[:, None, None]) / (
+        _HEAD_HALF_HEIGHT * extent[:, 1, None, None]
+    )
+    return torch.sigmoid((torch.sqrt(x * x + y * y) - 1) / _HEAD_EDGE)

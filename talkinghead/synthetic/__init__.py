@@ -1,1 +1,1 @@
-"""People to learn from: talking heads of nobody, drawn with their exact landmarks."""
+"""Synthetic training data: talking heads of synthetic people and animated portraits, with exact landmarks."""

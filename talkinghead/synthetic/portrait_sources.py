@@ -1,4 +1,4 @@
-"""Where portraits come from: a folder of pictures, or a .tar of them."""
+"""Sources of portraits: a folder of pictures, or a .tar of them."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TalkingheadError, one_line
-from ..media.pictures import natural, pictures_in
+from ..media.images import list_images, natural_sort_key
 
-MAX_PICTURE_BYTES = 50_000_000
+MAX_IMAGE_BYTES = 50_000_000
 """A larger picture is rejected."""
 TAR_SUFFIXES = (".jpg", ".png")
 """Endings of the members of a .tar that are taken for pictures."""
@@ -47,7 +47,7 @@ class Portrait:
         with tarfile.open(self.path, "r:") as tar:
             file = tar.extractfile(self.member)
             assert file is not None  # of a plain file it never is
-            return file.read(MAX_PICTURE_BYTES)
+            return file.read(MAX_IMAGE_BYTES)
 
 
 def find_portraits(pictures: Path) -> list[Portrait]:
@@ -57,7 +57,7 @@ def find_portraits(pictures: Path) -> list[Portrait]:
         TalkingheadError: it is neither, cannot be read, or holds no pictures.
     """
     if os.path.isdir(pictures):
-        files = pictures_in(pictures)
+        files = list_images(pictures)
         return [Portrait(file.name, file, reason=_too_large(os.path.getsize(file))) for file in files]
     if not os.path.lexists(pictures):
         raise TalkingheadError(f"{pictures}: no such file; name a folder of pictures or a .tar of them")
@@ -69,7 +69,7 @@ def find_portraits(pictures: Path) -> list[Portrait]:
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise TalkingheadError(f"{pictures}: cannot be read as a .tar ({error}); make it again") from error
     portraits = []
-    for member in sorted(members, key=lambda member: natural(member.name)):
+    for member in sorted(members, key=lambda member: natural_sort_key(member.name)):
         # only the last part of the name counts, so that no name leads out of a folder
         name = one_line(member.name.replace("\\", "/").rsplit("/", 1)[-1])
         if name.startswith(".") or not name.lower().endswith(TAR_SUFFIXES):
@@ -83,6 +83,6 @@ def find_portraits(pictures: Path) -> list[Portrait]:
 
 def _too_large(size: int) -> str:
     """Return why a picture of so many bytes is rejected; empty when it is not."""
-    if size <= MAX_PICTURE_BYTES:
+    if size <= MAX_IMAGE_BYTES:
         return ""
-    return f"has {size} bytes, expected at most {MAX_PICTURE_BYTES}; scale it down"
+    return f"has {size} bytes, expected at most {MAX_IMAGE_BYTES}; scale it down"

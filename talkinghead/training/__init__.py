@@ -1,1 +1,1 @@
-"""Learning: `meta` learns from many people, `finetune` learns one person, `state` lets a run go on."""
+"""Training: `meta` learns from many people, `finetune` learns one person, `resume` continues a run."""

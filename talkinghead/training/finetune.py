@@ -1,48 +1,44 @@
-"""Few-shot fine-tuning: a model and a few pictures to one person (paper, section 3.3)."""
+"""Few-shot fine-tuning of a model to one person's reference images (paper, section 3.3)."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checkpoint import Model, Person, check_model
 from ..clip import Clip
-from ..config import FinetuneConfig, LossWeights
-from ..data.variants import draw_jitter
-from ..device import training_precision
-from ..errors import TalkingheadError
-from ..interrupt import stop_flag
-from ..landmarks.draw import landmark_image
+from ..constants import MAX_REFERENCE_IMAGES
+from ..errors import TalkingheadError, check_whole_number
 from ..landmarks.retarget import neutral_face
-from ..losses import Activations, activations
-from ..networks import Generator, References, resize_area
-from ..perceptual import PerceptualNetwork, open_perceptual
-from ..torch_state import with_default_torch_state
-from .adversarial import (
-    RunningAverage,
-    backward,
-    discriminator_backward,
-    finite,
-    generator_gradient,
-    judge,
-    mixed_precision,
-    take_step,
-    uses_discriminator,
+from ..model import Model, Person, check_model
+from ..pretrained.perceptual import PerceptualNetwork, open_perceptual
+from ..system.device import ops_on
+from ..system.progress import OnStep
+from ..system.signals import graceful_shutdown
+from ..system.torch_state import with_default_torch_state
+from .adversarial import require_finite
+from .cuda_graphs import GraphedSteps
+from .finetune_inputs import (
+    PersonImages,
+    make_references,
+    prepare_images,
+    sample_guidance,
 )
-from .graphs import GraphedSteps
-from .pictures import MOST_PICTURES, Guide, guide_pictures, inputs, stored_references
-from .state import adam
+from .finetune_trainer import FinetuneTrainer, jitter_images
+from .losses import Features
 
-_CHECK_EVERY = 10  # steps
+_CHECK_EVERY_STEPS = 10
+"""Steps between two checks of the losses; a check waits for the GPU."""
+_MAX_TIMED_STEPS = 3
+_MAX_TIMED_S = 2.5
+"""Seconds after which no further step is timed for an estimate."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Fine-tuning was interrupted; `person` is what it had made by then."""
+    """Fine-tuning was interrupted; `person` is the person after the last step."""
 
     def __init__(self, person: Person | None = None) -> None:
         super().__init__()
@@ -50,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Diverged(TalkingheadError):
-    """A loss was not finite; `person` is the last whose losses were, None when there was none."""
+    """A loss is not finite; `person` is the last one with finite losses, None where there is none."""
 
     def __init__(self, message: str, person: Person | None = None) -> None:
         super().__init__(message)
@@ -59,57 +55,18 @@ class Diverged(TalkingheadError):
 
 @with_default_torch_state
 def embed(model: Model, clip: Clip) -> Tensor:
-    """The mean embedding [1, D] of a square clip's frames (paper, section 3.3).
+    """Return the mean embedding [1, D] of a square clip's frames (paper, section 3.3).
 
     Raises:
         TalkingheadError: no frames, or frames that are not square.
     """
-    pictures = inputs(model, clip)
+    images = prepare_images(model, clip)
     with torch.no_grad():
-        return model.embedder(pictures.small, pictures.drawn).mean(0, keepdim=True)
+        return model.embedder(images.small_images, images.landmark_images).mean(0, keepdim=True)
 
 
 @with_default_torch_state
-def finetune(
-    model: Model,
-    clip: Clip,
-    steps: int | None = None,
-    adversarial: bool = True,
-    seed: int = 0,
-    perceptual: Sequence[PerceptualNetwork] | None = None,
-    perceptual_files: dict[str, str] | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> Person:
-    """Make a person.
-
-    It runs where the model is, and so does the person.
-
-    Args:
-        model: from `load_model`.
-        clip: 1 to 32 square frames of one person, as `read_clip` gives.
-        steps: optimiser steps; default the preset's for this many frames. 0 gives a feed-forward person: styles alone.
-        adversarial: False leaves D and its two losses out.
-        seed: of the order of the frames.
-        perceptual: networks of the content loss; default those of the model's configuration.
-        perceptual_files: weights of those networks, by name.
-        progress: called with (step, steps, figures) after every step; the figures are those of the last time they were looked at.
-
-    Returns:
-        the person; its generator is a running average.
-
-    Raises:
-        TalkingheadError: no or too many frames, frames that are not square, negative steps, or a model of variant FF, which has no
-            discriminator columns that match its embeddings.
-        Diverged: a loss is not finite.
-        Interrupted: by Ctrl-C, between two steps.
-    """
-    steps = model.config.finetune.steps(len(clip)) if steps is None else steps
-    (person,) = finetune_stages(model, clip, [steps], adversarial, seed, perceptual, perceptual_files, progress)
-    return person
-
-
-@with_default_torch_state
-def finetune_stages(
+def finetune_at_steps(
     model: Model,
     clip: Clip,
     stages: Sequence[int],
@@ -117,238 +74,223 @@ def finetune_stages(
     seed: int = 0,
     perceptual: Sequence[PerceptualNetwork] | None = None,
     perceptual_files: dict[str, str] | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
+    person: Person | None = None,
+    fast: bool = False,
 ) -> Iterator[Person]:
-    """The person after each of several numbers of steps, as `finetune` with that number would make it, in one run.
+    """Yield the person after each of several numbers of steps of one run, on the model's device; each equals
+    what a run of that number of steps alone gives.
 
     Args:
-        stages: rising numbers of steps.
-        model, clip, adversarial, seed, perceptual, perceptual_files, progress: as for `finetune`.
+        model: from `load_model`.
+        clip: 1 to 32 square frames of one person, as `read_clip` returns them.
+        stages: increasing numbers of optimiser steps. 0 gives a feed-forward person: styles alone.
+        adversarial: False leaves D and its two losses out.
+        seed: of the order of the frames.
+        perceptual: networks of the content loss; default those of the model's configuration.
+        perceptual_files: weights of those networks, by name.
+        on_step: called with (step, steps, metrics) after every step; the metrics are those of the last
+            check.
+        person: of that model, who learns further; by default a new one.
+        fast: as for `TorchEngine`.
 
     Yields:
-        the person so far; the next stage goes on with its weights, so use it before.
+        the person so far, whose generator is a running average; the next stage changes its weights, so use
+        it before.
 
     Raises:
-        TalkingheadError: as for `finetune`, or the stages do not rise.
-        Diverged, Interrupted: as for `finetune`.
+        TalkingheadError: no or too many frames, frames that are not square, negative steps, stages that do
+            not increase, or a model of variant FF, whose discriminator does not match its embeddings.
+        Diverged: a loss is not finite.
+        Interrupted: by Ctrl-C, between two steps.
     """
-    if len(clip) > MOST_PICTURES:
-        raise TalkingheadError(f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most {MOST_PICTURES}; leave some out")
+    _check_inputs(model, clip, stages)
+    images = prepare_images(model, clip)
+    if not any(stages):
+        perceptual = ()
+    elif perceptual is None:
+        perceptual = open_perceptual(model.config.perceptual, perceptual_files, model.device)
+    with ops_on(model.device, fast):
+        run = FinetuneRun(
+            model, clip, images, perceptual, adversarial=adversarial, seed=seed, person=person, fast=fast
+        )
+    for steps in stages:
+        with graceful_shutdown() as stopped, ops_on(model.device, fast):
+            run.advance(steps, stages[-1], on_step, stopped)
+        yield run.person(steps)
+
+
+def finetune_steps(
+    model: Model, clip: Clip, steps: int | None, adversarial: bool = True, **settings: Any
+) -> Person:
+    """Return the person after a number of steps, by default the preset's for this many frames; other
+    arguments as for `finetune_at_steps`.
+    """
+    steps = model.config.finetune.steps(len(clip)) if steps is None else steps
+    (person,) = finetune_at_steps(model, clip, [steps], adversarial, **settings)
+    return person
+
+
+def _check_inputs(model: Model, clip: Clip, stages: Sequence[int]) -> None:
+    """Check the arguments of `finetune_at_steps`.
+
+    Raises:
+        TalkingheadError: as for `finetune_at_steps`.
+    """
+    if len(clip) > MAX_REFERENCE_IMAGES:
+        raise TalkingheadError(
+            f"{clip.name}: {len(clip)} pictures, fine-tuning takes at most "
+            f"{MAX_REFERENCE_IMAGES}; leave some out"
+        )
     if clip.convention not in (0, model.config.crop):
         raise TalkingheadError(
-            f"{clip.name}: was cropped by convention {clip.convention}, the model learned from convention {model.config.crop}; "
-            f"read it with convention={model.config.crop}"
+            f"{clip.name}: was cropped by convention {clip.convention}, the model learned from convention "
+            f"{model.config.crop}; read it with convention={model.config.crop}"
         )
-    config = model.config.finetune
-    if any(steps < 0 for steps in stages):
-        raise TalkingheadError(f"steps {min(stages)}: must be 0 or more")
+    for steps in stages:
+        check_whole_number("steps", steps, minimum=0, example=40)
     if list(stages) != sorted(set(stages)):
-        raise TalkingheadError(f"steps {list(stages)}: rising numbers were expected")
+        raise TalkingheadError(f"steps {list(stages)}: do not increase; sort them and leave out duplicates")
     if any(stages) and model.provenance.get("variant") == "ff":
         raise TalkingheadError(
-            "this model is of variant FF: it was trained without the matching loss, so its discriminator does not know what an embedding "
-            "is; use it feed-forward with steps 0, or a model trained with --variant ft"
+            "the model is of variant FF: it was trained without the matching loss, so its discriminator does "
+            "not know what an embedding is; use it feed-forward with steps 0, or a model trained with "
+            "--variant ft"
         )
     check_model(model)
-    pictures = inputs(model, clip)
-    learner = PersonLearner(model, embed(model, clip), config, adversarial)
-    references = stored_references(pictures) if model.config.networks.reference_guided else None
-    reference = neutral_face(pictures.points.cpu().numpy(), clip.track.confidence).points.astype(np.float32)
-    if any(stages) and perceptual is None:
-        perceptual = [network.to(model.device) for network in open_perceptual(model.config.perceptual, perceptual_files)]
-    random = np.random.default_rng(seed)
-    networks = perceptual or ()
-    graphed = model.device.type == "cuda" and references is None
-    step_of = GraphedSteps(learner, networks, model.device) if graphed else partial(learner.step, networks)
-    targets = learner.targets(networks, pictures.small) if any(stages) and not (config.jitter and references is None) else []
-    order: list[int] = []
-    done = 0
-
-    def person(steps: int) -> Person:
-        provenance = {"pictures": len(clip), "source": clip.name, "steps": steps, "adversarial": adversarial, "seed": seed}
-        provenance |= {"precision": learner.precision} if steps else {}
-        return learner.person(model, reference, references, feed_forward=steps == 0, provenance=provenance)
-
-    def check(figures: dict[str, Tensor], step: int) -> dict[str, float]:
-        try:
-            values = finite(figures, clip.name or "fine-tuning", step)
-        except TalkingheadError as error:
-            raise Diverged(str(error), person(good) if (good := learner.restore()) else None) from None
-        learner.keep(step)
-        return values
-
-    for steps in stages:
-        with stop_flag() as stopped:
-            for step in range(done, steps):
-                if not order:
-                    order = random.permutation(len(clip)).tolist()
-                chosen, order = order[: config.batch], order[config.batch :]
-                if config.jitter and references is None:
-                    figures = step_of(*jittered(pictures.images[chosen], pictures.points[chosen], config.jitter, random))
-                else:
-                    wanted = [[layer[chosen] for layer in layers] for layers in targets]
-                    guide = () if references is None else (guide_pictures(pictures, chosen, config, random),)
-                    figures = step_of(pictures.images[chosen], pictures.drawn[chosen], wanted, *guide)
-                looked = step == done or (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps  # in between a GPU waits for nobody
-                if looked:
-                    values = check(figures, step + 1)
-                if progress:
-                    progress(step + 1, stages[-1], values)
-                if stopped():
-                    if not looked:
-                        check(figures, step + 1)
-                    raise Interrupted(person(step + 1))
-        done = steps
-        yield person(steps)
 
 
-class PersonLearner(nn.Module):
-    """A person while being learned: G without P, psi', D and w', all parameters before the optimisers are made.
+class FinetuneRun:
+    """One run of fine-tuning that can be advanced in stages.
 
     Args:
-        model: where everything starts.
-        embedding: [1, D], the person's.
-        config: of the fine-tuning.
-        adversarial: whether D takes part.
-
-    Attributes:
-        precision: what it computes in, "bf16" or "fp32".
+        model, clip, adversarial, seed, person, fast: as for `finetune_at_steps`.
+        images: the clip's frames, from `prepare_images`.
+        networks: of the content loss.
     """
 
-    def __init__(self, model: Model, embedding: Tensor, config: FinetuneConfig, adversarial: bool) -> None:
-        super().__init__()
-        self.config, self.precision = config, training_precision(model.device, config.precision)
-        weights = config.losses
-        self.weights = weights if adversarial else _without_discriminator(weights)
-        self.generator = _without_projection(model)
-        self.discriminator = copy.deepcopy(model.discriminator)
-        self.discriminator.w0.requires_grad_(False)
-        with torch.no_grad():
-            self.styles = nn.Parameter(model.generator.project(embedding))
-            self.column = nn.Parameter(model.discriminator.w0 + embedding[0])
-        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
-        self.average_styles = self.styles.detach().clone()
-        self._running = RunningAverage(self._averages(), config.average)
-        self._good, self._good_step = [average.clone() for average in self._averages()], 0
-        rate = config.generator.learning_rate
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.generator.parameters())},
-            {"params": [self.styles], "lr": rate * config.styles_rate},
-        ]
-        self.generator_optimiser = adam(groups, config.generator)
-        parameters = [*(p for p in self.discriminator.parameters() if p.requires_grad), self.column]
-        self.discriminator_optimiser = adam([{"params": parameters}], config.discriminator)
-
-    def targets(self, networks: Sequence[PerceptualNetwork], real: Tensor) -> Activations:
-        """What the networks say of pictures [N, 3, size, size] that are shown as they are: the same at every step."""
-        with mixed_precision(real.device, self.precision):
-            batches = [activations(networks, batch) for batch in real.split(self.config.batch)]
-        return [[torch.cat(parts) for parts in zip(*layers, strict=True)] for layers in zip(*batches, strict=True)]
-
-    def step(
+    def __init__(
         self,
+        model: Model,
+        clip: Clip,
+        images: PersonImages,
         networks: Sequence[PerceptualNetwork],
-        real: Tensor,
-        drawn: Tensor,
-        wanted: Activations | None = None,
-        guide: Guide | None = None,
-    ) -> dict[str, Tensor]:
-        """One step of G and psi', then those of D and w'.
+        adversarial: bool,
+        seed: int,
+        person: Person | None = None,
+        fast: bool = False,
+    ) -> None:
+        self._model, self._clip, self._images = model, clip, images
+        self._adversarial, self._seed = adversarial, seed
+        self._config = model.config.finetune
+        self._trainer = FinetuneTrainer(model, embed(model, clip), self._config, adversarial, person=person)
+        self._steps_before = 0 if person is None else int(person.provenance.get("steps", 0))
+        guided = model.config.networks.reference_guided
+        self._references = make_references(images) if guided else None
+        neutral = neutral_face(images.points.cpu().numpy(), clip.track.confidence)
+        self._neutral_landmarks = neutral.points.astype(np.float32)
+        self._random = np.random.default_rng(seed)
+        self._order: list[int] = []
+        self._done = 0
+        self._step: Callable[..., dict[str, Tensor]] = partial(self._trainer.step, networks)
+        if model.device.type == "cuda" and fast and not guided:
+            self._step = GraphedSteps(self._trainer, networks, model.device)
+        self._jitters = bool(self._config.jitter) and not guided
+        self._target_features: Features = []
+        if not self._jitters:
+            self._target_features = self._trainer.target_features(networks, images.small_images)
+
+    def advance(
+        self, steps: int, last_step: int, on_step: OnStep | None, stopped: Callable[[], bool]
+    ) -> None:
+        """Take steps until there are as many as `steps`.
 
         Args:
-            networks: of the content loss.
-            real, drawn: frames [B, 3, S, S] and landmark images [B, 3, size, size].
-            wanted: rows of `targets`, where the frames are not changed from step to step.
-            guide: what a reference-guided G is shown besides.
+            steps: in all.
+            last_step: of the last stage, for `on_step`.
+            on_step: as for `finetune_at_steps`.
+            stopped: whether a signal asks to stop.
+
+        Raises:
+            Diverged, Interrupted: as for `finetune_at_steps`.
         """
-        with mixed_precision(real.device, self.precision):
-            return self._step(networks, real, drawn, wanted, guide)
+        for step in range(self._done, steps):
+            metrics = self._train_step()
+            # between two checks the CPU does not wait for the GPU
+            is_check = step == self._done or (step + 1) % _CHECK_EVERY_STEPS == 0 or step + 1 == steps
+            if is_check:
+                values = self._check(metrics, step + 1)
+            if on_step:
+                on_step(step + 1, last_step, values)
+            if stopped():
+                if not is_check:
+                    self._check(metrics, step + 1)
+                raise Interrupted(self.person(step + 1))
+        self._done = steps
 
-    def _step(
-        self, networks: Sequence[PerceptualNetwork], real: Tensor, drawn: Tensor, wanted: Activations | None, guide: Guide | None
-    ) -> dict[str, Tensor]:
-        config, styles = self.config, self.styles.expand(len(real), -1)
-        self.generator.power_iteration_()
-        self.discriminator.power_iteration_()
-        more = () if guide is None else (guide.views, guide.own_alone)
-        fake = self.generator(drawn, styles, *more)
-        figures, gradient, verdicts = generator_gradient(
-            self.weights,
-            networks,
-            self.discriminator,
-            self.column,
-            fake,
-            real,
-            drawn,
-            wanted,
-            valid=guide.valid if guide else None,
-            details=(guide.boxes, config.details) if guide and config.details else None,
+    def measure_step_seconds(self) -> float:
+        """Return the seconds of a whole step, the fastest of some; the run is of no use afterwards.
+
+        A step of one image comes first, and loads what every step needs. The first whole step then still
+        prepares kernels for its shapes: where a step is short, further ones are timed.
+        """
+        self._order = [0]
+        self._train_step()
+        durations: list[float] = []
+        while len(durations) < _MAX_TIMED_STEPS and sum(durations) < _MAX_TIMED_S:
+            start = perf_counter()
+            self._train_step()
+            durations.append(perf_counter() - start)
+        return min(durations)
+
+    def _train_step(self) -> dict[str, Tensor]:
+        """Take one step on the next images of a random order, and return its metrics."""
+        config, images = self._config, self._images
+        if not self._order:
+            self._order = self._random.permutation(len(self._clip)).tolist()
+        chosen, self._order = self._order[: config.batch], self._order[config.batch :]
+        if self._jitters:
+            return self._step(
+                *jitter_images(images.images[chosen], images.points[chosen], config.jitter, self._random)
+            )
+        target_features = [[layer[chosen] for layer in layers] for layers in self._target_features]
+        guidance = (
+            () if self._references is None else (sample_guidance(images, chosen, config, self._random),)
         )
-        if verdicts:
-            figures |= discriminator_backward(self.discriminator_optimiser, verdicts)
-            del verdicts  # and with them the maps of D
-        backward(self.generator_optimiser, [fake], [gradient])
-        take_step(self.generator_optimiser, config.clip)
-        self._update_averages()
-        for number in range(config.discriminator_steps if uses_discriminator(self.weights) else 0):
-            if number:
-                self.discriminator.power_iteration_()
-                with torch.no_grad():
-                    shown = self.generator(drawn, styles, *more)
-                size = drawn.shape[-1]
-                again = judge(self.discriminator, self.column, resize_area(shown, size), resize_area(real, size), drawn)
-                figures |= discriminator_backward(self.discriminator_optimiser, again)
-            take_step(self.discriminator_optimiser, config.clip)
-        return figures
+        return self._step(images.images[chosen], images.landmark_images[chosen], target_features, *guidance)
 
-    def keep(self, step: int) -> None:
-        """Remember the person as of this step."""
-        torch._foreach_copy_(self._good, self._averages())
-        self._good_step = step
+    def _check(self, metrics: dict[str, Tensor], step: int) -> dict[str, float]:
+        """Return the metrics of a step as numbers and keep its weights.
 
-    def restore(self) -> int:
-        """Make the person what was remembered last; gives the step of that, 0 when there was none."""
-        with torch.no_grad():
-            torch._foreach_copy_(self._averages(), self._good)
-        return self._good_step
+        Raises:
+            Diverged: one is not finite.
+        """
+        try:
+            values = require_finite(metrics, self._clip.name or "fine-tuning", step)
+        except TalkingheadError as error:
+            last_finite_step = self._trainer.rollback()
+            person = self.person(last_finite_step) if last_finite_step else None
+            raise Diverged(str(error), person) from None
+        self._trainer.snapshot(step)
+        return values
 
-    def _averages(self) -> list[Tensor]:
-        return [*self.average_generator.parameters(), self.average_styles]
-
-    def _update_averages(self) -> None:
-        self._running.update([*self.generator.parameters(), self.styles])
-        self.average_generator.power_iteration_()
-
-    def person(
-        self, model: Model, reference: np.ndarray, references: References | None, feed_forward: bool, provenance: dict[str, object]
-    ) -> Person:
-        """The result, detached from this learner."""
-        return Person(
-            config=model.config,
-            generator=model.generator if feed_forward else self.average_generator,
-            styles=self.average_styles,
-            reference=reference,
-            model_digest=model.digest,
-            feed_forward=feed_forward,
-            discriminator=self.discriminator,
-            column=self.column.detach(),
+    def person(self, steps: int) -> Person:
+        """Return the person after so many steps."""
+        provenance: dict[str, object] = {
+            "pictures": len(self._clip),
+            "source": self._clip.name,
+            "steps": self._steps_before + steps,
+            "adversarial": self._adversarial,
+            "seed": self._seed,
+        }
+        if self._steps_before:
+            provenance["steps_before"] = self._steps_before
+        if steps:
+            provenance["precision"] = self._trainer.precision
+        return self._trainer.person(
+            self._model,
+            self._neutral_landmarks,
+            self._references,
+            feed_forward=steps == 0,
             provenance=provenance,
-            references=references,
         )
-
-
-def jittered(images: Tensor, points: Tensor, amount: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Frames [B, 3, size, size], each moved a little in its own way, and the landmark images that go with them."""
-    pairs = [draw_jitter(random, amount).apply(images[i, None], points[i, None]) for i in range(len(images))]
-    moved, where = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return moved, landmark_image(where, images.shape[-1])
-
-
-def _without_projection(model: Model) -> Generator:
-    generator = copy.deepcopy(model.generator).requires_grad_(True)  # those of a running average do not ask for it
-    generator.projection = None
-    return generator
-
-
-def _without_discriminator(weights: LossWeights) -> LossWeights:
-    return replace(weights, adversarial=0.0, feature_matching=0.0)

@@ -1,7 +1,10 @@
-"""Meta-learning: E, G with P, and D on videos of many people (paper, section 3.2)."""
+"""Meta-learning of E, G with P, and D on videos of many people (paper, section 3.2)."""
 
+import json
+import logging
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,134 +13,156 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Model, load_model, random_model
+from ..checkpoint import load_model
 from ..config import Config, FinetuneConfig
-from ..config import preset as preset_named
-from ..data.episodes import EpisodeSource
-from ..data.outputs import check_outputs, files_in
-from ..device import choose_device
+from ..config_file import resolve_preset
+from ..constants import PRESETS, VARIANTS
+from ..data.output_paths import check_outputs, files_in
+from ..dataset.episodes import EpisodeSource
 from ..errors import TalkingheadError
-from ..interrupt import stop_flag
-from ..perceptual import open_perceptual
-from ..torch_state import with_default_torch_state
-from .adversarial import finite
-from .journal import Journal
+from ..model import Model, random_model
+from ..pretrained.perceptual import open_perceptual
+from ..system.device import choose_device, ops_on
+from ..system.progress import OnStep, check_callbacks
+from ..system.signals import graceful_shutdown
+from ..system.torch_state import with_default_torch_state
+from .adversarial import require_finite
 from .meta_learner import MetaLearner
-from .rate import count_operations, peak_rate
 from .run_folder import RunFolder, run_folder
-from .start import fill_columns, take_weights
+from .tensorboard import TensorBoardLog
+from .throughput import count_flops, measure_peak_flops
+from .warm_start import init_video_embeddings, load_compatible_weights
 
-VARIANTS = ("ft", "ff")
+log = logging.getLogger(__name__)
+
 FILES = ("model.safetensors", "state.safetensors", "previous/state.safetensors", "times.json")
-"""What a run writes into its folder, besides TensorBoard's files."""
-LOG_EVERY, PICTURES_EVERY = 20, 500
+"""Files that a run writes into its folder, besides TensorBoard's."""
+LOG_EVERY_STEPS = 20
+IMAGES_EVERY_STEPS = 500
 
 
 @with_default_torch_state
 def train(
     data: str | Path | Sequence[str | Path],
     out: str | Path,
-    preset: str = "tiny",
+    preset: str | Path | Config = "tiny",
     variant: str = "ft",
     steps: int | None = None,
     seed: int = 0,
-    leave_out: Sequence[str] = (),
-    start: str | None = None,
-    device: str = "cpu",
+    exclude_identities: Sequence[str] = (),
+    init_from: str | None = None,
+    device: str | torch.device = "auto",
     perceptual_files: dict[str, str] | None = None,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     save_seconds: float = 120.0,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
+    fast: bool = False,
 ) -> Model:
-    """Meta-learn on prepared shards; goes on where an interrupted run stopped, on a CPU bit for bit.
+    """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
     Args:
-        data: folder that `prepare` wrote, or several: each is drawn from alike often.
-        out: folder of the run: `state.safetensors` and the one before it in `previous`, `model.safetensors`, `times.json`, TensorBoard's
-            files in `log`.
-        preset: "paper", "small" or "tiny".
+        data: folder that `prepare` wrote, or several, which are sampled equally often.
+        out: folder of the run: `state.safetensors` and the one before it in `previous`, `model.safetensors`,
+            `times.json`, TensorBoard's files in `log`.
+        preset: name of a preset, a configuration, or path of a TOML file with a table [preset]
+            (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's.
         seed: of the initialisation and of the episodes.
-        leave_out: people not to learn from.
-        start: a model that ships or a file, whose weights the run starts from; default random ones.
-        device: where it runs: "cpu", "cuda" or "auto".
+        exclude_identities: people not to train on.
+        init_from: name or file of a model with the initial weights; default random weights.
+        device: "cpu", "cuda" or "auto", a GPU where torch sees one.
         perceptual_files: weights of the content loss's networks, by name.
-        accumulate: parts that each step's episodes are taken in, one after the other: less memory, the same step but for rounding.
+        grad_accum_steps: micro-batches per step: less memory, the same step except for rounding.
         save_seconds: time between two saves.
-        progress: called with (step, steps, figures) every few steps.
+        on_step: called with (step, steps, metrics) every few steps.
+        fast: on a GPU, use this package's kernels, which have no measurement yet.
 
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `start`, `out` cannot be written to (what was learned is then
-            written elsewhere, and where is said), another process works in it, or it holds `start` or a run with other settings.
-        KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the step under way and a save that further ones do not disturb.
+        TalkingheadError: bad data or settings, networks of another shape in `init_from`, `out` cannot be
+            written to (the message says where the model was saved instead), another process uses it, or it
+            holds `init_from` or a run with other settings.
+        KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the current step and a save, which further
+            signals do not interrupt.
     """
+    check_callbacks(on_step=on_step)
     if variant not in VARIANTS:
-        raise TalkingheadError(f"variant {variant!r}: there is none of this name; choose {' or '.join(VARIANTS)}")
-    config, out, place = _configuration(preset, variant, steps), Path(out), choose_device(device)
-    check_outputs(files_in(out, FILES), [start, *(perceptual_files or {}).values()])
+        raise TalkingheadError(f"variant {variant!r}: is unknown; choose {' or '.join(VARIANTS)}")
+    config, out, target = _configuration(preset, variant, steps), Path(out), choose_device(device, fast)
+    check_outputs(files_in(out, FILES), [init_from, *(perceptual_files or {}).values()])
+    source = _episode_source(data, config, seed, exclude_identities)
+    networks = open_perceptual(config.perceptual, perceptual_files, target)
+    model, parent = _initial_model(config, seed, init_from)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps)
+    settings = _settings(config, variant, seed, source, parent=parent)
+    with run_folder(out) as folder, ops_on(target, fast):
+        run = _Run(learner, source, folder, settings, parent=parent)
+        run.load_or_initialise()
+        run.advance(config.meta.steps, save_seconds, on_step)
+    return run.model()
+
+
+def _configuration(preset: str | Path | Config, variant: str, steps: int | None) -> Config:
+    """Return the configuration of a run."""
+    config = resolve_preset(preset)
+    meta = config.meta if steps is None else replace(config.meta, steps=steps)
+    if variant == "ff":
+        meta = replace(meta, losses=replace(meta.losses, matching=0.0))
+    return replace(config, meta=meta)
+
+
+def _episode_source(
+    data: str | Path | Sequence[str | Path], config: Config, seed: int, exclude_identities: Sequence[str]
+) -> EpisodeSource:
+    """Open the prepared shards as a configuration samples them."""
     meta = config.meta
-    source = EpisodeSource(
+    return EpisodeSource(
         data,
         size=config.networks.image_size,
         shots=meta.shots,
         batch=meta.batch,
         videos=meta.videos,
         seed=seed,
-        leave_out=leave_out,
+        exclude_identities=exclude_identities,
         far_targets=meta.far_targets,
         camera_motion=meta.camera_motion,
     )
-    networks = [network.to(place) for network in open_perceptual(config.perceptual, perceptual_files)]
-    model = random_model(preset, seed)
-    model.config = config
-    parent = None if start is None else load_model(start)
-    if parent is not None:
-        take_weights(model, parent)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        learner = MetaLearner(model.to(place), source.columns, networks, accumulate)
-    settings = {
-        # a finished run may be given more steps, and what fine-tuning will do does not matter here
-        "config": replace(config, meta=replace(meta, steps=0), finetune=FinetuneConfig()).to_dict(),
+
+
+def _initial_model(config: Config, seed: int, init_from: str | None) -> tuple[Model, Model | None]:
+    """Return the model with the initial weights, and the model they come from; None where they are random."""
+    model = random_model(config, seed)
+    if init_from is None:
+        return model, None
+    parent = load_model(init_from)
+    load_compatible_weights(model, parent)
+    return model, parent
+
+
+def _settings(
+    config: Config, variant: str, seed: int, source: EpisodeSource, parent: Model | None
+) -> dict[str, Any]:
+    """Return the settings that must be equal for a run to resume."""
+    # more steps may be added to a finished run, and the settings of fine-tuning have no effect
+    meta = replace(config.meta, steps=0)
+    return {
+        "config": replace(config, meta=meta, finetune=FinetuneConfig()).to_dict(),
         "variant": variant,
         "seed": seed,
         "start": parent and parent.digest,
         "clips": [clip.key for clip in source.clips],
     }
-    with run_folder(out) as folder:
-        step = _resume(learner, folder, settings)
-        if step is None:
-            step = 0
-            if parent is not None or meta.columns_from_embeddings:
-                fill_columns(learner.columns.weight, learner.embedder, source, config.networks.layer_size)
-        run = _Run(learner, source, folder, settings | {"precision": learner.precision}, parent, step, place)
-        run.resume(meta.steps, save_seconds, progress)
-    return run.model()
-
-
-def _resume(learner: MetaLearner, folder: RunFolder, settings: dict[str, Any]) -> int | None:
-    """Fill the learner with what the folder holds and return the steps of that, None where it holds nothing."""
-    header = folder.load(learner.modules, learner.optimisers, learner.earlier_names)
-    if header is None:
-        return None
-    learner.columns_optimiser.complete()
-    _check_same_run(folder.out, header, settings)
-    learner.set_steps(header["step"])
-    # whatever is faster here now, a run goes on as it began
-    learner.precision = header.get("precision", learner.config.meta.precision)
-    return int(header["step"])
 
 
 class _Run:
-    """The steps of a run, and what is written of them.
+    """A training run and its files.
 
     Args:
         learner, source, folder: of the run.
-        settings: of the run, for its state.
-        parent: the model that it started from.
-        step: how many steps it has taken.
-        place: where it runs.
+        settings: that its state file stores.
+        parent: model with the initial weights, None for random ones.
     """
 
     def __init__(
@@ -147,92 +172,130 @@ class _Run:
         folder: RunFolder,
         settings: dict[str, Any],
         parent: Model | None,
-        step: int,
-        place: torch.device,
     ) -> None:
-        self._learner, self._source, self._folder, self._settings, self._parent = learner, source, folder, settings, parent
-        self._step, self._place = step, place
-        self._seconds = folder.seconds()
+        self._learner, self._source, self._folder = learner, source, folder
+        self._settings, self._parent = settings, parent
+        self._device = learner.video_embeddings.weight.device
+        self._step, self._seconds = 0, 0.0
 
-    def resume(self, steps: int, save_seconds: float, progress: Callable[[int, int, dict[str, float]], None] | None) -> None:
-        """Take steps until there are as many as `steps`, or a signal comes, and save."""
+    def load_or_initialise(self) -> None:
+        """Load the state that the folder holds, or initialise the video embeddings of a new run.
+
+        Raises:
+            TalkingheadError: the state is damaged or of a run with other settings.
+        """
+        learner, meta = self._learner, self._learner.config.meta
+        header = self._folder.load(learner.modules, learner.optimisers, learner.earlier_names)
+        if header is not None:
+            learner.video_embeddings_optimiser.fill_missing_state()
+            _check_same_run(self._folder.out, header, self._settings)
+            self._step = int(header["step"])
+            learner.set_steps(self._step)
+            # a run keeps its precision, even where another would be faster now
+            learner.precision = header.get("precision", meta.precision)
+        elif self._parent is not None or meta.columns_from_embeddings:
+            size = learner.config.networks.layer_size
+            init_video_embeddings(learner.video_embeddings.weight, learner.embedder, self._source, size)
+        self._settings["precision"] = learner.precision
+        self._seconds = self._folder.seconds()
+
+    def advance(self, steps: int, save_seconds: float, on_step: OnStep | None) -> None:
+        """Take steps until there are as many as `steps`, or a signal arrives, and save.
+
+        Raises:
+            TalkingheadError: a loss is not finite, or a file cannot be written.
+            KeyboardInterrupt: by a signal.
+        """
         name, batch = str(self._folder.out), self._learner.config.meta.batch
-        journal = Journal(self._folder.out / "log", self._step)
-        peak = peak_rate(self._place, torch.bfloat16 if self._learner.precision == "bf16" else torch.float32)
-        operations, figures = 0, dict[str, Tensor]()
+        if 0 < self._step < steps:
+            log.info("%s: resuming at step %d of %d", name, self._step, steps)
+        tensorboard = TensorBoardLog(self._folder.out / "log", self._step)
+        dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
+        peak = measure_peak_flops(self._device, dtype)
+        flops, metrics = 0, dict[str, Tensor]()
         last = saved = time.monotonic()
-        with stop_flag() as stopped:
+        with graceful_shutdown() as stopped:
             while self._step < steps and not stopped():
-                run = partial(self._learner.step, self._source.draw(self._step).to(self._place))
-                if operations:
-                    figures, rows = run()
-                else:  # every step has as many
-                    (figures, rows), operations = count_operations(run)
+                take_step = partial(self._learner.step, self._source.draw(self._step).to(self._device))
+                if flops:
+                    metrics, image_rows = take_step()
+                else:  # counted once, since every step has as many
+                    (metrics, image_rows), flops = count_flops(take_step)
                 self._step += 1
                 now = time.monotonic()
                 self._seconds += now - last
                 rate, last = batch / (now - last), now
-                if self._step % LOG_EVERY == 0 or self._step == steps:
-                    values = finite(figures, name, self._step) | {"episodes_per_second": rate}
-                    values["percent_of_peak"] = 100 * operations * rate / batch / peak
-                    journal.figures(self._step, values)
-                    if progress:
-                        progress(self._step, steps, values)
-                if self._step % PICTURES_EVERY == 0:
-                    journal.pictures(self._step, "source, landmarks, generated, true", rows)
+                if self._step % LOG_EVERY_STEPS == 0 or self._step == steps:
+                    values = require_finite(metrics, name, self._step) | {"episodes_per_second": rate}
+                    values["percent_of_peak"] = 100 * flops * rate / batch / peak
+                    tensorboard.write_scalars(self._step, values)
+                    if on_step:
+                        on_step(self._step, steps, values)
+                if self._step % IMAGES_EVERY_STEPS == 0:
+                    tensorboard.write_images(self._step, "source, landmarks, generated, true", image_rows)
                 if now - saved > save_seconds:
-                    finite(figures, name, self._step)  # what is saved must be worth going on from
+                    require_finite(metrics, name, self._step)  # never save weights that are not finite
                     self._save()
                     saved = time.monotonic()
-            finite(figures, name, self._step)
+            require_finite(metrics, name, self._step)
             self._save()
-            journal.close()
+            tensorboard.close()
             if stopped():
+                log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
                 raise KeyboardInterrupt
+        self._log_next_command()
+
+    def _log_next_command(self) -> None:
+        """Log what to do with the model of a finished run."""
+        options = f"--model {shlex.quote(str(self._folder.model))} --out person.safetensors"
+        if self._settings["variant"] == "ff":
+            options += " --steps 0"
+        log.info(
+            "%s: finished; learn a person from it: talkinghead finetune PICTURES %s",
+            self._folder.out,
+            options,
+        )
 
     def model(self) -> Model:
-        """Return what the run has learned so far."""
+        """Return the model so far."""
         source, parent = self._source, self._parent
         people = {clip.person for clip in source.clips}
-        told: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")} | {"steps": self._step}
+        provenance: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")}
+        provenance["steps"] = self._step
         if parent is not None:
             people |= set(parent.provenance.get("people", ()))
-            told["start"] = {"digest": parent.digest, "steps": parent.provenance.get("steps")}
-        return self._learner.model(told | {"people": sorted(people)})
+            provenance["start"] = {"digest": parent.digest, "steps": parent.provenance.get("steps")}
+        return self._learner.model(provenance | {"people": sorted(people)})
 
     def _save(self) -> None:
-        learner = self._learner
-        self._folder.save(learner.modules, learner.optimisers, {**self._settings, "step": self._step}, self._seconds)
+        """Write the state and the model."""
+        header = {**self._settings, "step": self._step}
+        self._folder.save(self._learner.modules, self._learner.optimisers, header, self._seconds)
         self._folder.save_model(self.model())
 
 
 def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Compare what a state says of its run with what is asked for.
+    """Compare the settings of a state with those of this run.
 
     Raises:
-        TalkingheadError: the run has other settings, or was begun by a version whose preset had other values.
+        TalkingheadError: they differ, or an earlier version, whose preset had other values, wrote the state.
     """
-    differing = [name for name, value in settings.items() if header.get(name) != _plain(value)]
-    begun, preset = header.get("config"), settings["config"]["preset"]
-    if differing == ["config"] and isinstance(begun, dict) and begun.get("preset") == preset:
+    as_stored = json.loads(json.dumps(settings))  # tuples become lists
+    differing = [name for name, value in as_stored.items() if header.get(name) != value]
+    stored, preset = header.get("config"), settings["config"]["preset"]
+    if differing == ["config"] and isinstance(stored, dict) and stored.get("preset") == preset:
+        if preset not in PRESETS:
+            raise TalkingheadError(
+                f"{out}: holds a run whose preset {preset} had other values; choose another folder, or the "
+                "same values"
+            )
         raise TalkingheadError(
-            f"{out}: holds a run of an earlier version, whose preset {preset} had other values; "
-            f"name another folder, and go on from its weights with --start {out / 'model.safetensors'}"
+            f"{out}: holds a run of an earlier version, whose preset {preset} had other values; choose "
+            "another folder, and start from the weights of this run with --init-from "
+            f"{out / 'model.safetensors'}"
         )
     if differing:
-        raise TalkingheadError(f"{out}: holds a run with another {' and '.join(differing)}; name another folder, or the same settings")
-
-
-def _configuration(preset: str, variant: str, steps: int | None) -> Config:
-    config = preset_named(preset)
-    meta = config.meta if steps is None else replace(config.meta, steps=steps)
-    if variant == "ff":
-        meta = replace(meta, losses=replace(meta.losses, matching=0.0))
-    return replace(config, meta=meta)
-
-
-def _plain(value: object) -> object:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        raise TalkingheadError(
+            f"{out}: holds a run with another {' and '.join(differing)}; choose another folder, or the same "
+            "settings"
+        )

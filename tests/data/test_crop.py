@@ -7,24 +7,24 @@ from talkinghead.errors import TalkingheadError
 
 
 def landmarks_in(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """[1, 68, 2] whose box is the given one."""
+    """Return landmarks [1, 68, 2] with this bounding box."""
     spread = np.linspace(0, 1, POINTS)
     return np.stack([left + (right - left) * spread, top + (bottom - top) * spread], axis=1)[None]
 
 
-def test_the_square_of_the_paper() -> None:
+def test_crop_around_box_has_paper_geometry() -> None:
     # box 60 wide, 90 high: side 2 x 90, centre (130, 145 - 90 / 6)
     crop = crop_around(landmarks_in(100, 100, 160, 190))
     assert crop.side == pytest.approx(180)
     assert (crop.x + crop.side / 2, crop.y + crop.side / 2) == pytest.approx((130, 130))
 
 
-def test_one_crop_holds_all_frames_of_a_clip() -> None:
+def test_crop_around_several_frames_covers_all() -> None:
     crop = crop_around(np.concatenate([landmarks_in(100, 100, 160, 160), landmarks_in(130, 110, 200, 170)]))
     assert crop == crop_around(landmarks_in(100, 100, 200, 170))
 
 
-def test_points_and_pixels_agree() -> None:
+def test_crop_points_and_pixels_agree() -> None:
     frame = np.zeros((90, 120, 3), np.uint8)
     frame[40:44, 70:74] = 255  # centre (72, 42)
     crop = Crop(30.3, 10.7, 70.9)
@@ -34,7 +34,7 @@ def test_points_and_pixels_agree() -> None:
     assert np.abs(seen - crop.points(np.array([72.0, 42.0]), 128)).max() < 0.05
 
 
-def test_landmarks_keep_their_place_in_the_crop() -> None:
+def test_crop_points_lie_at_fixed_place() -> None:
     points = crop_around(landmarks_in(100, 100, 190, 190)).points(landmarks_in(100, 100, 190, 190), 60)
     # 90 of 180 pixels, raised by 15: a quarter at the left, a third at the top
     assert points.dtype == np.float32
@@ -42,12 +42,12 @@ def test_landmarks_keep_their_place_in_the_crop() -> None:
     assert points.max(axis=(0, 1)) == pytest.approx([45, 50])
 
 
-def test_a_crop_of_whole_pixels_is_exact() -> None:
+def test_crop_pixels_without_scaling_is_exact() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert np.array_equal(Crop(7, 5, 32).pixels(frame, 32), frame[5:37, 7:39])
 
 
-def test_beyond_the_frame_it_is_mirrored() -> None:
+def test_crop_pixels_beyond_frame_is_mirrored() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     # wider than the frame on every side, more than once around
     padded = np.pad(frame, [(50, 50), (50, 50), (0, 0)], mode="symmetric")
@@ -55,21 +55,23 @@ def test_beyond_the_frame_it_is_mirrored() -> None:
     assert np.array_equal(Crop(-5, 8, 16).pixels(frame, 16), padded[58:74, 45:61])
 
 
-def test_shrinking_is_antialiased() -> None:
+def test_crop_pixels_reduced_is_antialiased() -> None:
     frame = np.zeros((256, 256, 3), np.uint8)
     frame[:, ::2] = 255
     assert np.abs(Crop(0, 0, 256).pixels(frame, 64)[4:-4, 4:-4].astype(int) - 127).max() <= 2
 
 
-@pytest.mark.parametrize("landmarks", [np.zeros((0, POINTS, 2)), np.full((1, POINTS, 2), 5.0), np.full((1, POINTS, 2), np.nan)])
-def test_no_square_around_nothing(landmarks: np.ndarray) -> None:
-    with pytest.raises(TalkingheadError, match=r"crop_around: no landmarks|Crop: .* side above 0"):
+@pytest.mark.parametrize(
+    "landmarks", [np.zeros((0, POINTS, 2)), np.full((1, POINTS, 2), 5.0), np.full((1, POINTS, 2), np.nan)]
+)
+def test_crop_around_invalid_landmarks_raises(landmarks: np.ndarray) -> None:
+    with pytest.raises(TalkingheadError, match=r"crop_around: no landmarks|crop: .* side above 0"):
         crop_around(landmarks)
 
 
 @pytest.mark.parametrize("convention", [0, 3])
 def test_crop_unknown_convention_raises(convention: int) -> None:
-    with pytest.raises(TalkingheadError, match=f"^Crop: convention must be 1 or 2, got {convention}$"):
+    with pytest.raises(TalkingheadError, match=f"^crop: convention {convention} is unknown; choose 1 or 2$"):
         Crop(0, 0, 1, convention)
 
 
@@ -78,7 +80,7 @@ def test_crop_around_convention_2_without_frame_size_raises() -> None:
         crop_around(landmarks_in(10, 10, 20, 20), convention=2)
 
 
-def test_crop_around_convention_2_inside_is_the_square_of_convention_1() -> None:
+def test_crop_around_convention_2_inside_equals_convention_1() -> None:
     points = landmarks_in(200, 200, 260, 290)
     first, second = crop_around(points), crop_around(points, (600, 800), 2)
     assert (second.x, second.y, second.side) == (first.x, first.y, first.side)
@@ -87,7 +89,7 @@ def test_crop_around_convention_2_inside_is_the_square_of_convention_1() -> None
     assert second.valid((600, 800), 64).all()
 
 
-def test_crop_around_convention_2_near_the_border_is_moved_inside() -> None:
+def test_crop_around_convention_2_near_border_moves_inside() -> None:
     crop = crop_around(landmarks_in(0, 40, 60, 100), (600, 800), 2)
     assert (crop.x, crop.y, crop.side) == (0, 0, 120)
     crop = crop_around(landmarks_in(740, 530, 800, 590), (600, 800), 2)
@@ -96,9 +98,10 @@ def test_crop_around_convention_2_near_the_border_is_moved_inside() -> None:
 
 @pytest.mark.parametrize(
     ("longer", "side"),
-    [(30, 60), (40, 80), (60, 100), (70, 100), (80, 112), (100, 140)],  # twice as large, then as the frame, then 1.4 times
+    # twice the face, then the side of the frame, then 1.4 times the face
+    [(30, 60), (40, 80), (60, 100), (70, 100), (80, 112), (100, 140)],
 )
-def test_crop_around_convention_2_large_face_is_made_smaller(longer: int, side: float) -> None:
+def test_crop_around_convention_2_large_face_reduces_side(longer: int, side: float) -> None:
     crop = crop_around(landmarks_in(10, 0, 10 + longer, longer), (100, 130), 2)
     assert crop.side == pytest.approx(side)
     # what is larger than the frame lies around its middle
@@ -109,7 +112,7 @@ def test_crop_around_convention_2_large_face_is_made_smaller(longer: int, side: 
 @pytest.mark.parametrize("longer", [20, 40, 55, 60])
 @pytest.mark.parametrize("right", [False, True])
 @pytest.mark.parametrize("bottom", [False, True])
-def test_crop_around_convention_2_face_in_a_corner_stays_wholly_inside(longer: int, right: bool, bottom: bool) -> None:
+def test_crop_around_convention_2_face_in_corner_stays_inside(longer: int, right: bool, bottom: bool) -> None:
     height, width = 60, 80
     left, top = (width - longer) * right, (height - longer) * bottom
     crop = crop_around(landmarks_in(left, top, left + longer, top + longer), (height, width), 2)
@@ -121,27 +124,28 @@ def test_crop_around_convention_2_face_in_a_corner_stays_wholly_inside(longer: i
         assert crop.x >= 0 and crop.y >= 0 and crop.x + crop.side <= width and crop.y + crop.side <= height
 
 
-def test_crop_pixels_convention_2_beyond_the_frame_shows_its_blurred_border() -> None:
+def test_crop_pixels_convention_2_beyond_frame_blurs_border() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     picture = Crop(-20, 0, 40, 2).pixels(frame, 40)
     assert np.array_equal(picture[:, 20:], frame[:, :20])
     border = frame[:, 0].astype(float)
     padded = np.pad(border, [(10, 10), (0, 0)], mode="edge")
-    for distance, reach in ((1, 1), (6, 3), (20, 10)):  # averaged half as far to each side as it is away, rounded up
+    # averaged to each side over half the distance, rounded up
+    for distance, reach in ((1, 1), (6, 3), (20, 10)):
         mean = np.mean([padded[10 + step : 50 + step] for step in range(-reach, reach + 1)], axis=0)
         assert np.abs(picture[:, 20 - distance] - mean).max() <= 0.5
     spreads = picture[:, :20].astype(float).std(axis=0).mean(axis=1)
     assert spreads[0] < spreads[10] < spreads[19] < border.std(axis=0).mean()
 
 
-def test_crop_pixels_convention_2_beyond_above_and_below_shows_the_border_rows() -> None:
+def test_crop_pixels_convention_2_above_and_below_repeats_rows() -> None:
     frame = np.zeros((20, 64, 3), np.uint8)
     frame[0], frame[-1] = 200, 90
     picture = Crop(16, -6, 32, 2).pixels(frame, 32)
     assert (picture[:7] == 200).all() and (picture[25:] == 90).all() and (picture[7:25] == 0).all()
 
 
-def test_crop_valid_is_where_the_frame_is() -> None:
+def test_crop_valid_is_inside_frame() -> None:
     inside = Crop(-8, -4, 32, 2).valid((20, 40), 32)
     expected = np.zeros((32, 32), bool)
     expected[4:24, 8:] = True

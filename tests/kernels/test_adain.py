@@ -1,6 +1,8 @@
-"""AdaIN on every backend that can run here; Triton on a CPU needs TRITON_INTERPRET=1, set before Python starts."""
+"""Tests of AdaIN on every backend that can run here.
 
-import io
+Triton on a CPU needs TRITON_INTERPRET=1, set before Python starts.
+"""
+
 import os
 import re
 import subprocess
@@ -8,38 +10,21 @@ import sys
 
 import pytest
 import torch
-from talkinghead_kernels import adain, backends, decompositions, use_backend
-from torch import nn
+from talkinghead_kernels import adain, backends
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from conftest import DEVICES, RUNNABLE
+from conftest import RUNNABLE
+from support.adain_cases import FORMATS, SHAPES, inputs, plain
+from support.cpu_capabilities import CPU_CAPABILITIES
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
-SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (2, 16, 32, 32), (1, 512, 4, 4), (1, 3, 96, 100), (3, 50, 30, 31)]
-FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
-def test_every_backend_of_this_machine_was_here():
+def test_every_available_backend_is_tested():
     missing = {name: reason for name, reason in backends().items() if reason}
     assert "reference" in RUNNABLE
     if missing:
         pytest.skip("; ".join(f"{name}: {reason}" for name, reason in missing.items()))
-
-
-def plain(h, scale, bias, activation, eps=1e-4):
-    """Plain torch in the tensors' own dtype."""
-    var, mean = torch.var_mean(h, (2, 3), correction=0, keepdim=True)
-    y = (h - mean) * torch.rsqrt(var + eps) * scale[..., None, None] + bias[..., None, None]
-    return torch.relu(y) if activation else y
-
-
-def inputs(shape, dtype, memory_format=torch.contiguous_format, device="cpu"):
-    """x, residual, scale, bias and two gradients."""
-    torch.manual_seed(0)
-    large = [torch.randn(shape).to(dtype).contiguous(memory_format=memory_format) for _ in range(4)]
-    small = [torch.randn(shape[:2]).to(dtype) for _ in range(2)]
-    x, residual, grad_y, grad_h, scale, bias = (t.to(device) for t in (*large, *small))
-    return x, residual, scale, bias, grad_y, grad_h
 
 
 def gradients(outputs, leaves, grads):
@@ -47,7 +32,7 @@ def gradients(outputs, leaves, grads):
 
 
 def results(function, h, scale, bias, activation, grad_y, grad_h, residual=None):
-    """y, then the gradients of h (or x), scale and bias."""
+    """Return y, then the gradients of h (or x), scale and bias."""
     leaves = [t.detach().requires_grad_() for t in (h, scale, bias)]
     if residual is not None:
         y, kept = function(*leaves, activation=activation, residual=residual)
@@ -57,19 +42,23 @@ def results(function, h, scale, bias, activation, grad_y, grad_h, residual=None)
 
 
 def exact(h, scale, bias, activation, grad_y, grad_h=None):
-    """The same in double precision; and in `h`'s own by plain torch."""
+    """Yield the results of plain torch in double precision, then in the dtype of `h`."""
     for dtype in (torch.float64, h.dtype):
-        wanted = list(results(plain, *(t.to(dtype) for t in (h, scale, bias)), activation, grad_y.to(dtype), None))
+        expected = list(
+            results(plain, *(t.to(dtype) for t in (h, scale, bias)), activation, grad_y.to(dtype), None)
+        )
         if grad_h is not None:
-            wanted[1] = wanted[1] + grad_h.to(dtype)
-        yield wanted
+            expected[1] = expected[1] + grad_h.to(dtype)
+        yield expected
 
 
-def assert_as_good(got, wanted, stock, name):
-    """At most twice plain torch's error, or a rounding or two where plain torch happens to have none."""
+def assert_as_good(got, expected, baseline, name):
+    """Check that the error is at most twice that of plain torch, or a few roundings if that has none."""
     assert got.isfinite().all(), name
-    error, allowed = ((t.double() - wanted).abs().nan_to_num(0).max().item() for t in (got, stock))  # plain half overflows
-    assert error <= 2 * allowed + 2 * torch.finfo(got.dtype).eps * (1 + wanted.abs().max().item()), name
+    error, allowed = (
+        (t.double() - expected).abs().nan_to_num(0).max().item() for t in (got, baseline)
+    )  # plain half overflows
+    assert error <= 2 * allowed + 2 * torch.finfo(got.dtype).eps * (1 + expected.abs().max().item()), name
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
@@ -77,71 +66,89 @@ def assert_as_good(got, wanted, stock, name):
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_is_as_exact_as_plain_torch(device, threads, shape, dtype, memory_format, added, activation):
+def test_error_is_like_plain_torch(device, threads, shape, dtype, memory_format, added, activation):
     threads(2)
     x, residual, scale, bias, grad_y, grad_h = inputs(shape, dtype, memory_format, device)
     h = x + residual if added else x
-    wanted, stock = exact(h, scale, bias, activation, grad_y, grad_h if added else None)
+    expected, baseline = exact(h, scale, bias, activation, grad_y, grad_h if added else None)
     got = results(adain, x, scale, bias, activation, grad_y, grad_h, residual if added else None)
     if added:
         assert torch.equal(got[4], h)
-    for name, *values in zip(("y", "grad_x", "grad_scale", "grad_bias"), got[:4], wanted, stock, strict=True):
+    for name, *values in zip(
+        ("y", "grad_x", "grad_scale", "grad_bias"), got[:4], expected, baseline, strict=True
+    ):
         assert values[0].dtype == dtype
         assert_as_good(*values, name)
     for large in (got[0], got[1], got[-1] if added else got[0]):
         assert large.is_contiguous(memory_format=memory_format)
 
 
-def test_double_precision_goes_by_the_formula(device):
+def test_float64_runs_reference(device):
     x, _, scale, bias, *_ = inputs((2, 3, 5, 7), torch.float64, device=device)
-    torch.testing.assert_close(adain(x, scale, bias, activation="relu"), plain(x, scale, bias, "relu"), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        adain(x, scale, bias, activation="relu"), plain(x, scale, bias, "relu"), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_styles_may_be_views_or_shared(device, memory_format):
+def test_styles_accept_views_and_shared_values(device, memory_format):
     x, _, _, _, grad_y, _ = inputs((3, 6, 4, 5), torch.float32, memory_format, device)
     style = torch.randn(3, 20, device=device, requires_grad=True)
     shared = torch.randn(2, 6, device=device, requires_grad=True)
     transposed = torch.randn(6, 3, device=device).T
-    for scale, bias, leaf in ((style[:, 2:8], style[:, 10:16], style), (shared[0], shared[1], shared), (transposed, style[:, :6], style)):
-        wanted = plain(x, scale, bias, "relu")
+    for scale, bias, leaf in (
+        (style[:, 2:8], style[:, 10:16], style),
+        (shared[0], shared[1], shared),
+        (transposed, style[:, :6], style),
+    ):
+        expected = plain(x, scale, bias, "relu")
         got = adain(x, scale, bias, activation="relu")
-        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
-        (grad,), (wanted_grad,) = (torch.autograd.grad(y, leaf, grad_y) for y in (got, wanted))
-        torch.testing.assert_close(grad, wanted_grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        (grad,), (expected_grad,) = (torch.autograd.grad(y, leaf, grad_y) for y in (got, expected))
+        torch.testing.assert_close(grad, expected_grad, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_low_precision_takes_float_styles(device, dtype):
+def test_low_precision_accepts_float_styles(device, dtype):
     x, _, scale, bias, *_ = inputs((2, 3, 8, 8), dtype, device=device)
     got = adain(x, scale.float(), bias.float())
     assert got.dtype == dtype
     assert torch.equal(got, adain(x, scale, bias))
 
 
-def test_input_and_gradient_of_any_strides(device):
+def test_input_and_gradient_accept_any_strides(device):
     whole, _, scale, bias, grads, _ = inputs((4, 6, 10, 12), torch.float32, device=device)
-    for view in (lambda t: t[::2, ::2, 1:9, ::3], lambda t: t[:, :, :, :1].expand(4, 6, 10, 5), lambda t: t.transpose(2, 3)):
+    for view in (
+        lambda t: t[::2, ::2, 1:9, ::3],
+        lambda t: t[:, :, :, :1].expand(4, 6, 10, 5),
+        lambda t: t.transpose(2, 3),
+    ):
         x, grad = view(whole), view(grads)
         s, b = scale[: x.shape[0], : x.shape[1]], bias[: x.shape[0], : x.shape[1]]
-        wanted, _ = exact(x, s, b, "relu", grad)
-        for got, value in zip(results(adain, x, s, b, "relu", grad, None), wanted, strict=True):
+        expected, _ = exact(x, s, b, "relu", grad)
+        for got, value in zip(results(adain, x, s, b, "relu", grad, None), expected, strict=True):
             torch.testing.assert_close(got.double(), value, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_mean_of_a_thousand_times_the_spread(device, memory_format):
+def test_large_mean_keeps_precision(device, memory_format):
     x = (torch.randn(2, 3, 96, 100) + 1000).to(device).contiguous(memory_format=memory_format)
     scale, bias = (torch.ones(3, device=device) * k for k in (1, 0))
     y = adain(x, scale, bias)
     assert (y - plain(x.double(), scale, bias, None)).abs().max() < 5e-4
-    torch.testing.assert_close(y.double().var((2, 3)), torch.ones(2, 3, device=device).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        y.double().var((2, 3)), torch.ones(2, 3, device=device).double(), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
 @pytest.mark.parametrize("size", [1, 8])
 def test_constant_plane_gives_its_bias(device, size, memory_format):
-    x = torch.full((1, 2, size, size), 7.0, device=device).contiguous(memory_format=memory_format).requires_grad_()
+    x = (
+        torch.full((1, 2, size, size), 7.0, device=device)
+        .contiguous(memory_format=memory_format)
+        .requires_grad_()
+    )
     bias = torch.tensor([0.5, -0.5], device=device)
     y = adain(x, torch.ones(2, device=device), bias)
     torch.testing.assert_close(y[0, :, 0, 0], bias, atol=1e-5, rtol=0)
@@ -150,7 +157,7 @@ def test_constant_plane_gives_its_bias(device, size, memory_format):
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_no_gradient_flows_where_the_result_is_zero(device, memory_format):
+def test_relu_blocks_gradient_at_zero(device, memory_format):
     x = torch.full((1, 2, 8, 8), 7.0, device=device).contiguous(memory_format=memory_format)
     ones, bias = torch.ones(1, 2, device=device), torch.tensor([[0.0, 1.0]], device=device)
     *_, grad_bias = results(adain, x, ones, bias, "relu", torch.ones_like(x), None)
@@ -164,11 +171,11 @@ def test_nan_stays_in_its_plane(device, value, memory_format, dtype):
     x, _, scale, bias, grad_y, _ = inputs((2, 20, 65, 64), dtype, memory_format, device)
     x[1, 2, 50, 3] = value
     y, grad_x, *_ = results(adain, x, scale, bias, "relu", grad_y, None)
-    wanted = torch.zeros(2, 20, dtype=torch.bool, device=device)
-    wanted[1, 2] = True
-    assert torch.equal(y.isnan().flatten(2).all(2), wanted)
-    assert torch.equal(y.isnan().flatten(2).any(2), wanted)
-    assert torch.equal(grad_x.isnan().flatten(2).any(2), wanted)
+    expected = torch.zeros(2, 20, dtype=torch.bool, device=device)
+    expected[1, 2] = True
+    assert torch.equal(y.isnan().flatten(2).all(2), expected)
+    assert torch.equal(y.isnan().flatten(2).any(2), expected)
+    assert torch.equal(grad_x.isnan().flatten(2).any(2), expected)
 
 
 @pytest.mark.parametrize("affine", [(2, 2), (2,)])
@@ -180,110 +187,16 @@ def test_gradcheck(affine):
     assert torch.autograd.gradcheck(lambda x, s, b, r: adain(x, s, b, residual=r), (x, scale, bias, residual))
 
 
-def test_only_one_of_two_results_is_differentiated(device):
+def test_gradient_of_single_result(device):
     x, residual, scale, bias, grad_y, grad_h = inputs((2, 3, 4, 4), torch.float32, device=device)
     x.requires_grad_()
     y, h = adain(x, scale, bias, residual=residual)
     assert torch.equal(torch.autograd.grad(h, x, grad_h, retain_graph=True)[0], grad_h)
-    wanted, _ = exact((x + residual).detach(), scale, bias, None, grad_y)
-    torch.testing.assert_close(torch.autograd.grad(y, x, grad_y)[0].double(), wanted[1], atol=1e-5, rtol=0)
+    expected, _ = exact((x + residual).detach(), scale, bias, None, grad_y)
+    torch.testing.assert_close(torch.autograd.grad(y, x, grad_y)[0].double(), expected[1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_opcheck(device, memory_format):
-    x, residual, scale, bias, grad_y, grad_h = inputs((2, 3, 4, 5), torch.float32, memory_format, device)
-    ops = torch.ops.talkinghead
-    leaves = [t.requires_grad_() for t in (x, scale, bias)]
-    torch.library.opcheck(ops.adain.default, (*leaves, 1e-4, "relu"))
-    torch.library.opcheck(ops.add_adain.default, (x, residual.requires_grad_(), scale, bias, 1e-4, None))
-    x, scale, bias = (t.detach() for t in leaves)
-    *_, mean, rstd = ops.adain(x, scale, bias, 1e-4, "relu")
-    for more in (grad_h, None):
-        torch.library.opcheck(ops.adain_backward.default, (grad_y, more, x, scale, bias, mean, rstd, "relu"))
-
-
-def test_compiled_code_follows_the_backend_without_recompiling():
-    def step(x, scale, bias, residual):
-        y, h = adain(x, scale, bias, activation="relu", residual=residual)
-        return adain(y + h, scale, bias)
-
-    x, residual, scale, bias, grad_y, _ = inputs((2, 3, 8, 8), torch.float32)
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    leaves = [t.requires_grad_() for t in (x, scale, bias)]
-    wanted = torch.autograd.grad(step(*leaves, residual), leaves, grad_y)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for name in (*RUNNABLE, *RUNNABLE):
-            if DEVICES[name] != "cpu":
-                continue
-            with use_backend(name):
-                got = torch.autograd.grad(compiled(*leaves, residual), leaves, grad_y)
-            for a, b in zip(got, wanted, strict=True):
-                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_inductor(memory_format):
-    x, residual, scale, bias, *_ = inputs((2, 3, 8, 8), torch.float32, memory_format)
-
-    def step(x, residual):
-        return adain(x * 2, scale, bias, activation="relu", residual=residual)[0] + 1
-
-    torch.testing.assert_close(torch.compile(step, fullgraph=True)(x, residual), step(x, residual))
-
-
-class Exported(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale, self.bias = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6))
-
-    def forward(self, x, style):
-        y = adain(x, style, style * 2, activation="relu")
-        y, h = adain(y, self.scale, self.bias, residual=x)
-        return y + h
-
-
-def exported():
-    torch.manual_seed(0)
-    module = Exported().eval()
-    batch = torch.export.Dim("batch")
-    arguments = torch.randn(3, 6, 5, 8), torch.randn(3, 6)
-    program = torch.export.export(module, arguments, dynamic_shapes=({0: batch}, {0: batch}))
-    return module, program, (torch.randn(6, 6, 5, 8), torch.randn(6, 6))
-
-
-def test_export_keeps_the_op_until_it_is_decomposed():
-    module, program, arguments = exported()
-    names = [str(node.target) for node in program.graph.nodes]
-    assert any(name.startswith("talkinghead.") for name in names)
-    plain_program = program.run_decompositions(decompositions())
-    assert not [name for name in (str(node.target) for node in plain_program.graph.nodes) if "talkinghead" in name]
-    for run in (program.module(), plain_program.module()):
-        torch.testing.assert_close(run(*arguments), module(*arguments), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_decomposition_agrees_with_the_op(dtype):
-    x, residual, scale, bias, *_ = inputs((2, 3, 5, 7), dtype)
-    table, ops = decompositions(), torch.ops.talkinghead
-    for op, arguments in ((ops.adain.default, (x, scale)), (ops.add_adain.default, (x, residual, scale))):
-        for got, wanted in zip(table[op](*arguments, bias, 1e-4, "relu"), op(*arguments, bias, 1e-4, "relu"), strict=True):
-            assert got.dtype == wanted.dtype
-            torch.testing.assert_close(got, wanted)
-
-
-def test_onnx_of_any_batch():
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    module, program, arguments = exported()
-    buffer = io.BytesIO()
-    torch.onnx.export(program.run_decompositions(decompositions()), dynamo=True, verbose=False).save(buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    (got,) = session.run(None, dict(zip(names, (a.numpy() for a in arguments), strict=True)))
-    torch.testing.assert_close(torch.from_numpy(got), module(*arguments).detach(), atol=1e-5, rtol=0)
-
-
-def test_backward_keeps_the_input_and_two_statistics(device):
+def test_backward_saves_input_and_statistics(device):
     x, residual, scale, bias, *_ = inputs((2, 3, 16, 16), torch.bfloat16, device=device)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -295,7 +208,7 @@ def test_backward_keeps_the_input_and_two_statistics(device):
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
 @pytest.mark.parametrize("shape", [(1, 3, 160, 160), (5, 33, 33, 33), (2, 64, 64, 64)], ids=str)
-def test_runs_and_threads_give_the_same_bits(device, threads, shape, memory_format):
+def test_result_is_bit_equal_for_any_threads(device, threads, shape, memory_format):
     x, residual, scale, bias, grad_y, grad_h = inputs(shape, torch.float32, memory_format, device)
     runs = []
     for count in (1, 2, 3, 2):
@@ -307,9 +220,10 @@ def test_runs_and_threads_give_the_same_bits(device, threads, shape, memory_form
 
 @pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    """The extension holds kernels for several and takes the newest; torch's variable lowers that in a fresh process."""
+    # The extension holds kernels for several instruction sets and runs the newest. An environment variable of
+    # torch selects an older one in a new process.
     command = [
         sys.executable,
         "-m",
@@ -321,26 +235,34 @@ def test_older_instruction_sets(capability):
         "-k",
         "plain_torch and cpp and residual-relu and (100 or 31)",
     ]
-    done = subprocess.run(command, env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_inference_mode_gives_the_same(device, memory_format):
-    """There the op's body is called without the dispatcher, but not by what traces."""
+def test_inference_mode_gives_same_result(device, memory_format):
+    # In inference mode the body of the op is called without the dispatcher, except while tracing.
     x, residual, scale, bias, *_ = inputs((2, 16, 32, 32), torch.float32, memory_format, device)
     y, (z, h) = adain(x, scale, bias), adain(x, scale, bias, activation="relu", residual=residual)
     with torch.inference_mode():
         assert torch.equal(adain(x, scale, bias), y)
-        assert all(torch.equal(a, b) for a, b in zip(adain(x, scale, bias, activation="relu", residual=residual), (z, h), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(adain(x, scale, bias, activation="relu", residual=residual), (z, h), strict=True)
+        )
         strided = adain(x[:, :, ::2, 1:], scale, bias)
-        assert torch.equal(strided, adain(x[:, :, ::2, 1:].contiguous(), scale, bias)) and strided.is_contiguous()
+        assert (
+            torch.equal(strided, adain(x[:, :, ::2, 1:].contiguous(), scale, bias))
+            and strided.is_contiguous()
+        )
         traced = make_fx(lambda *tensors: adain(*tensors), tracing_mode="fake")(x, scale, bias)
     assert torch.ops.talkinghead.adain.default in [node.target for node in traced.graph.nodes]
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
-def test_large_output_past_the_cache(device, memory_format):
+def test_large_output_bypasses_cache(device, memory_format):
     x, _, scale, bias, grad_y, _ = inputs((9, 64, 128, 128), torch.bfloat16, memory_format, device)
     whole = results(adain, x, scale, bias, "relu", grad_y, None)
     first = results(adain, x[:1], scale[:1], bias[:1], "relu", grad_y[:1], None)
@@ -350,20 +272,32 @@ def test_large_output_past_the_cache(device, memory_format):
 
 GOOD = torch.zeros(1, 2, 3, 3), torch.zeros(2), torch.zeros(2)
 BAD = [
-    ((torch.zeros(1, 2, 3), *GOOD[1:]), "x must be a floating-point [B, C, H, W], got torch.float32 [1, 2, 3]"),
-    ((torch.zeros(1, 2, 3, 3, dtype=torch.int32), *GOOD[1:]), "x must be a floating-point [B, C, H, W], got torch.int32 [1, 2, 3, 3]"),
+    (
+        (torch.zeros(1, 2, 3), *GOOD[1:]),
+        "x must be a floating-point [B, C, H, W], got torch.float32 [1, 2, 3]",
+    ),
+    (
+        (torch.zeros(1, 2, 3, 3, dtype=torch.int32), *GOOD[1:]),
+        "x must be a floating-point [B, C, H, W], got torch.int32 [1, 2, 3, 3]",
+    ),
     ((torch.zeros(0, 2, 3, 3), *GOOD[1:]), "x must not be empty, got [0, 2, 3, 3]"),
     ((GOOD[0], torch.zeros(3), GOOD[2]), "scale must be [B, C] = [1, 2] or [C], got [3]"),
     ((GOOD[0], torch.zeros(()), GOOD[2]), "scale must be [B, C] = [1, 2] or [C], got []"),
     ((GOOD[0], GOOD[1], torch.zeros(2, 2)), "bias must be [B, C] = [1, 2] or [C], got [2, 2]"),
     ((GOOD[0], GOOD[1].half(), GOOD[2].half()), "scale must have x's dtype, or float32"),
-    ((GOOD[0].half(), GOOD[1].half(), GOOD[2]), "bias must have x's dtype, or float32 as scale and bias both"),
+    (
+        (GOOD[0].half(), GOOD[1].half(), GOOD[2]),
+        "bias must have x's dtype, or float32 as scale and bias both",
+    ),
     ((GOOD[0], GOOD[1], GOOD[2].to("meta")), "bias must be on x's device cpu, got meta"),
     ((*GOOD, -1.0), "eps must be finite and not negative, got -1.0"),
     ((*GOOD, float("nan")), "eps must be finite and not negative, got nan"),
     ((*GOOD, float("inf")), "eps must be finite and not negative, got inf"),
     ((*GOOD, 1e-4, "gelu"), "activation must be None or 'relu', got 'gelu'"),
-    ((*GOOD, 1e-4, None, torch.zeros(1)), "residual must be like x, torch.float32 [1, 2, 3, 3] on cpu, got torch.float32 [1] on cpu"),
+    (
+        (*GOOD, 1e-4, None, torch.zeros(1)),
+        "residual must be like x, torch.float32 [1, 2, 3, 3] on cpu, got torch.float32 [1] on cpu",
+    ),
     ((*GOOD, 1e-4, None, GOOD[0].to("meta")), "residual must be like x"),
     ((*GOOD, 1e-4, None, GOOD[0].half()), "residual must be like x"),
 ]
@@ -377,7 +311,7 @@ def test_bad_input_is_named(arguments, message):
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD[:6] + BAD[9:10] + BAD[12:14], ids=lambda value: None)
-def test_compiled_code_names_it_too(arguments, message):
+def test_compiled_code_names_bad_input(arguments, message):
     torch._dynamo.reset()
     with pytest.raises(Exception, match=re.escape(f"adain: {message}")):
         torch.compile(adain, fullgraph=True, backend="aot_eager")(*arguments)

@@ -1,16 +1,18 @@
-"""The translation of PTX that test_cuda_*.py and test_triton.py trust: each instruction as NVIDIA's manual has it, faults reported."""
+"""The translation of PTX that test_cuda_*.py and test_triton.py trust: each instruction as NVIDIA's manual
+has it, faults reported.
+"""
 
 import ctypes
 
 import pytest
 import torch
 
-from cuda_on_cpu import Library
-from cuda_on_cpu.ptx_library import PtxLibrary, missing
-from cuda_on_cpu.ptx_module import parse, plain_names, without_target
-from cuda_on_cpu.ptx_translate import translate
+from cuda_emulator import Library
+from cuda_emulator.ptx_library import PtxLibrary, missing_tool
+from cuda_emulator.ptx_module import parse, plain_names, without_target
+from cuda_emulator.ptx_translate import translate
 
-MISSING = missing()
+MISSING = missing_tool()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 KERNEL = """
@@ -54,16 +56,19 @@ RESULTS = {
     "mov.b32 %r3, 12; mov.b32 %r4, 10; mov.b32 %r5, 6; lop3.b32 %r2, %r3, %r4, %r5, 0x96;": 12 ^ 10 ^ 6,
     "mov.b32 %r3, 0xff00; cvt.u16.u32 %rs1, %r3; cvt.s32.s16 %r2, %rs1;": 0xFFFFFF00,
     "mov.f32 %f1, 0f7FC00000; mov.f32 %f2, 0f3F800000; min.f32 %f3, %f1, %f2; mov.b32 %r2, %f3;": 0x3F800000,
-    "mov.f32 %f1, 0f7FC00000; mov.f32 %f2, 0f3F800000; max.NaN.f32 %f3, %f1, %f2; mov.b32 %r2, %f3;": 0x7FFFFFFF,
+    "mov.f32 %f1, 0f7FC00000; mov.f32 %f2, 0f3F800000; max.NaN.f32 %f3, %f1, %f2; mov.b32 %r2, "
+    "%f3;": 0x7FFFFFFF,
     "mov.f32 %f1, 0f7FC00000; setp.ne.f32 %p1, %f1, %f1; selp.b32 %r2, 1, 0, %p1;": 0,
     "mov.f32 %f1, 0f7FC00000; setp.neu.f32 %p1, %f1, %f1; selp.b32 %r2, 1, 0, %p1;": 1,
     "mov.f32 %f1, 0f7FC00000; setp.leu.f32 %p1, %f1, 0f00000000; selp.b32 %r2, 1, 0, %p1;": 1,
     "mov.f32 %f1, 0f50000000; cvt.rzi.s32.f32 %r2, %f1;": 0x7FFFFFFF,  # 2^33
     "mov.f32 %f1, 0f40200000; cvt.rni.s32.f32 %r2, %f1;": 2,  # 2.5
     "mov.f32 %f1, 0fBFC00000; cvt.rmi.f32.f32 %f2, %f1; mov.b32 %r2, %f2;": 0xC0000000,  # floor(-1.5)
-    "mov.f32 %f1, 0f3F808000; mov.f32 %f2, 0f3F818000; cvt.rn.bf16x2.f32 %r2, %f2, %f1;": 0x3F823F80,  # ties to even
+    # ties to even
+    "mov.f32 %f1, 0f3F808000; mov.f32 %f2, 0f3F818000; cvt.rn.bf16x2.f32 %r2, %f2, %f1;": 0x3F823F80,
     "mov.b32 %r3, 0x3f803f80; mov.b32 %r4, 0x40003f80; fma.rn.bf16x2 %r2, %r3, %r4, %r3;": 0x40404000,
-    "setp.eq.s32 %p1, %r1, 0; mov.b32 %r2, 5; @%p1 bra $L{i}; mov.b32 %r2, 6; $L{i}: @!%p1 mov.b32 %r2, 7;": 5,
+    "setp.eq.s32 %p1, %r1, 0; mov.b32 %r2, 5; @%p1 bra $L{i}; mov.b32 %r2, 6; $L{i}: @!%p1 mov.b32 %r2, "
+    "7;": 5,
 }
 
 
@@ -78,28 +83,38 @@ def emulator(tmp_path_factory):
 
 @pytest.fixture
 def run(emulator, tmp_path):
-    """Runs a kernel of n threads; 32 bits of each."""
+    """Run a kernel of n threads, and return 32 bits of each."""
     emulator.on("sm_90")
 
     def launch(library, name="kernel", threads=1, shared=0):
-        library.attach(emulator.functions.cuda_on_cpu_ptx_services())
+        library.attach(emulator.functions.cuda_emulator_ptx_services())
         out = emulator.empty(torch.empty(threads), 4)
         numbers = ctypes.c_uint64(out.data_ptr()), ctypes.c_uint32(0)
         addresses = (ctypes.c_void_p * 2)(*map(ctypes.addressof, numbers))
         grid = (ctypes.c_int64 * 3)(1, 1, 1)
-        emulator.call("cuda_on_cpu_launch_ptx", ctypes.c_void_p(library.functions[name]), grid, threads, shared, addresses)
+        emulator.call(
+            "cuda_emulator_launch_ptx",
+            ctypes.c_void_p(library.functions[name]),
+            grid,
+            threads,
+            shared,
+            addresses,
+        )
         return [value & 0xFFFFFFFF for value in out.view(torch.int32).tolist()]
 
     yield launch
     emulator.free()
 
 
-def test_instructions_give_what_the_manual_says(run, tmp_path):
-    texts = [kernel(body.replace("{i}", str(i)) + "\nst.global.u32 [%rd3], %r2;", f"k{i}") for i, body in enumerate(RESULTS)]
+def test_instructions_match_manual(run, tmp_path):
+    texts = [
+        kernel(body.replace("{i}", str(i)) + "\nst.global.u32 [%rd3], %r2;", f"k{i}")
+        for i, body in enumerate(RESULTS)
+    ]
     header = texts[0][: texts[0].index(".visible")]
     library = PtxLibrary(header + "\n".join(text[text.index(".visible") :] for text in texts), tmp_path)
-    found = {body: run(library, f"k{i}")[0] for i, body in enumerate(RESULTS)}
-    assert found == RESULTS
+    results = {body: run(library, f"k{i}")[0] for i, body in enumerate(RESULTS)}
+    assert results == RESULTS
 
 
 EXCHANGE = """
@@ -115,37 +130,48 @@ EXCHANGE = """
 """
 
 
-def test_barrier_that_is_missing_shows(run, tmp_path):
+def test_missing_barrier_is_detected(run, tmp_path):
     whole = PtxLibrary(kernel(EXCHANGE.format(barrier="bar.sync 0;")), tmp_path)
     broken = PtxLibrary(kernel(EXCHANGE.format(barrier="")), tmp_path)
-    wanted = list(range(63, -1, -1))
-    assert run(whole, threads=64, shared=256) == wanted
-    assert run(broken, threads=64, shared=256) != wanted
+    expected = list(range(63, -1, -1))
+    assert run(whole, threads=64, shared=256) == expected
+    assert run(broken, threads=64, shared=256) != expected
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("st.global.u32 [%rd3+8], %r1;", "outside of its buffer"),
         ("ld.global.v2.u32 {%r2, %r3}, [%rd3+-4];", "misaligned"),
         ("setp.eq.s32 %p1, %r1, 3; @%p1 bra $L1;\nbar.sync 0;\n$L1:", "waits for ever"),
-        ("setp.lt.s32 %p1, %r1, 2; @%p1 bra $L1;\nbar.sync 0;\nbra $L2;\n$L1:\nbar.sync 0;\n$L2:", "is at __syncthreads"),
+        (
+            "setp.lt.s32 %p1, %r1, 2; @%p1 bra $L1;\nbar.sync 0;\nbra $L2;\n$L1:\nbar.sync 0;\n$L2:",
+            "is at __syncthreads",
+        ),
     ],
 )
-def test_faults_are_reported(run, tmp_path, body, said):
-    with pytest.raises(RuntimeError, match=said):
+def test_faults_are_reported(run, tmp_path, body, message):
+    with pytest.raises(RuntimeError, match=message):
         run(PtxLibrary(kernel(body), tmp_path), threads=32)
 
 
-@pytest.mark.parametrize("body", ["brkpt;", "bar.sync 1, 32;", "mad.hi.s32 %r2, %r1, %r1, %r1;", "cvt.sat.f32.f32 %f1, %f2;"])
-def test_unknown_instruction_is_an_error_of_the_translation(body):
+@pytest.mark.parametrize(
+    "body", ["brkpt;", "bar.sync 1, 32;", "mad.hi.s32 %r2, %r1, %r1, %r1;", "cvt.sat.f32.f32 %f1, %f2;"]
+)
+def test_unknown_instruction_is_rejected(body):
     with pytest.raises(ValueError, match=r"kernel, line \d+: .* is not emulated"):
         translate(parse(kernel(body)))
 
 
-def test_code_for_two_architectures_is_compared_without_their_names():
-    one = ".target sm_80\n.entry _ZN11talkinghead51_GLOBAL__N__f51cd8e5_13_adain_cuda_cu_06b91447_96286kernelE()"
-    two = ".target sm_90\n.entry _ZN11talkinghead52_GLOBAL__N__f51cd8e5_13_adain_cuda_cu_06b91447_100096kernelE()"
-    assert without_target(one) == without_target(two)
-    assert plain_names(one).endswith("_ZN11talkinghead12_GLOBAL__N_16kernelE()")
+def test_comparison_ignores_architecture_names():
+    first = (
+        ".target sm_80\n"
+        ".entry _ZN11talkinghead51_GLOBAL__N__f51cd8e5_13_adain_cuda_cu_06b91447_96286kernelE()"
+    )
+    second = (
+        ".target sm_90\n"
+        ".entry _ZN11talkinghead52_GLOBAL__N__f51cd8e5_13_adain_cuda_cu_06b91447_100096kernelE()"
+    )
+    assert without_target(first) == without_target(second)
+    assert plain_names(first).endswith("_ZN11talkinghead12_GLOBAL__N_16kernelE()")
     assert parse(kernel("", target="sm_90a")).version == 90

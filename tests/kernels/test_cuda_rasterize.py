@@ -1,4 +1,4 @@
-"""The CUDA landmark image, run on the CPU by `cuda_on_cpu`, against the reference."""
+"""The CUDA landmark image, run on the CPU by `cuda_emulator`, against the reference."""
 
 import math
 
@@ -6,18 +6,20 @@ import pytest
 import torch
 from talkinghead_kernels import rasterize
 
-from cuda_on_cpu import CODE, MISSING, build
-from talkinghead.landmarks.draw import PARTS
+from cuda_emulator import CODE, MISSING, build
+from talkinghead.landmarks.landmark_image import POLYLINES
 
 
-def draw_landmarks_reference(points, size, parts, colours):
-    return rasterize.draw_landmarks_reference(points, size, [i for part in parts for i in part], [len(part) for part in parts], colours)
+def draw_polylines_reference(points, size, parts, colours):
+    return rasterize.draw_polylines_reference(
+        points, size, [i for part in parts for i in part], [len(part) for part in parts], colours
+    )
 
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-FACE = [list(part) for part, _ in PARTS]
-FACE_COLOURS = [value for _, colour in PARTS for value in colour]
+FACE = [list(part) for part, _ in POLYLINES]
+FACE_COLOURS = [value for _, colour in POLYLINES for value in colour]
 LINE = [[0, 1]]
 
 
@@ -39,23 +41,49 @@ def draw(library, points, size, parts, colours, aligned=16):
     lengths, colours = torch.tensor([len(part) for part in parts]), torch.tensor(colours)
     placed = library.place(points, 4)
     image = library.empty(torch.empty(len(points), 3, size, size), aligned)
-    library.call("run_draw", placed, *points.shape[:2], size, indices, len(indices), lengths, colours, len(parts), image)
+    library.call(
+        "run_draw",
+        placed,
+        *points.shape[:2],
+        size,
+        indices,
+        len(indices),
+        lengths,
+        colours,
+        len(parts),
+        image,
+    )
     return image
 
 
 def faces(count, size):
-    """Faces of about the right build: ellipses and arcs, shaken and turned a little, reaching to the border."""
+    """Return points like those of faces: noisy, rotated ellipses and arcs that reach to the border."""
     torch.manual_seed(size)
     turn = torch.linspace(0, 1, 17)
     jaw = torch.stack([0.5 - 0.42 * torch.cos(math.pi * turn), 0.4 + 0.5 * torch.sin(math.pi * turn)], 1)
     pieces = [jaw]
     for x in (0.3, 0.7):
         pieces.append(
-            torch.stack([x - 0.12 + 0.24 * torch.linspace(0, 1, 5), 0.3 - 0.04 * torch.sin(math.pi * torch.linspace(0, 1, 5))], 1)
+            torch.stack(
+                [
+                    x - 0.12 + 0.24 * torch.linspace(0, 1, 5),
+                    0.3 - 0.04 * torch.sin(math.pi * torch.linspace(0, 1, 5)),
+                ],
+                1,
+            )
         )
     pieces.append(torch.stack([torch.full((4,), 0.5), torch.linspace(0.38, 0.56, 4)], 1))
-    pieces.append(torch.stack([torch.linspace(0.42, 0.58, 5), 0.6 + 0.02 * torch.sin(math.pi * torch.linspace(0, 1, 5))], 1))
-    for x, y, a, b, n in ((0.3, 0.4, 0.07, 0.03, 6), (0.7, 0.4, 0.07, 0.03, 6), (0.5, 0.74, 0.14, 0.06, 12), (0.5, 0.74, 0.1, 0.02, 8)):
+    pieces.append(
+        torch.stack(
+            [torch.linspace(0.42, 0.58, 5), 0.6 + 0.02 * torch.sin(math.pi * torch.linspace(0, 1, 5))], 1
+        )
+    )
+    for x, y, a, b, n in (
+        (0.3, 0.4, 0.07, 0.03, 6),
+        (0.7, 0.4, 0.07, 0.03, 6),
+        (0.5, 0.74, 0.14, 0.06, 12),
+        (0.5, 0.74, 0.1, 0.02, 8),
+    ):
         angle = 2 * math.pi * torch.arange(n) / n
         pieces.append(torch.stack([x + a * torch.cos(angle), y + b * torch.sin(angle)], 1))
     face = torch.cat(pieces)
@@ -65,75 +93,85 @@ def faces(count, size):
 
 @pytest.mark.parametrize("size", [1, 3, 16, 17, 31, 64, 101, 256])
 @pytest.mark.parametrize("count", [1, 3])
-def test_equals_the_reference_on_faces(library, size, count):
+def test_faces_equal_reference(library, size, count):
     points = faces(count, size)
-    drawn = draw(library, points, size, FACE, FACE_COLOURS)
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, size, FACE, FACE_COLOURS), atol=1e-5, rtol=0)
-    assert size < 16 or drawn.max() == 1
+    image = draw(library, points, size, FACE, FACE_COLOURS)
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, size, FACE, FACE_COLOURS), atol=1e-5, rtol=0
+    )
+    assert size < 16 or image.max() == 1
 
 
-def test_wide_lines_of_large_images(library):
+def test_large_images_have_wide_lines(library):
     points = faces(1, 700)
-    drawn = draw(library, points, 700, FACE, FACE_COLOURS)
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 700, FACE, FACE_COLOURS), atol=1e-5, rtol=0)
+    image = draw(library, points, 700, FACE, FACE_COLOURS)
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, 700, FACE, FACE_COLOURS), atol=1e-5, rtol=0
+    )
 
 
-def test_an_image_that_is_not_aligned(library):
+def test_unaligned_image(library):
     points = faces(2, 32)
-    drawn = draw(library, points, 32, FACE, FACE_COLOURS, aligned=4)
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 32, FACE, FACE_COLOURS), atol=1e-5, rtol=0)
+    image = draw(library, points, 32, FACE, FACE_COLOURS, aligned=4)
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, 32, FACE, FACE_COLOURS), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("spread", [1e-3, 10, 1e2, 3e3])
-def test_points_anywhere(library, spread):
-    """Inside, outside, on one another: lines that cross the image from far away are where the reference has them."""
+def test_points_far_outside_equal_reference(library, spread):
+    """Draw points inside and far outside the image, some of them equal."""
     torch.manual_seed(3)
     points = 20 + spread * torch.randn(4, 40, 2)
     points[:, 1::7] = points[:, ::7]  # segments of no length
     points[:, 2::7] = torch.rand(4, 6, 2) * 45
     parts = [list(range(i, i + 4)) for i in range(0, 37, 3)]
     colours = torch.randint(0, 256, (3 * len(parts),)).tolist()
-    drawn = draw(library, points, 45, parts, colours)
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 45, parts, colours), atol=max(1e-5, spread * 1e-6), rtol=0)
+    image = draw(library, points, 45, parts, colours)
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, 45, parts, colours), atol=max(1e-5, spread * 1e-6), rtol=0
+    )
 
 
-def test_a_line_at_every_distance_from_a_tile(library):
-    """None that can be seen is dropped: short lines around the corners and edges of the tiles, a third of a pixel apart."""
+def test_line_at_every_distance_from_tile(library):
+    """Draw short lines a third of a pixel apart around corners and edges of tiles; none may be dropped."""
     steps = torch.arange(-5, 70, 1 / 3)
     starts = torch.stack([steps, (steps * 7.3) % 75 - 5], 1)
     points = torch.stack([starts, starts + torch.tensor([0.6, 0.4])], 1)
-    drawn = draw(library, points, 65, LINE, [255, 255, 255])
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 65, LINE, [255, 255, 255]), atol=1e-5, rtol=0)
+    image = draw(library, points, 65, LINE, [255, 255, 255])
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, 65, LINE, [255, 255, 255]), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1.1e4])
 @pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_segment_that_ends_nowhere_or_too_far_is_not_drawn(library, bad, end, axis):
+def test_segment_with_bad_end_is_skipped(library, bad, end, axis):
     points = torch.tensor([[[4.0, 4.0], [12.0, 9.0], [3.0, 12.0], [14.0, 13.0]]])
     whole = points.clone()
     points[0, end, axis] = bad
     parts, colours = [[0, 1], [2, 3]], [255, 0, 0, 0, 255, 0]
-    drawn = draw(library, points, 16, parts, colours)
-    assert torch.equal(drawn, draw(library, whole, 16, parts[1:], colours[3:]))
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 16, parts, colours), atol=1e-5, rtol=0)
+    image = draw(library, points, 16, parts, colours)
+    assert torch.equal(image, draw(library, whole, 16, parts[1:], colours[3:]))
+    torch.testing.assert_close(image, draw_polylines_reference(points, 16, parts, colours), atol=1e-5, rtol=0)
 
 
-def test_the_rest_of_a_part_is_drawn(library):
+def test_other_segments_of_part_are_drawn(library):
     points = torch.tensor([[[2.0, 2.0], [9.0, 3.0], [math.nan, 5.0], [3.0, 12.0], [14.0, 13.0]]])
-    drawn = draw(library, points, 16, [[0, 1, 2, 3, 4]], [255, 255, 255])
-    wanted = draw_landmarks_reference(points[:, [0, 1, 3, 4]], 16, [[0, 1], [2, 3]], [255] * 6)
-    assert drawn.isfinite().all()
-    torch.testing.assert_close(drawn > 0.9, wanted > 0.9)
+    image = draw(library, points, 16, [[0, 1, 2, 3, 4]], [255, 255, 255])
+    expected = draw_polylines_reference(points[:, [0, 1, 3, 4]], 16, [[0, 1], [2, 3]], [255] * 6)
+    assert image.isfinite().all()
+    torch.testing.assert_close(image > 0.9, expected > 0.9)
 
 
-def test_order_of_blocks_and_threads_changes_no_bit(library):
+def test_block_and_thread_order_changes_no_bit(library):
     points = faces(2, 64)
-    drawn = []
+    image = []
     for schedule in range(4):
         library.on("sm_80", schedule)
-        drawn.append(draw(library, points, 64, FACE, FACE_COLOURS))
-        assert torch.equal(drawn[0], drawn[-1])
+        image.append(draw(library, points, 64, FACE, FACE_COLOURS))
+        assert torch.equal(image[0], image[-1])
 
 
 def test_no_parts_give_black(library):
@@ -142,14 +180,18 @@ def test_no_parts_give_black(library):
     assert image.eq(-1).all()
 
 
-def test_the_largest_table_and_beyond(library):
+def test_largest_table_fits_and_larger_is_rejected(library):
     torch.manual_seed(4)
     points = torch.rand(1, 400, 2) * 24
     chunks = [list(range(5 * i, 5 * i + 5)) for i in range(64)]  # 256 segments in 64 parts
     colours = torch.randint(0, 256, (3 * 65,)).tolist()
-    drawn = draw(library, points, 24, chunks, colours[:-3])
-    torch.testing.assert_close(drawn, draw_landmarks_reference(points, 24, chunks, colours[:-3]), atol=1e-5, rtol=0)
-    with pytest.raises(RuntimeError, match="draw_landmarks: the CUDA kernel draws at most 64 parts, got 65"):
+    image = draw(library, points, 24, chunks, colours[:-3])
+    torch.testing.assert_close(
+        image, draw_polylines_reference(points, 24, chunks, colours[:-3]), atol=1e-5, rtol=0
+    )
+    with pytest.raises(RuntimeError, match="draw_polylines: the CUDA kernel draws at most 64 parts, got 65"):
         draw(library, points, 24, [*chunks, [0, 1]], colours)
-    with pytest.raises(RuntimeError, match="draw_landmarks: the CUDA kernel draws at most 256 segments, got 257"):
+    with pytest.raises(
+        RuntimeError, match="draw_polylines: the CUDA kernel draws at most 256 segments, got 257"
+    ):
         draw(library, points, 24, [[0] * 258], colours[:3])

@@ -1,4 +1,4 @@
-"""The CUDA spectral norm, run on the CPU by `cuda_on_cpu`, against the references."""
+"""The CUDA spectral norm, run on the CPU by `cuda_emulator`, against the references."""
 
 import ctypes
 import math
@@ -6,10 +6,14 @@ import math
 import pytest
 import torch
 from talkinghead_kernels.resample import FORMS
-from talkinghead_kernels.spectral_norm import normalise_backward_reference, normalise_reference, power_iteration_reference
+from talkinghead_kernels.spectral_norm import (
+    normalise_backward_reference,
+    normalise_reference,
+    power_iteration_reference,
+)
 from torch.nn.functional import normalize
 
-from cuda_on_cpu import CODE, MISSING, build
+from cuda_emulator import CODE, MISSING, build
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -67,7 +71,10 @@ class Layers:
 
     def placed(self, tensor):
         return self.library.place(
-            tensor, min(self.aligned, 16) if tensor.element_size() == 4 else tensor.element_size() * self.aligned // 4
+            tensor,
+            min(self.aligned, 16)
+            if tensor.element_size() == 4
+            else tensor.element_size() * self.aligned // 4,
         )
 
     def table(self, folded=None, grads=None):
@@ -75,13 +82,20 @@ class Layers:
         for i, (w, form) in enumerate(zip(self.weights, self.forms, strict=True)):
             out, inputs = w.shape[:2]
             last = folded is not None and not folded[i].is_contiguous()
-            pointers = [t[i].data_ptr() if t is not None else 0 for t in (self.weights, self.us, self.vs, folded, grads)]
-            rows.append([*pointers, out, inputs, w.numel() // (out * inputs), list(FORMS).index(form), int(last), at])
+            pointers = [
+                t[i].data_ptr() if t is not None else 0
+                for t in (self.weights, self.us, self.vs, folded, grads)
+            ]
+            rows.append(
+                [*pointers, out, inputs, w.numel() // (out * inputs), list(FORMS).index(form), int(last), at]
+            )
             at += out + w[0].numel()
         return torch.tensor(rows)
 
     def scratch(self, table, task, iterate):
-        floats = self.library.functions.scratch_floats(ctypes.c_void_p(table.data_ptr()), ctypes.c_int64(len(table)), task, iterate)
+        floats = self.library.functions.scratch_floats(
+            ctypes.c_void_p(table.data_ptr()), ctypes.c_int64(len(table)), task, iterate
+        )
         return self.library.empty(torch.empty(floats))
 
     def power_iteration(self, eps=EPS):
@@ -97,7 +111,9 @@ class Layers:
             folded.append(self.library.empty(like, like.element_size() * self.aligned // 4))
         table = self.table(folded)
         scratch = self.scratch(table, 0, 0)
-        self.library.call("run_normalise_forward", table, len(table), self.constants, eps, DTYPES.index(dtype), scratch)
+        self.library.call(
+            "run_normalise_forward", table, len(table), self.constants, eps, DTYPES.index(dtype), scratch
+        )
         return folded, self.constants
 
     def backward(self, grads, constants, eps=EPS):
@@ -106,28 +122,40 @@ class Layers:
         self.constants.copy_(constants)
         table = self.table(grads, results)
         scratch = self.scratch(table, 1, 0)
-        self.library.call("run_normalise_backward", table, len(table), self.constants, eps, DTYPES.index(grads[0].dtype), scratch)
+        self.library.call(
+            "run_normalise_backward",
+            table,
+            len(table),
+            self.constants,
+            eps,
+            DTYPES.index(grads[0].dtype),
+            scratch,
+        )
         return results
 
 
 def error(got, exact):
-    """Largest error relative to the largest number."""
+    """Return the largest error relative to the largest number."""
     return ((got.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30)).item()
 
 
 def assert_as_good(got, plain, exact, floor=1e-6):
-    """At most twice the error of plain torch; `floor` is a few roundings of a sum, which plain torch may escape by luck."""
+    """At most twice the error of plain torch; `floor` is a few roundings of a sum, which plain torch may
+    escape by luck.
+    """
     assert got.isfinite().all()
     assert error(got, exact) <= 2 * error(plain, exact) + floor
 
 
-def test_power_iteration_of_every_shape(library):
+def test_power_iteration_handles_every_shape(library):
     torch.manual_seed(0)
     weights = [torch.randn(shape) for shape in SHAPES]
     us, vs = vectors(weights)
     got_us, got_vs = Layers(library, weights, us, vs).power_iteration()
     for w, u, v, got_u, got_v in zip(weights, us, vs, got_us, got_vs, strict=True):
-        plain, exact = (power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64))
+        plain, exact = (
+            power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64)
+        )
         assert_as_good(got_u, plain[0], exact[0])
         assert_as_good(got_v, plain[1], exact[1])
 
@@ -142,13 +170,15 @@ def test_power_iteration_over_many_blocks(library, shape, aligned):
     (launch,) = library.launches()
     assert int(launch.split()[1]) > 16  # several groups
     for w, u, v, got_u, got_v in zip(weights, us, vs, got_us, got_vs, strict=True):
-        plain, exact = (power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64))
+        plain, exact = (
+            power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64)
+        )
         assert_as_good(got_u, plain[0], exact[0])
         assert_as_good(got_v, plain[1], exact[1])
 
 
-def test_a_few_long_rows_and_more_blocks_than_rows(library):
-    """A row that costs more than a block's share leaves blocks without rows."""
+def test_more_blocks_than_rows(library):
+    # A row that is longer than the share of a block leaves blocks without rows.
     torch.manual_seed(2)
     weights = [torch.randn(3, 40000), torch.randn(1, 30000)]
     us, vs = vectors(weights)
@@ -156,7 +186,9 @@ def test_a_few_long_rows_and_more_blocks_than_rows(library):
     folded, constants = layers.forward()
     got_us, got_vs = layers.power_iteration()
     for i, (w, u, v) in enumerate(zip(weights, us, vs, strict=True)):
-        plain, exact = (power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64))
+        plain, exact = (
+            power_iteration_reference(w.to(t), u.to(t), v.to(t), EPS) for t in (torch.float32, torch.float64)
+        )
         assert_as_good(got_us[i], plain[0], exact[0])
         assert_as_good(got_vs[i], plain[1], exact[1])
         exact_weight, exact_sigma = normalise_reference(w.double(), u.double(), v.double(), EPS, "plain")
@@ -165,8 +197,8 @@ def test_a_few_long_rows_and_more_blocks_than_rows(library):
         assert_as_good(folded[i], plain_weight, exact_weight, 1e-5)
 
 
-def test_all_layers_of_three_networks(library):
-    """88 layers are more than one launch's table holds; 42 are not."""
+def test_layers_of_three_networks(library):
+    """Use 88 layers, more than the table of one launch holds, and 42, which fit."""
     torch.manual_seed(3)
     weights = [torch.randn(1 + i % 5, 1 + 3 * i % 11, *((3, 3) if i % 2 else (1, 1))) for i in range(88)]
     us, vs = vectors(weights)
@@ -181,12 +213,12 @@ def test_all_layers_of_three_networks(library):
     for i, (w, u, v) in enumerate(zip(weights, us, vs, strict=True)):
         assert torch.equal(copies[2 * i], u)
         assert torch.equal(copies[2 * i + 1], v)
-        wanted, sigma = normalise_reference(w, u, v, EPS, "plain")
+        expected, sigma = normalise_reference(w, u, v, EPS, "plain")
         torch.testing.assert_close(sigmas[i], sigma, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(folded[i], wanted, atol=1e-5, rtol=max(1e-5, 1e-5 / abs(sigma.item())))
-        wanted_u, wanted_v = power_iteration_reference(w, u, v, EPS)
-        torch.testing.assert_close(layers.us[i], wanted_u, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(layers.vs[i], wanted_v, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(folded[i], expected, atol=1e-5, rtol=max(1e-5, 1e-5 / abs(sigma.item())))
+        expected_u, expected_v = power_iteration_reference(w, u, v, EPS)
+        torch.testing.assert_close(layers.us[i], expected_u, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(layers.vs[i], expected_v, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -216,12 +248,18 @@ def test_every_form(library, dtype, last, aligned):
         assert abs(sigmas[i] - sigma) <= 1e-5 * sigma
         exact_sigmas.append(sigma)
         grads.append(torch.empty_like(folded[i]).copy_(torch.randn(exact.shape)))
-    given = torch.cat([torch.stack(exact_sigmas).float(), *(t for pair in zip(us, vs, strict=True) for t in pair)])
-    results = layers.backward(grads, given)
+    saved_constants = torch.cat(
+        [torch.stack(exact_sigmas).float(), *(t for pair in zip(us, vs, strict=True) for t in pair)]
+    )
+    results = layers.backward(grads, saved_constants)
     for i, (grad, w, u, v, form) in enumerate(zip(grads, weights, us, vs, forms, strict=True)):
-        plain = normalise_backward_reference(grad, w, given[i], u, v, EPS, form)
-        exact = normalise_backward_reference(grad.double(), w.double(), given[i].double(), u.double(), v.double(), EPS, form)
-        scale = (grad.float().abs().max() / given[i]).double()  # of what is subtracted, where nearly nothing is left
+        plain = normalise_backward_reference(grad, w, saved_constants[i], u, v, EPS, form)
+        exact = normalise_backward_reference(
+            grad.double(), w.double(), saved_constants[i].double(), u.double(), v.double(), EPS, form
+        )
+        scale = (
+            grad.float().abs().max() / saved_constants[i]
+        ).double()  # of what is subtracted, where nearly nothing is left
         assert (results[i] - exact).abs().max() <= 2 * (plain - exact).abs().max() + 4e-6 * scale
 
 
@@ -235,14 +273,14 @@ def test_zero_weight_stays_finite(library, shape):
     assert folded[0].eq(0).all() and constants[0] == 0
     grad = torch.randn(folded[0].shape)
     (result,) = layers.backward([grad], constants.clone())
-    wanted = normalise_backward_reference(grad, weights[0], constants[0], us[0], vs[0], EPS, forms[0])
+    expected = normalise_backward_reference(grad, weights[0], constants[0], us[0], vs[0], EPS, forms[0])
     # no term of rank one; a fold's sums of several may nearly cancel
-    torch.testing.assert_close(result, wanted, rtol=1.3e-6, atol=1e-6 * float(grad.abs().max()) / EPS)
+    torch.testing.assert_close(result, expected, rtol=1.3e-6, atol=1e-6 * float(grad.abs().max()) / EPS)
     (u,), (v,) = layers.power_iteration()
     assert u.eq(0).all() and v.eq(0).all()
 
 
-def test_sigma_below_eps_is_clamped_and_given_unclamped(library):
+def test_small_sigma_is_clamped_but_returned_unclamped(library):
     torch.manual_seed(9)
     weights = [torch.randn(5, 7) * 1e-6]
     us, vs = vectors(weights)
@@ -251,11 +289,15 @@ def test_sigma_below_eps_is_clamped_and_given_unclamped(library):
     torch.testing.assert_close(folded[0], weights[0] / EPS)
     assert 0 < abs(constants[0]) < EPS
     grad = torch.randn(5, 7)
-    wanted = normalise_backward_reference(grad, weights[0], constants[0], us[0], vs[0], EPS, "plain")
-    torch.testing.assert_close(layers.backward([grad], constants.clone())[0], wanted, atol=0, rtol=1e-5)  # no term of rank one
+    expected = normalise_backward_reference(grad, weights[0], constants[0], us[0], vs[0], EPS, "plain")
+    torch.testing.assert_close(
+        layers.backward([grad], constants.clone())[0], expected, atol=0, rtol=1e-5
+    )  # no term of rank one
     got_u, got_v = (t[0] for t in layers.power_iteration())
-    for got, wanted in zip((got_u, got_v), power_iteration_reference(weights[0], us[0], vs[0], EPS), strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-7, rtol=1e-4)
+    for got, expected in zip(
+        (got_u, got_v), power_iteration_reference(weights[0], us[0], vs[0], EPS), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-7, rtol=1e-4)
 
 
 def test_nan_stays_in_its_layer(library):
@@ -272,9 +314,14 @@ def test_nan_stays_in_its_layer(library):
         assert [t.isnan().all().item() for t in tensors] == [False, True, False]
 
 
-def test_order_of_blocks_and_threads_changes_no_bit(library):
+def test_block_and_thread_order_changes_no_bit(library):
     torch.manual_seed(6)
-    weights = [torch.randn(96, 128, 3, 3), torch.randn(300, 512), torch.randn(3, 64, 3, 3), torch.randn(40, 4608)]
+    weights = [
+        torch.randn(96, 128, 3, 3),
+        torch.randn(300, 512),
+        torch.randn(3, 64, 3, 3),
+        torch.randn(40, 4608),
+    ]
     us, vs = vectors(weights)
     forms = ["upsample", "plain", "downsample", "plain"]
     runs = []
@@ -293,21 +340,21 @@ def test_order_of_blocks_and_threads_changes_no_bit(library):
             assert torch.equal(a, b)
 
 
-def test_v_is_overwritten_only_after_every_block_has_read_it(library):
-    """Each block in turn is made the last: the result is the same, hence none read a v already written."""
+def test_v_is_overwritten_after_all_reads(library):
+    # Delay each block in turn, so that it finishes last: the result is the same.
     torch.manual_seed(7)
     weights = [torch.randn(100, 1024)]
     us, vs = vectors(weights)
-    wanted = None
+    expected = None
     for schedule in range(2, 10):
         library.on("sm_80", schedule)
         layers = Layers(library, weights, us, vs)
         got = torch.cat([t[0].clone() for t in layers.power_iteration()])
-        wanted = got if wanted is None else wanted
-        assert torch.equal(got, wanted)
+        expected = got if expected is None else expected
+        assert torch.equal(got, expected)
 
 
-def test_iterating_again_clears_the_tickets(library):
+def test_second_iteration_clears_tickets(library):
     torch.manual_seed(8)
     weights = [torch.randn(40, 700), torch.randn(9, 5000)]
     us, vs = vectors(weights)
@@ -316,6 +363,9 @@ def test_iterating_again_clears_the_tickets(library):
     scratch = layers.scratch(table, 0, 1)
     for _ in range(3):
         library.call("run_power_iteration", table, len(table), EPS, scratch)
-        us, vs = zip(*(power_iteration_reference(*state, EPS) for state in zip(weights, us, vs, strict=True)), strict=True)
-    for got, wanted in zip([*layers.us, *layers.vs], [*us, *vs], strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+        us, vs = zip(
+            *(power_iteration_reference(*state, EPS) for state in zip(weights, us, vs, strict=True)),
+            strict=True,
+        )
+    for got, expected in zip([*layers.us, *layers.vs], [*us, *vs], strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)

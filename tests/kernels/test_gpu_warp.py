@@ -1,15 +1,26 @@
-"""The warp by landmarks on a GPU, by every backend, against the reference. Run by `bench/gpu.sh`; nothing here runs without one."""
+"""The warp by landmarks on a GPU, by every backend, against the reference. Run by `bench/gpu/run.sh`; nothing
+here runs without one.
+"""
 
 import pytest
 import torch
 from talkinghead_kernels import backends, landmark_motion, use_backend, warp
 from talkinghead_kernels.warp_by_landmarks import landmark_motion_reference, warp_reference
-from warp_cases import DTYPES, FORMATS, LARGE, NAMES, faces, inputs, results
+
+from support.warp_cases import DTYPES, FORMATS, LARGE, NAMES, faces, inputs, results
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA device", allow_module_level=True)
 
-CASES = [((1, 1, 1, 1), None), ((2, 3, 3, 5), (1, 1)), ((2, 5, 17, 31), (5, 9)), ((1, 8, 12, 40), None), (LARGE, (64, 64))]
+pytestmark = pytest.mark.gpu
+
+CASES = [
+    ((1, 1, 1, 1), None),
+    ((2, 3, 3, 5), (1, 1)),
+    ((2, 5, 17, 31), (5, 9)),
+    ((1, 8, 12, 40), None),
+    (LARGE, (64, 64)),
+]
 
 
 @pytest.fixture(params=["cuda", "triton"])
@@ -30,7 +41,7 @@ def _poisoned():
 
 
 @pytest.mark.parametrize(("grid", "batch", "count"), [(1, 2, 1), (7, 3, 5), (64, 2, 84)])
-def test_motion_equals_the_reference(backend, grid, batch, count):
+def test_motion_equals_reference(backend, grid, batch, count):
     source, target = faces(batch, count, device="cuda")
     truth = landmark_motion_reference(source, target, grid)
     torch.testing.assert_close(landmark_motion(source, target, grid), truth, atol=1e-5, rtol=0)
@@ -39,21 +50,25 @@ def test_motion_equals_the_reference(backend, grid, batch, count):
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "field"), CASES, ids=str)
-def test_warp_and_gradients_are_as_exact_as_plain_torch(backend, shape, field, dtype, memory_format):
+def test_warp_and_gradient_errors_are_like_plain_torch(backend, shape, field, dtype, memory_format):
     image, motion, grad = inputs(shape, field, dtype, memory_format, "cuda")
     answers = results(warp, image, motion, grad)
     truths = results(warp_reference, image.double(), motion.double(), grad.double())
     plain = results(warp_reference, image, motion, grad)
     assert answers[0].is_contiguous(memory_format=memory_format)
-    for answer, truth, stock in zip(answers, truths, plain, strict=True):
+    for answer, truth, baseline in zip(answers, truths, plain, strict=True):
         assert answer.isfinite().all()
-        allowed = 2 * (stock.double() - truth).abs().max() + 4 * torch.finfo(stock.dtype).eps * (1 + truth.abs().max())
+        allowed = 2 * (baseline.double() - truth).abs().max() + 4 * torch.finfo(baseline.dtype).eps * (
+            1 + truth.abs().max()
+        )
         assert (answer.double() - truth).abs().max() <= allowed
 
 
 def test_warp_runs_bit_equal(backend):
     tensors = inputs(LARGE, (64, 64), device="cuda")
-    assert all(torch.equal(a, b) for a, b in zip(results(warp, *tensors), results(warp, *tensors), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(results(warp, *tensors), results(warp, *tensors), strict=True)
+    )
 
 
 def test_warp_is_captured_and_replayed(backend):

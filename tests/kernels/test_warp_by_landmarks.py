@@ -8,31 +8,26 @@ import sys
 
 import pytest
 import torch
-from talkinghead_kernels import (
-    backend,
-    backends,
-    landmark_motion,
-    warp,
-    warp_by_landmarks,
-)
+from talkinghead_kernels import backend, backends, landmark_motion, warp, warp_by_landmarks
 from talkinghead_kernels.warp_by_landmarks import warp_reference
-from warp_cases import CASES, DTYPES, FORMATS, LARGE, NAMES, SHAPES, faces, inputs, results
 
 from conftest import RUNNABLE
+from support.cpu_capabilities import CPU_CAPABILITIES
+from support.warp_cases import CASES, DTYPES, FORMATS, LARGE, NAMES, SHAPES, faces, inputs, results
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 needs_cpp = pytest.mark.skipif("cpp" not in RUNNABLE, reason=f"cpp: {backends()['cpp']}")
 
 
-def assert_as_good(answer, truth, stock, name):
+def assert_as_good(answer, truth, baseline, name):
     """At most twice plain torch's error, or a rounding or two where plain torch happens to have none."""
     assert answer.isfinite().all(), name
-    error, allowed = ((t.double() - truth).abs().max().item() for t in (answer, stock))
+    error, allowed = ((t.double() - truth).abs().max().item() for t in (answer, baseline))
     assert error <= 2 * allowed + 4 * torch.finfo(answer.dtype).eps * (1 + truth.abs().max().item()), name
 
 
 def motion_by_formula(source, target, grid):
-    """The field in double precision, place by place, with the formula and nothing else."""
+    """Return the field in double precision, position by position, by the formula."""
     fifths = [i / 4 for i in range(5)]
     border = torch.tensor([(x, y) for y in fifths for x in fifths if x in (0, 1) or y in (0, 1)]).double()
     field = torch.empty(len(source), 2, grid, grid, dtype=torch.float64)
@@ -53,7 +48,7 @@ def motion_by_formula(source, target, grid):
 
 @pytest.mark.parametrize("grid", [1, 3, 16, 17])
 @pytest.mark.parametrize("count", [0, 1, 84])
-def test_motion_equals_the_formula(device, count, grid):
+def test_motion_equals_formula(device, count, grid):
     source, target = faces(2, count, device=device)
     answer = landmark_motion(source, target, grid)
     assert answer.dtype == torch.float32 and answer.is_contiguous()
@@ -61,7 +56,7 @@ def test_motion_equals_the_formula(device, count, grid):
     torch.testing.assert_close(answer.cpu().double(), truth, atol=2e-6, rtol=0)
 
 
-def test_motion_where_landmarks_coincide_or_lie_outside(device):
+def test_motion_of_coinciding_and_outside_landmarks(device):
     source, target = faces(1, 20, device=device)
     target[:, :10], source[:, 10:12], target[:, 12] = target[:, :1], source[:, :1], 1.4
     source[:, 13], target[:, 14] = -0.5, 0.25
@@ -70,7 +65,7 @@ def test_motion_where_landmarks_coincide_or_lie_outside(device):
     torch.testing.assert_close(answer.cpu().double(), truth, atol=2e-5, rtol=0)
 
 
-def test_motion_brings_landmarks_to_their_target(device):
+def test_motion_moves_landmarks_to_target(device):
     source, target = (
         torch.tensor([[[0.3, 0.4]]], device=device),
         torch.tensor([[[0.40625, 0.46875]]], device=device),
@@ -79,7 +74,7 @@ def test_motion_brings_landmarks_to_their_target(device):
     torch.testing.assert_close(field[0, :, 7, 6], (source - target)[0, 0], atol=2e-3, rtol=0)
 
 
-def test_motion_takes_points_of_any_dtype_and_strides(device):
+def test_motion_accepts_any_dtype_and_strides(device):
     source, target = (points.bfloat16().float() for points in faces(3, 7, device=device))
     truth = landmark_motion(source, target, 9)
     assert torch.equal(landmark_motion(source.double(), target.bfloat16(), 9), truth)
@@ -89,7 +84,7 @@ def test_motion_takes_points_of_any_dtype_and_strides(device):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_motion_of_a_landmark_that_is_nowhere_is_nan_in_its_sample(device, bad):
+def test_nonfinite_landmark_gives_nan_in_its_sample(device, bad):
     source, target = faces(2, 5, device=device)
     truth = landmark_motion(source, target, 8)
     for points in (source, target):
@@ -101,20 +96,20 @@ def test_motion_of_a_landmark_that_is_nowhere_is_nan_in_its_sample(device, bad):
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape, field", CASES, ids=str)
-def test_warp_is_as_exact_as_plain_torch(device, threads, shape, field, dtype, memory_format):
+def test_warp_error_is_like_plain_torch(device, threads, shape, field, dtype, memory_format):
     threads(2)
     tensors = inputs(shape, field, dtype, memory_format, device)
-    answer, stock = results(warp, *tensors), results(warp_reference, *tensors)
+    answer, baseline = results(warp, *tensors), results(warp_reference, *tensors)
     truth = results(warp_reference, *(tensor.double() for tensor in tensors))
     assert [t.dtype for t in answer] == [dtype, dtype, torch.float32]
     assert all(t.is_contiguous(memory_format=memory_format) for t in answer[:2])
-    for name, *values in zip(("result", "grad_image", "grad_motion"), answer, truth, stock, strict=True):
+    for name, *values in zip(("result", "grad_image", "grad_motion"), answer, truth, baseline, strict=True):
         assert_as_good(*values, name)
     if dtype == torch.float32 and backend.current() != "reference":
         torch.testing.assert_close(answer[0].double(), truth[0], atol=2e-5, rtol=0)
 
 
-def test_warp_equals_the_formula(device):
+def test_warp_equals_formula(device):
     image, motion, _ = inputs((1, 2, 6, 5), None, device=device, spread=0.4)
 
     def weights(t):
@@ -133,7 +128,7 @@ def test_warp_equals_the_formula(device):
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("shape", [*SHAPES, LARGE], ids=str)
-def test_landmarks_that_stay_give_the_picture_back(device, shape, memory_format):
+def test_unmoved_landmarks_return_image(device, shape, memory_format):
     image, *_ = inputs(shape, None, memory_format=memory_format, device=device)
     points, _ = faces(shape[0], 84, device=device)
     same = warp_by_landmarks(image, points, points)
@@ -146,8 +141,8 @@ def test_landmarks_that_stay_give_the_picture_back(device, shape, memory_format)
 @pytest.mark.parametrize("right, down", [(1, 0), (0, 1), (-2, 3)])
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("field", [(1, 1), None], ids=str)
-def test_a_constant_motion_shifts_the_picture(device, field, memory_format, right, down):
-    """By whole pixels; what comes from outside is the border's pixel."""
+def test_constant_motion_shifts_image(device, field, memory_format, right, down):
+    # The shift is by whole pixels; outside, pixels of the border are repeated.
     image, motion, _ = inputs((1, 3, 16, 32), field, memory_format=memory_format, device=device)
     motion[:, 0], motion[:, 1] = right / 32, down / 16
     columns, rows = (torch.arange(32) + right).clamp(0, 31), (torch.arange(16) + down).clamp(0, 15)
@@ -156,7 +151,7 @@ def test_a_constant_motion_shifts_the_picture(device, field, memory_format, righ
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("far", [1.5, 1e3, 1e30])
-def test_places_far_outside_read_the_border(device, far, memory_format):
+def test_positions_far_outside_read_border(device, far, memory_format):
     image, motion, grad = inputs((1, 3, 8, 9), (1, 1), memory_format=memory_format, device=device)
     for x, y in itertools.product((-far, far), (-far, far)):
         motion[:, 0], motion[:, 1] = x, y
@@ -170,7 +165,7 @@ def test_places_far_outside_read_the_border(device, far, memory_format):
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_motion_that_is_not_finite_gives_nan_there_alone(device, bad, memory_format):
+def test_nonfinite_motion_gives_nan_at_its_pixel(device, bad, memory_format):
     image, motion, grad = inputs((2, 3, 20, 24), None, memory_format=memory_format, device=device)
     truth = warp(image, motion)
     for plane in (0, 1):
@@ -183,26 +178,29 @@ def test_a_motion_that_is_not_finite_gives_nan_there_alone(device, bad, memory_f
         assert grad_motion[0].isfinite().all()
 
 
-def test_image_motion_and_gradient_of_any_strides_and_dtype(device):
-    whole, field, grads = inputs((4, 6, 20, 24), (9, 8), device=device)
+def test_warp_accepts_any_strides_and_dtype(device):
+    full_image, field, grads = inputs((4, 6, 20, 24), (9, 8), device=device)
     for view in (
         lambda t: t[::2, ::2, 1:9, ::3],
         lambda t: t[:, :, :, :1].expand(4, 6, 20, 7),
         lambda t: t.transpose(2, 3),
     ):
-        image, grad = view(whole), view(grads)
+        image, grad = view(full_image), view(grads)
         motion = field[: len(image)].transpose(2, 3)
         truth = results(warp, image.contiguous(), motion.contiguous(), grad.contiguous())
         for answer, same in zip(results(warp, image, motion, grad), truth, strict=True):
             torch.testing.assert_close(answer, same)
     for dtype in (torch.float64, torch.bfloat16):
         motion = field.to(dtype)
-        answer, truth = results(warp, whole, motion, grads), results(warp, whole, motion.float(), grads)
+        answer, truth = (
+            results(warp, full_image, motion, grads),
+            results(warp, full_image, motion.float(), grads),
+        )
         assert answer[2].dtype == dtype and torch.equal(answer[0], truth[0])
         torch.testing.assert_close(answer[2], truth[2].to(dtype))
 
 
-def test_only_the_gradient_that_is_asked_for_is_made(device):
+def test_only_requested_gradient_is_computed(device):
     image, motion, grad = inputs((2, 3, 9, 10), (4, 4), device=device)
     _, grad_image, grad_motion = results(warp, image, motion, grad)
     alone = torch.autograd.grad(warp(image.requires_grad_(), motion), image, grad)[0]
@@ -214,7 +212,7 @@ def test_only_the_gradient_that_is_asked_for_is_made(device):
     assert [t.numel() for t in op(grad, image.detach(), motion.detach(), False, False)] == [0, 0]
 
 
-def test_no_pictures(device):
+def test_empty_batch_gives_empty_result(device):
     image, motion, grad = inputs((0, 3, 8, 8), (4, 4), device=device)
     assert [tuple(t.shape) for t in results(warp, image, motion, grad)] == [
         (0, 3, 8, 8),
@@ -227,7 +225,7 @@ def test_no_pictures(device):
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=NAMES)
 @pytest.mark.parametrize("shape", [(1, 3, 160, 160), (5, 7, 33, 33)], ids=str)
-def test_runs_and_threads_give_the_same_bits(device, threads, shape, memory_format):
+def test_result_is_bit_equal_for_any_threads(device, threads, shape, memory_format):
     tensors, points = (
         inputs(shape, (64, 64), memory_format=memory_format, device=device),
         faces(shape[0], 84, device=device),
@@ -240,7 +238,7 @@ def test_runs_and_threads_give_the_same_bits(device, threads, shape, memory_form
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
 
 
-def test_samples_of_a_batch_are_warped_alone(device):
+def test_batch_samples_are_independent(device):
     tensors = inputs((3, 3, 17, 18), (5, 4), device=device)
     together = results(warp, *tensors)
     for row in range(3):
@@ -248,7 +246,7 @@ def test_samples_of_a_batch_are_warped_alone(device):
         assert all(torch.equal(a[row], b[0]) for a, b in zip(together, alone, strict=True))
 
 
-def test_backward_keeps_image_and_motion_alone(device):
+def test_backward_saves_image_and_motion_only(device):
     image, motion, _ = inputs((2, 3, 16, 16), (4, 4), torch.bfloat16, device=device)
     tensors = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: tensors.append(t) or t, lambda t: t):
@@ -258,9 +256,10 @@ def test_backward_keeps_image_and_motion_alone(device):
 
 @needs_cpp
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    """The extension holds kernels for several; torch's variable lowers the choice in a fresh process."""
+    # The extension holds kernels for several instruction sets and runs the newest. An environment variable of
+    # torch selects an older one in a new process.
     only = "cpp and (formula or (plain_torch and (31 or 26))) or shifts"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", only]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}

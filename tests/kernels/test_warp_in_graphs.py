@@ -8,9 +8,9 @@ import pytest
 import torch
 from talkinghead_kernels import decompositions, landmark_motion, use_backend, warp, warp_by_landmarks
 from torch import nn
-from warp_cases import FORMATS, NAMES, faces, inputs
 
 from conftest import DEVICES, RUNNABLE
+from support.warp_cases import FORMATS, NAMES, faces, inputs
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 
@@ -31,7 +31,7 @@ def test_opcheck(device, memory_format):
         torch.library.opcheck(ops.warp_backward.default, (grad, image, motion, *needed))
 
 
-def test_compiled_code_follows_backend_and_batch_without_recompiling():
+def test_compiled_code_follows_backend_and_batch():
     def step(image, source, target):
         return warp(image * 2, landmark_motion(source, target, 8) * 1.5) + 1
 
@@ -66,7 +66,7 @@ class Exported(nn.Module):
         return warp(image, landmark_motion(source, target, 8))
 
 
-def test_export_and_onnx_of_any_batch():
+def test_export_and_onnx_accept_any_batch():
     batch = torch.export.Dim("batch")
     arguments = inputs((3, 3, 20, 24), None)[0], *faces(3, 9)
     program = torch.export.export(Exported(), arguments, dynamic_shapes=({0: batch},) * 3)
@@ -113,7 +113,7 @@ BAD = [
         (POINTS, POINTS.to("meta")),
         "landmark_motion: target must be [2, 4, 2] on cpu as source is, got [2, 4, 2] on meta",
     ),
-    (landmark_motion, (POINTS, POINTS, 0), "landmark_motion: grid must be 1 or more, got 0"),
+    (landmark_motion, (POINTS, POINTS, 0), "landmark_motion: grid must be at least 1, got 0"),
     (
         warp,
         (IMAGE[0], MOTION),
@@ -127,7 +127,7 @@ BAD = [
     (
         warp,
         (IMAGE[:, :0], MOTION),
-        "warp: image must have a channel, a row and a column or more, got [2, 0, 5, 6]",
+        "warp: image must have at least one channel, row and column, got [2, 0, 5, 6]",
     ),
     (
         warp,
@@ -149,7 +149,7 @@ BAD = [
         (IMAGE, MOTION.to("meta")),
         "warp: motion must be [2, 2, h, w] on cpu for the image, got [2, 2, 4, 4] on meta",
     ),
-    (warp, (IMAGE, MOTION[..., :0]), "warp: motion must have a row and a column or more, got [2, 2, 4, 0]"),
+    (warp, (IMAGE, MOTION[..., :0]), "warp: motion must have at least one row and column, got [2, 2, 4, 0]"),
 ]
 
 

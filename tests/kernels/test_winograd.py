@@ -6,9 +6,11 @@ import pytest
 import talkinghead_kernels as ops
 import torch
 import torch.nn.functional as F
-from talkinghead_kernels import backends, convolution, native, winograd
+from talkinghead_kernels import backends, extension, packed_conv, winograd
 
-NO_KERNEL = native.missing("cpu", "winograd_forward")
+from support.cpu_capabilities import CPU_CAPABILITIES
+
+NO_KERNEL = extension.unavailable_reason("cpu", "winograd_forward")
 RUNNABLE = [name for name in ("reference", "cpp") if backends()[name] is None]
 SHAPES = [
     (1, 1, 1, 1, 1),
@@ -39,14 +41,14 @@ def backend(request):
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads; it is put back afterwards."""
+    """Set the number of threads, and restore it afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 def inputs(shape):
-    """x in channels_last, weight and bias."""
+    """Return x in channels_last, weight and bias."""
     torch.manual_seed(0)
     batch, channels, outputs, height, width = shape
     x = torch.randn(batch, channels, height, width).to(memory_format=torch.channels_last)
@@ -55,49 +57,67 @@ def inputs(shape):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_is_nearly_as_exact_as_plain_torch(backend, threads, shape, bias):
+def test_error_is_near_plain_torch(backend, threads, shape, bias):
     threads(2)
     x, weight, offset = inputs(shape)
     offset = offset if bias else None
-    wanted = F.conv2d(x.double(), weight.double(), None if offset is None else offset.double(), padding=1)
-    made = ops.conv2d(x, winograd.transform(weight), offset, padding=1)
-    assert made.dtype == torch.float32 and made.is_contiguous(memory_format=torch.channels_last)
-    error, stock = ((y - wanted).square().mean().sqrt() for y in (made, F.conv2d(x, weight, offset, padding=1)))
-    assert error <= 8 * stock + 2e-7  # the transforms cost digits
-    assert (made - wanted).abs().max() <= 2e-5
+    expected = F.conv2d(x.double(), weight.double(), None if offset is None else offset.double(), padding=1)
+    result = ops.conv2d(x, winograd.transform(weight), offset, padding=1)
+    assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
+    error, baseline = (
+        (y - expected).square().mean().sqrt() for y in (result, F.conv2d(x, weight, offset, padding=1))
+    )
+    assert error <= 8 * baseline + 2e-7  # the transforms cost digits
+    assert (result - expected).abs().max() <= 2e-5
 
 
-def test_a_clamp_keeps_what_is_no_number(backend):
+def test_clamp_keeps_nan(backend):
     x, weight, offset = inputs((2, 20, 40, 9, 6))
-    wanted = F.conv2d(x, weight, offset, padding=1)
+    expected = F.conv2d(x, weight, offset, padding=1)
     packed = winograd.transform(weight)
-    torch.testing.assert_close(ops.conv2d(x, packed, offset, padding=1, clamp=(-0.5, 0.75)), wanted.clamp(-0.5, 0.75), atol=1e-5, rtol=0)
-    torch.testing.assert_close(ops.conv2d(x, packed, offset, padding=1, clamp=(0, float("inf"))), wanted.relu(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ops.conv2d(x, packed, offset, padding=1, clamp=(-0.5, 0.75)),
+        expected.clamp(-0.5, 0.75),
+        atol=1e-5,
+        rtol=0,
+    )
+    torch.testing.assert_close(
+        ops.conv2d(x, packed, offset, padding=1, clamp=(0, float("inf"))), expected.relu(), atol=1e-5, rtol=0
+    )
     x[1, 3, 0, 0] = float("nan")
-    made = ops.conv2d(x, packed, offset, padding=1, clamp=(-0.5, 0.75))
-    assert made[1, :, :2, :2].isnan().all()
-    assert made[0].isfinite().all() and made[1, :, 4:].isfinite().all() and made[1, :, :, 4:].isfinite().all()
+    result = ops.conv2d(x, packed, offset, padding=1, clamp=(-0.5, 0.75))
+    assert result[1, :, :2, :2].isnan().all()
+    assert (
+        result[0].isfinite().all()
+        and result[1, :, 4:].isfinite().all()
+        and result[1, :, :, 4:].isfinite().all()
+    )
 
 
-def test_maps_of_any_strides(backend):
+def test_maps_accept_any_strides(backend):
     x, weight, offset = inputs((3, 24, 32, 9, 6))
     packed = winograd.transform(weight)
-    wanted = ops.conv2d(x, packed, offset, padding=1)
+    expected = ops.conv2d(x, packed, offset, padding=1)
     wide = torch.randn(3, 48, 9, 6).to(memory_format=torch.channels_last)
     wide[:, ::2] = x
-    for given in (x.contiguous(), wide[:, ::2]):
-        torch.testing.assert_close(ops.conv2d(given, packed, offset, padding=1), wanted, atol=1e-5, rtol=0)
-    for given in (x[1:2], x[..., :1], x[:, :, 3:4]):
+    for maps in (x.contiguous(), wide[:, ::2]):
+        torch.testing.assert_close(ops.conv2d(maps, packed, offset, padding=1), expected, atol=1e-5, rtol=0)
+    for maps in (x[1:2], x[..., :1], x[:, :, 3:4]):
         torch.testing.assert_close(
-            ops.conv2d(given, packed, offset, padding=1), F.conv2d(given, weight, offset, padding=1), atol=1e-5, rtol=0
+            ops.conv2d(maps, packed, offset, padding=1),
+            F.conv2d(maps, weight, offset, padding=1),
+            atol=1e-5,
+            rtol=0,
         )
-    torch.testing.assert_close(ops.conv2d(x, packed, offset.repeat_interleave(2)[::2], padding=1), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ops.conv2d(x, packed, offset.repeat_interleave(2)[::2], padding=1), expected, atol=1e-5, rtol=0
+    )
     assert ops.conv2d(x[:0], packed, offset, padding=1).shape == (0, 32, 9, 6)
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.parametrize("shape", [(1, 160, 160, 16, 16), (3, 40, 100, 30, 9)], ids=str)
-def test_threads_and_company_change_no_bit(threads, shape):
+def test_threads_and_batch_change_no_bit(threads, shape):
     x, weight, offset = inputs(shape)
     packed = winograd.transform(weight)
     runs = []
@@ -110,48 +130,66 @@ def test_threads_and_company_change_no_bit(threads, shape):
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    """In a fresh process, as the kernel looks once; what it allocates is filled with 3e38 there."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "cpp and not reference"]
+    # Run a new process, because the kernel reads the variable once.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "cpp and not reference",
+    ]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_without_the_kernel_the_formula_runs(monkeypatch):
+def test_missing_kernel_falls_back_to_formula(monkeypatch):
     x, weight, offset = inputs((2, 20, 40, 9, 6))
     packed = winograd.transform(weight)
-    wanted = F.conv2d(x, weight, offset, padding=1)
-    monkeypatch.setattr(native, "missing", lambda device, kernel=None: "the extension is not built")
-    torch.testing.assert_close(ops.conv2d(x, packed, offset, padding=1), wanted, atol=1e-5, rtol=0)
-    assert not winograd.native_runs()
+    expected = F.conv2d(x, weight, offset, padding=1)
+    monkeypatch.setattr(
+        extension, "unavailable_reason", lambda device, kernel=None: "the extension is not built"
+    )
+    torch.testing.assert_close(ops.conv2d(x, packed, offset, padding=1), expected, atol=1e-5, rtol=0)
+    assert not winograd.uses_native_kernel()
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
-def test_what_is_packed_for_it():
+def test_pack_selects_layers_for_winograd():
     def chosen(weight, maps, *arguments, **more):
         packed = ops.pack(weight, maps, *arguments, **more)
-        assert convolution.is_packed(packed) == (packed is not weight)
+        assert packed_conv.is_packed(packed) == (packed is not weight)
         return packed.dim() == 3
 
     weight, maps = torch.randn(32, 16, 3, 3), (1, 16, 32, 32)
     assert chosen(weight, maps, 1, 1)
     assert ops.pack(weight, maps, 1, 1).shape == (36, 16, 32)
     assert not chosen(weight, maps, 2, 1) and not chosen(weight, maps, 1, 0)
-    assert not chosen(torch.randn(16, 1, 3, 3), maps, 1, 1, 16) and not chosen(torch.randn(16, 32, 3, 3), maps, 1, 1, transposed=True)
+    assert not chosen(torch.randn(16, 1, 3, 3), maps, 1, 1, 16) and not chosen(
+        torch.randn(16, 32, 3, 3), maps, 1, 1, transposed=True
+    )
     assert not chosen(weight[..., :1, :1], maps, 1, 1) and not chosen(weight.double(), maps, 1, 1)
     assert not chosen(weight.bfloat16(), maps, 1, 1)
     assert not chosen(weight[:3], maps, 1, 1) and not chosen(weight[:, :3], (1, 3, 32, 32), 1, 1)
-    assert chosen(weight, (1, 16, 8, 8), 1, 1) and not chosen(weight, (1, 16, 4, 4), 1, 1) and chosen(weight, (4, 16, 4, 4), 1, 1)
+    assert (
+        chosen(weight, (1, 16, 8, 8), 1, 1)
+        and not chosen(weight, (1, 16, 4, 4), 1, 1)
+        and chosen(weight, (4, 16, 4, 4), 1, 1)
+    )
     deep = torch.randn(1, 1, 3, 3).expand(512, 512, 3, 3)
     assert chosen(deep, (1, 512, 16, 16), 1, 1) and not chosen(deep, (1, 512, 8, 8), 1, 1)
     with ops.use_backend("reference"):
         assert not chosen(weight, maps, 1, 1)
 
 
-def test_layers_beside_a_resampling(backend):
-    """A packed weight is not folded, however many channels it has."""
+def test_layers_next_to_resampling(backend):
+    # A packed weight is not folded, whatever its number of channels.
     for outputs in (2, 4, 24):
         x, weight, offset = inputs((2, 8, outputs, 6, 10))
         packed = winograd.transform(weight)
@@ -160,8 +198,14 @@ def test_layers_beside_a_resampling(backend):
 
 
 BAD = [
-    ({"x": torch.zeros(20, 9, 6)}, r"x must be float32 \[B, 20, H, W\] on cpu, got torch.float32 \[20, 9, 6\] on cpu"),
-    ({"x": torch.zeros(2, 21, 9, 6)}, r"x must be float32 \[B, 20, H, W\] on cpu, got torch.float32 \[2, 21, 9, 6\]"),
+    (
+        {"x": torch.zeros(20, 9, 6)},
+        r"x must be float32 \[B, 20, H, W\] on cpu, got torch.float32 \[20, 9, 6\] on cpu",
+    ),
+    (
+        {"x": torch.zeros(2, 21, 9, 6)},
+        r"x must be float32 \[B, 20, H, W\] on cpu, got torch.float32 \[2, 21, 9, 6\]",
+    ),
     ({"x": torch.zeros(2, 20, 9, 6).bfloat16()}, r"x must be float32 .* got torch.bfloat16"),
     ({"x": torch.zeros(2, 20, 9, 6, device="meta")}, r"x must be float32 .* on meta"),
     ({"bias": torch.zeros(39)}, r"bias must be float32 \[out\] = \[40\] on cpu, got torch.float32 \[39\]"),
@@ -177,31 +221,35 @@ def test_bad_input_is_named(wrong, message):
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (0.0, None), (-1.0, 1.5)])
-def test_as_an_op(backend, bounds):
+def test_op_passes_opcheck(backend, bounds):
     x, weight, offset = inputs((2, 20, 40, 9, 6))
-    packed = ops.pack(weight, x.shape, 1, 1, exportable=True) if backend == "cpp" else winograd.transform(weight)
-    given = x.contiguous(memory_format=torch.channels_last), packed, offset, *bounds
-    torch.library.opcheck(torch.ops.talkinghead.winograd.default, given, test_utils=("test_schema", "test_faketensor"))
-    wanted = F.conv2d(x, weight, offset, padding=1)
-    wanted = wanted if bounds == (None, None) else wanted.clamp(*bounds)
-    torch.testing.assert_close(torch.ops.talkinghead.winograd(*given), wanted, atol=1e-5, rtol=0)
+    packed = (
+        ops.pack(weight, x.shape, 1, 1, exportable=True) if backend == "cpp" else winograd.transform(weight)
+    )
+    arguments = x.contiguous(memory_format=torch.channels_last), packed, offset, *bounds
+    torch.library.opcheck(
+        torch.ops.talkinghead.winograd.default, arguments, test_utils=("test_schema", "test_faketensor")
+    )
+    expected = F.conv2d(x, weight, offset, padding=1)
+    expected = expected if bounds == (None, None) else expected.clamp(*bounds)
+    torch.testing.assert_close(torch.ops.talkinghead.winograd(*arguments), expected, atol=1e-5, rtol=0)
 
 
-def test_compiled_and_exported_code_holds_the_op():
+def test_compiled_and_exported_code_contains_op():
     class Layer(torch.nn.Module):
         def forward(self, x):
             return ops.conv2d(x * 2, packed, offset, padding=1, clamp=(0, 6)) + 1
 
     x, weight, offset = inputs((2, 20, 40, 9, 6))
     packed = winograd.transform(weight)
-    wanted = Layer()(x)
+    expected = Layer()(x)
     program = torch.export.export(Layer(), (x,))
     assert "talkinghead.winograd" in str(program.graph)
-    torch.testing.assert_close(program.module()(x), wanted)
-    torch.testing.assert_close(torch.compile(Layer(), fullgraph=True)(x), wanted)
+    torch.testing.assert_close(program.module()(x), expected)
+    torch.testing.assert_close(torch.compile(Layer(), fullgraph=True)(x), expected)
 
 
-def test_what_can_be_exported_is_packed_for_winograd_alone():
+def test_exportable_weights_are_packed_for_winograd_only():
     assert ops.pack(torch.randn(32, 16, 1, 1), (1, 16, 32, 32), exportable=True).layout == torch.strided
     weight = torch.randn(32, 16, 4, 4)
     assert ops.pack(weight, (1, 16, 32, 32), 2, 1, exportable=True) is weight

@@ -1,15 +1,15 @@
-"""Retargeting, on faces in space whose every measure is known: of other proportions and depth than the mean face's, and acting."""
+"""Tests of retargeting with 3D faces of known proportions and motion."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from talkinghead.animate import map_track
 from talkinghead.clip import Track
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.mean_face import MEAN_FACE
-from talkinghead.landmarks.retarget import LIPS, Neutral, neutral_face, retarget
+from talkinghead.landmarks.retarget import LIPS, NeutralFace, neutral_face, retarget
+from talkinghead.pipelines.animate import align_track
 
 FPS, FRAMES = 25, 100
 LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
@@ -17,7 +17,7 @@ LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
 
 @dataclass(frozen=True)
 class Head:
-    """Proportions, as factors on the mean face's."""
+    """Proportions of a head relative to the mean face."""
 
     wide: float = 1.0
     eyes: float = 1.0
@@ -42,7 +42,7 @@ BOB = Head(wide=1.12, eyes=0.93, nose=1.15, mouth=1.2, deep=1.15)
 
 
 def motion(frames: int = FRAMES) -> dict[str, np.ndarray]:
-    """Mouth 0..0.3 (never quite shut for long), lids 0 shut .. 1 open, turns in radians, place in frame."""
+    """Return the motion of a head: mouth 0..0.3, lids from 0 (shut) to 1 (open), rotations in radians."""
     time = np.arange(frames) / FPS
     lids = np.ones(frames)
     for blink in range(20, frames - 4, 40):
@@ -56,12 +56,12 @@ def motion(frames: int = FRAMES) -> dict[str, np.ndarray]:
     }
 
 
-def film(head: Head, acts: dict[str, np.ndarray], size: float = 60.0, noise: float = 0.0) -> Track:
-    """The landmarks of a head that acts, filmed."""
+def make_track(head: Head, movement: dict[str, np.ndarray], size: float = 60.0, noise: float = 0.0) -> Track:
+    """Return the landmarks of a head with this motion."""
     shape = head.shape()
-    frames = len(acts["mouth"])
+    frames = len(movement["mouth"])
     faces = np.repeat(shape[None], frames, axis=0)
-    gap = acts["mouth"][:, None] * (shape[54, 0] - shape[48, 0]) / 1.2
+    gap = movement["mouth"][:, None] * (shape[54, 0] - shape[48, 0]) / 1.2
     faces[:, [lower for _, lower in LIPS], 1] += 0.8 * gap
     faces[:, [upper for upper, _ in LIPS], 1] -= 0.2 * gap
     faces[:, 55:60, 1] += 0.8 * gap
@@ -69,67 +69,82 @@ def film(head: Head, acts: dict[str, np.ndarray], size: float = 60.0, noise: flo
     for upper, lower in LIDS:
         meet = faces[:, lower, 1] - 0.3 * (faces[:, lower, 1] - faces[:, upper, 1])
         for lid in (upper, lower):
-            faces[:, lid, 1] = meet + acts["lids"] * (faces[:, lid, 1] - meet)
-    seen = np.stack([turn(*angles) @ face.T for *angles, face in zip(acts["yaw"], acts["pitch"], acts["roll"], faces, strict=True)])
-    points = seen[:, :2].transpose(0, 2, 1) * size + [300, 200]
+            faces[:, lid, 1] = meet + movement["lids"] * (faces[:, lid, 1] - meet)
+    rotated = np.stack(
+        [
+            turn(*angles) @ face.T
+            for *angles, face in zip(movement["yaw"], movement["pitch"], movement["roll"], faces, strict=True)
+        ]
+    )
+    points = rotated[:, :2].transpose(0, 2, 1) * size + [300, 200]
     points += np.random.default_rng(0).normal(0, noise, points.shape)
     return Track(points, (400, 640), FPS)
 
 
 def turn(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    def about(first: int, second: int, angle: float) -> np.ndarray:
+    def axis_rotation(first: int, second: int, angle: float) -> np.ndarray:
         rotation = np.eye(3)
         rotation[[first, second], [first, second]] = np.cos(angle)
         rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
         return rotation
 
-    return about(0, 1, roll) @ about(2, 0, yaw) @ about(1, 2, pitch)
+    return axis_rotation(0, 1, roll) @ axis_rotation(2, 0, yaw) @ axis_rotation(1, 2, pitch)
 
 
-def rest(head: Head, side: float = 0.17) -> Neutral:
-    """A person's face at rest in the person's crop."""
+def rest_face(head: Head, side: float = 0.17) -> NeutralFace:
+    """Return a person's neutral face in the person's crop."""
     return neutral_face((head.shape()[:, :2] * side + [0.5, 0.55])[None])
 
 
-def apart(points: np.ndarray, first: int, second: int) -> np.ndarray:
+def distance(points: np.ndarray, first: int, second: int) -> np.ndarray:
     return np.linalg.norm(points[:, first] - points[:, second], axis=1)
 
 
 def proportions(points: np.ndarray) -> np.ndarray:
-    """Eyes to jaw, nose to eyes, and mouth to eyes at rest: medians over the frames."""
-    eyes = apart(points, 36, 45)
+    """Return the ratios of eyes to jaw, nose to eyes, and mouth at rest to eyes: medians over the frames."""
+    eyes = distance(points, 36, 45)
     calm = mouth_opening(points) <= np.percentile(mouth_opening(points), 30)
-    mouth = apart(points, 48, 54) / eyes
-    return np.array([np.median(eyes / apart(points, 2, 14)), np.median(apart(points, 27, 33) / eyes), np.median(mouth[calm])])
+    mouth = distance(points, 48, 54) / eyes
+    return np.array(
+        [
+            np.median(eyes / distance(points, 2, 14)),
+            np.median(distance(points, 27, 33) / eyes),
+            np.median(mouth[calm]),
+        ]
+    )
 
 
 def mouth_opening(points: np.ndarray) -> np.ndarray:
-    return np.mean([apart(points, upper, lower) for upper, lower in LIPS], axis=0) / apart(points, 36, 45)
+    return np.mean([distance(points, upper, lower) for upper, lower in LIPS], axis=0) / distance(
+        points, 36, 45
+    )
 
 
 def eye_opening(points: np.ndarray) -> np.ndarray:
-    return np.mean([apart(points, upper, lower) for upper, lower in LIDS], axis=0) / apart(points, 36, 45)
+    return np.mean([distance(points, upper, lower) for upper, lower in LIDS], axis=0) / distance(
+        points, 36, 45
+    )
 
 
-def pixels(drive: Track, person: Neutral, driver: Neutral | None = None) -> np.ndarray:
+def pixels(drive: Track, person: NeutralFace, driver: NeutralFace | None = None) -> np.ndarray:
     return retarget(drive, person, driver).astype(np.float64) * 256
 
 
 @pytest.fixture(scope="module")
 def drive() -> Track:
-    return film(BOB, motion(), noise=0.3)
+    return make_track(BOB, motion(), noise=0.3)
 
 
-def test_the_driver_lends_no_proportions(drive: Track) -> None:
+def test_retarget_keeps_proportions_of_person(drive: Track) -> None:
     # the same motion of the person gives the person's own figures under turns of the head
-    own = proportions(film(ANNA, motion()).landmarks)
-    assert np.abs(proportions(retarget(drive, rest(ANNA))) / own - 1).max() < 0.05
+    own = proportions(make_track(ANNA, motion()).landmarks)
+    assert np.abs(proportions(retarget(drive, rest_face(ANNA))) / own - 1).max() < 0.05
     # without retargeting they are the driver's
-    assert np.abs(proportions(map_track(drive, rest(ANNA).points)) / own - 1).min() > 0.1
+    assert np.abs(proportions(align_track(drive, rest_face(ANNA).points)) / own - 1).min() > 0.1
 
 
-def test_mouth_and_eyes_follow_the_driver(drive: Track) -> None:
-    result = retarget(drive, rest(ANNA))
+def test_mouth_and_eyes_follow_driver(drive: Track) -> None:
+    result = retarget(drive, rest_face(ANNA))
     for opening in (mouth_opening, eye_opening):
         assert np.corrcoef(opening(result), opening(drive.landmarks))[0, 1] > 0.95
     # and as far: what is a third of the mouth's width with him is so with her
@@ -137,104 +152,121 @@ def test_mouth_and_eyes_follow_the_driver(drive: Track) -> None:
     assert widest == pytest.approx(ANNA.mouth / ANNA.eyes * BOB.eyes / BOB.mouth, rel=0.08)
 
 
-def test_a_blink_closes_the_eyes_fully(drive: Track) -> None:
+def test_blink_closes_eyes_fully(drive: Track) -> None:
     shut = motion()["lids"] == 0
-    own = eye_opening(rest(ANNA).points[None])[0]
-    result = eye_opening(retarget(drive, rest(ANNA)))
+    own = eye_opening(rest_face(ANNA).points[None])[0]
+    result = eye_opening(retarget(drive, rest_face(ANNA)))
     assert result[shut].max() < 0.05 * own
     assert np.median(result[motion()["lids"] == 1]) == pytest.approx(own, rel=0.1)
 
 
-def test_landmarks_that_never_shut_quite_close_them_too() -> None:
-    acts = motion()
-    acts["lids"] = np.maximum(acts["lids"], 0.35)  # what dlib leaves of a closed eye
-    result = eye_opening(retarget(film(BOB, acts), rest(ANNA)))
+def test_never_quite_closed_eyes_close_fully() -> None:
+    movement = motion()
+    movement["lids"] = np.maximum(movement["lids"], 0.35)  # what dlib leaves of a closed eye
+    result = eye_opening(retarget(make_track(BOB, movement), rest_face(ANNA)))
     assert result.min() < 0.05 * np.median(result)
-    acts["lids"] = np.maximum(acts["lids"], 0.8)  # who only narrows the eyes does not shut them
-    result = eye_opening(retarget(film(BOB, acts), rest(ANNA)))
+    movement["lids"] = np.maximum(movement["lids"], 0.8)  # who only narrows the eyes does not shut them
+    result = eye_opening(retarget(make_track(BOB, movement), rest_face(ANNA)))
     assert result.min() > 0.5 * np.median(result)
 
 
 @pytest.mark.parametrize(
     ("scale", "degrees", "shift"),
-    [(1.3, 0, (0, 0)), (0.7, 0, (0, 0)), (1, 20, (0, 0)), (1, -20, (0, 0)), (1, 0, (9, -6)), (0.85, -15, (5, 9))],
+    [
+        (1.3, 0, (0, 0)),
+        (0.7, 0, (0, 0)),
+        (1, 20, (0, 0)),
+        (1, -20, (0, 0)),
+        (1, 0, (9, -6)),
+        (0.85, -15, (5, 9)),
+    ],
 )
-def test_a_similarity_of_the_driver_is_one_of_the_result(drive: Track, scale: float, degrees: float, shift: tuple[int, int]) -> None:
-    person, driver = rest(ANNA), neutral_face(drive.landmarks)
+def test_similarity_of_driver_transforms_result(
+    drive: Track, scale: float, degrees: float, shift: tuple[int, int]
+) -> None:
+    person, driver = rest_face(ANNA), neutral_face(drive.landmarks)
     cosine, sine = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
     turned = np.array([[cosine, -sine], [sine, cosine]])
     moved = Track((drive.landmarks - driver.place) @ turned.T + driver.place + shift, drive.size, FPS)
     before, after = pixels(drive, person, driver), pixels(moved, person, driver)
-    wanted = (before - person.place * 256) @ turned.T + person.place * 256
-    travelled = np.median(after - wanted, axis=(0, 1))
+    expected = (before - person.place * 256) @ turned.T + person.place * 256
+    travelled = np.median(after - expected, axis=(0, 1))
     # a shift is one in the person's measure, in the same direction
     assert np.hypot(*travelled) == pytest.approx(np.hypot(*shift) * 256 * 0.17 / 60, rel=0.15, abs=0.01)
     assert travelled[0] * shift[1] - travelled[1] * shift[0] == pytest.approx(0, abs=0.1)
-    inside = ((wanted + travelled > 6) & (wanted + travelled < 250)).all(axis=(1, 2))
+    inside = ((expected + travelled > 6) & (expected + travelled < 250)).all(axis=(1, 2))
     assert inside.mean() > 0.5
-    assert np.abs(after - wanted - travelled)[inside].max() < 1
+    assert np.abs(after - expected - travelled)[inside].max() < 1
 
 
-def test_the_drivers_framing_does_not_matter_and_roll_does(drive: Track) -> None:
-    person = rest(ANNA)
+def test_retarget_ignores_framing_and_keeps_roll(drive: Track) -> None:
+    person = rest_face(ANNA)
     before = pixels(drive, person)
-    assert np.abs(pixels(Track(drive.landmarks * 1.3 + [70, -40], drive.size, FPS), person) - before).max() < 0.01
+    assert (
+        np.abs(pixels(Track(drive.landmarks * 1.3 + [70, -40], drive.size, FPS), person) - before).max()
+        < 0.01
+    )
     angle = np.radians(20)
     turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    wanted = (before - person.place * 256) @ turned.T + person.place * 256
-    assert np.abs(pixels(Track(drive.landmarks @ turned.T, drive.size, FPS), person) - wanted).max() < 1
+    expected = (before - person.place * 256) @ turned.T + person.place * 256
+    assert np.abs(pixels(Track(drive.landmarks @ turned.T, drive.size, FPS), person) - expected).max() < 1
 
 
-def test_the_head_turns_as_the_drivers() -> None:
+def test_head_turns_as_driver() -> None:
     # how deep a face is, a picture does not tell: here both are as deep as the mean face
-    drive, own = film(replace(BOB, deep=1), motion()), film(replace(ANNA, deep=1), motion()).landmarks
-    result = retarget(drive, rest(ANNA))
+    drive, own = (
+        make_track(replace(BOB, deep=1), motion()),
+        make_track(replace(ANNA, deep=1), motion()).landmarks,
+    )
+    result = retarget(drive, rest_face(ANNA))
 
     def nose(points: np.ndarray) -> np.ndarray:
-        return (points[:, 30] - points[:, [36, 45]].mean(axis=1)) / apart(points, 27, 33)[:, None]
+        return (points[:, 30] - points[:, [36, 45]].mean(axis=1)) / distance(points, 27, 33)[:, None]
 
     # all of a turn to the side; of a nod what is not taken for a shorter nose
     assert np.abs(nose(result) - nose(own)).mean() < 0.06
     assert np.polyfit(nose(own)[:, 0], nose(result)[:, 0], 1)[0] == pytest.approx(1, abs=0.1)
 
 
-def test_who_drives_himself_stays_as_he_is() -> None:
-    track = film(ANNA, motion())
+def test_self_driving_keeps_landmarks() -> None:
+    track = make_track(ANNA, motion())
     mapped = (track.landmarks - [300, 200]) / 60 * 0.17 + [0.5, 0.55]
-    assert np.abs(retarget(track, rest(ANNA)) - mapped).mean() * 256 < 1.5
+    assert np.abs(retarget(track, rest_face(ANNA)) - mapped).mean() * 256 < 1.5
 
 
-def test_a_mouth_that_never_shuts_is_shut_in_the_neutral_face() -> None:
-    acts = motion()
-    acts["mouth"] = acts["mouth"] * 0.3 + 0.2
-    open_mouthed, shut = (neutral_face(film(BOB, each).landmarks) for each in (acts, motion()))
+def test_neutral_face_shuts_open_mouth() -> None:
+    movement = motion()
+    movement["mouth"] = movement["mouth"] * 0.3 + 0.2
+    open_mouthed, shut = (neutral_face(make_track(BOB, frames).landmarks) for frames in (movement, motion()))
     assert mouth_opening(shut.points[None])[0] < 0.03
     assert mouth_opening(open_mouthed.points[None])[0] < 0.05
     # the chin goes with it
     assert open_mouthed.shape[8, 1] == pytest.approx(shut.shape[8, 1], rel=0.08)
 
 
-def test_lips_touch_and_do_not_cross() -> None:
-    acts = motion()
-    acts["mouth"] = acts["mouth"] * 0.3 + 0.2
-    acts["mouth"][:3] = 0  # too rare to be the rest
-    result = retarget(film(BOB, acts), rest(ANNA))
+def test_lips_never_cross() -> None:
+    movement = motion()
+    movement["mouth"] = movement["mouth"] * 0.3 + 0.2
+    movement["mouth"][:3] = 0  # too rare to be the rest
+    result = retarget(make_track(BOB, movement), rest_face(ANNA))
     assert all((result[:, lower, 1] - result[:, upper, 1] > -1e-3).all() for upper, lower in LIPS)
 
 
-def test_the_result_stays_in_the_crop(drive: Track) -> None:
+def test_result_stays_inside_crop(drive: Track) -> None:
     walks = drive.landmarks + np.linspace(-400, 400, FRAMES)[:, None, None]
     near = (drive.landmarks - [300, 200]) * np.linspace(1, 6, FRAMES)[:, None, None] + [300, 200]
     for points in (walks, near):
-        result = retarget(Track(points, drive.size, FPS), rest(ANNA))
+        result = retarget(Track(points, drive.size, FPS), rest_face(ANNA))
         assert result.min() > 0.01 and result.max() < 0.99
         assert np.isfinite(result).all()
 
 
-def test_pictures_of_several_poses_make_one_neutral_face() -> None:
-    track = film(ANNA, motion())
+def test_neutral_face_is_independent_of_poses() -> None:
+    track = make_track(ANNA, motion())
     pictures = neutral_face(track.landmarks[::13])
-    alone = neutral_face(film(ANNA, {key: value[:1] * 0 + (key == "lids") for key, value in motion().items()}).landmarks)
+    alone = neutral_face(
+        make_track(ANNA, {key: value[:1] * 0 + (key == "lids") for key, value in motion().items()}).landmarks
+    )
     assert np.abs(pictures.shape - alone.shape)[:, :2].max() < 0.06 * 60
     # doubtful frames are left out when there are others
     wrong = track.landmarks.copy()
@@ -246,19 +278,19 @@ def test_pictures_of_several_poses_make_one_neutral_face() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_a_frame_or_two_are_enough_to_drive(frames: int, drive: Track) -> None:
-    result = retarget(drive[:frames], rest(ANNA))
+def test_retarget_accepts_few_frames(frames: int, drive: Track) -> None:
+    result = retarget(drive[:frames], rest_face(ANNA))
     assert result.shape == (frames, 68, 2) and np.isfinite(result).all()
 
 
-def test_profiles_stay_finite() -> None:
-    acts = motion()
-    acts["yaw"] = np.linspace(-np.pi / 2, np.pi / 2, FRAMES)
-    result = retarget(film(BOB, acts), rest(ANNA))
+def test_retarget_of_profile_is_finite() -> None:
+    movement = motion()
+    movement["yaw"] = np.linspace(-np.pi / 2, np.pi / 2, FRAMES)
+    result = retarget(make_track(BOB, movement), rest_face(ANNA))
     assert np.isfinite(result).all() and np.ptp(result, axis=1).max() < 1
 
 
-def test_no_face_to_retarget() -> None:
+def test_retarget_without_face_reports_user_error() -> None:
     for landmarks in (np.zeros((0, 68, 2)), np.ones((3, 68, 2))):
-        with pytest.raises(TalkingheadError, match="got no landmarks, or all on one point"):
+        with pytest.raises(TalkingheadError, match="there are no landmarks, or all are one point; give"):
             neutral_face(landmarks)

@@ -1,3 +1,5 @@
+"""Tests of decoding frames, converting colours and scanning files."""
+
 import re
 import signal
 from contextlib import closing
@@ -11,7 +13,7 @@ import pytest
 
 from conftest import draw_video
 from talkinghead.errors import TalkingheadError
-from talkinghead.media import decoding, libav, video
+from talkinghead.media import decoding, pyav, video
 from talkinghead.media.decoding import decode, scan
 from talkinghead.media.video import VideoReader
 
@@ -20,16 +22,33 @@ BT709, UNKNOWN, BT601, BT2020 = 1, 2, 6, 9
 PQ, HLG = 16, 18
 LIMITED, FULL = 1, 2
 WEIGHTS = {BT709: (0.2126, 0.0722), BT601: (0.299, 0.114), BT2020: (0.2627, 0.0593)}
-TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # of light, from BT.2020
+TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
+)  # of light, from BT.2020
 COLOURS = np.array(
-    [[0.05, 0.05, 0.05], [0.35, 0.35, 0.35], [0.5, 0.4, 0.38], [0.3, 0.34, 0.4], [0.42, 0.38, 0.3], [0.45, 0.36, 0.28], [0.95, 0.95, 0.95]]
+    [
+        [0.05, 0.05, 0.05],
+        [0.35, 0.35, 0.35],
+        [0.5, 0.4, 0.38],
+        [0.3, 0.34, 0.4],
+        [0.42, 0.38, 0.3],
+        [0.45, 0.36, 0.28],
+        [0.95, 0.95, 0.95],
+    ]
 )
 
 
 def coloured(
-    path: Path, colours: np.ndarray, matrix: int, tags: tuple[int, int, int, int], size: tuple[int, int] = (64, 96), bits: int = 10
+    path: Path,
+    colours: np.ndarray,
+    matrix: int,
+    tags: tuple[int, int, int, int],
+    size: tuple[int, int] = (64, 96),
+    bits: int = 10,
 ) -> Path:
-    """A frame of upright stripes of colours [N, 3] from 0 to 1, tagged (matrix, primaries, transfer, range)."""
+    """Write a frame of upright stripes of colours [N, 3] from 0 to 1, tagged (matrix, primaries, transfer,
+    range).
+    """
     red, blue = WEIGHTS[matrix]
     r, g, b = colours.T
     y = red * r + (1 - red - blue) * g + blue * b
@@ -48,11 +67,13 @@ def coloured(
         frame = av.VideoFrame(size[1], size[0], stream.pix_fmt)
         for plane, values, (low, scale) in zip(frame.planes, planes, scales, strict=True):
             stripes = np.repeat(np.rint(low + scale * values), -(-size[1] // len(colours)))[: size[1]]
-            rows = np.zeros((size[0], plane.line_size // (2 if bits == 10 else 1)), np.uint16 if bits == 10 else np.uint8)
+            rows = np.zeros(
+                (size[0], plane.line_size // (2 if bits == 10 else 1)), np.uint16 if bits == 10 else np.uint8
+            )
             rows[:, : size[1]] = stripes
             plane.update(rows.tobytes())
-        for each in (stream.codec_context, frame):
-            each.colorspace, each.color_primaries, each.color_trc, each.color_range = tags
+        for target in (stream.codec_context, frame):
+            target.colorspace, target.color_primaries, target.color_trc, target.color_range = tags
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -70,13 +91,13 @@ def srgb(light: np.ndarray) -> np.ndarray:
 
 
 def light_of_pq(signal: np.ndarray) -> np.ndarray:
-    """SMPTE ST 2084, in cd/m2."""
+    """Return the light in cd/m2 of a PQ signal (SMPTE ST 2084)."""
     power = signal ** (32 / 2523)
     return 10000 * (np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)) ** (16384 / 2610)
 
 
 def light_of_hlg(signal: np.ndarray) -> np.ndarray:
-    """ITU-R BT.2100 on a display of 1000 cd/m2, in cd/m2."""
+    """Return the light in cd/m2 of an HLG signal on a display of 1000 cd/m2 (ITU-R BT.2100)."""
     a = 0.17883277
     b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
@@ -84,24 +105,26 @@ def light_of_hlg(signal: np.ndarray) -> np.ndarray:
     return 1000 * luminance[:, None] ** 0.2 * scene
 
 
-# one of them tagged in full, the other no more than is needed
+# PQ has only the required tags, HLG has all
 @pytest.mark.parametrize(
-    ("tags", "light"), [((UNKNOWN, UNKNOWN, PQ, LIMITED), light_of_pq), ((BT2020, BT2020, HLG, LIMITED), light_of_hlg)], ids=["pq", "hlg"]
+    ("tags", "light"),
+    [((UNKNOWN, UNKNOWN, PQ, LIMITED), light_of_pq), ((BT2020, BT2020, HLG, LIMITED), light_of_hlg)],
+    ids=["pq", "hlg"],
 )
-def test_hdr_looks_as_on_a_display_whose_white_is_203(tmp_path: Path, tags: tuple[int, int, int, int], light: Any) -> None:
-    found = stripes(coloured(tmp_path / "hdr.mkv", COLOURS, BT2020, tags), len(COLOURS))
+def test_hdr_white_is_203_nits(tmp_path: Path, tags: tuple[int, int, int, int], light: Any) -> None:
+    converted = stripes(coloured(tmp_path / "hdr.mkv", COLOURS, BT2020, tags), len(COLOURS))
     expected = srgb(light(COLOURS) / 203 @ TO_BT709.T)
     assert expected[0].max() < 15 < 50 < expected[1].min() < 150
     assert expected[-1].min() > 254.9
-    # the table that swscale makes of this is coarse for colours
-    assert np.abs(found - expected).max() <= 6
-    assert np.abs(found - expected)[np.ptp(COLOURS, axis=1) == 0].max() <= 2
+    # the lookup table of swscale is coarse for colours
+    assert np.abs(converted - expected).max() <= 6
+    assert np.abs(converted - expected)[np.ptp(COLOURS, axis=1) == 0].max() <= 2
 
 
-def test_hdr_that_says_no_more_is_that_of_bt2020() -> None:
+def test_hdr_without_matrix_defaults_to_bt2020() -> None:
     frame = av.VideoFrame(64, 48, "yuv420p10le")
     frame.color_trc, frame.color_primaries, frame.colorspace = PQ, UNKNOWN, UNKNOWN
-    assert decoding._colours(frame)["src_colorspace"] == BT2020
+    assert decoding._colour_arguments(frame)["src_colorspace"] == BT2020
     assert frame.color_primaries == BT2020
 
 
@@ -121,13 +144,15 @@ def test_hdr_that_says_no_more_is_that_of_bt2020() -> None:
         (UNKNOWN, (1280, 720), BT709),
     ],
 )
-def test_colours_of_ordinary_video(tmp_path: Path, tagged: int, size: tuple[int, int], meant: int, extent: int, bits: int) -> None:
+def test_converter_keeps_colours_of_sdr_video(
+    tmp_path: Path, tagged: int, size: tuple[int, int], meant: int, extent: int, bits: int
+) -> None:
     colours = np.array([[0.9, 0.2, 0.2], [0.2, 0.9, 0.2], [0.1, 0.1, 0.8], [1, 1, 1], [0, 0, 0]])
     path = coloured(tmp_path / "colours.mkv", colours, meant, (tagged, UNKNOWN, UNKNOWN, extent), size, bits)
     assert np.abs(stripes(path, len(colours)) - 255 * colours).max() <= 2
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_converter_composites_transparency_on_white(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "clear.mov"), "w") as container:
         stream: Any = container.add_stream("png", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
@@ -139,16 +164,18 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert frame[24, [8, 24, 48]].tolist() == [[255, 255, 255], [227, 127, 127], [200, 0, 0]]
 
 
-def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path) -> None:
+def test_reader_resizes_frames_to_first_size(tmp_path: Path) -> None:
     parts = []
     for number, size in enumerate([(48, 64), (96, 128), (48, 64)]):
         path = tmp_path / f"{number}.ts"
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream("mpeg2video", rate=25)
             stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-            for each in range(4):
-                frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 40 * (1 + number), np.uint8), format="rgb24")
-                frame.pts, frame.time_base = each + 4 * number, Fraction(1, 25)
+            for index in range(4):
+                frame = av.VideoFrame.from_ndarray(
+                    np.full((*size, 3), 40 * (1 + number), np.uint8), format="rgb24"
+                )
+                frame.pts, frame.time_base = index + 4 * number, Fraction(1, 25)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         parts.append(path.read_bytes())
@@ -160,10 +187,12 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path) -> None
     assert set(shades) == {1, 2, 3}
 
 
-def test_a_frame_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_rejects_too_large_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = draw_video(tmp_path / "large.mp4", [None] * 3, (96, 128))
-    monkeypatch.setattr(libav, "MAX_FRAME_PIXELS", 96 * 128 - 1)
-    says = r"large\.mp4: is 128x96, 0\.01229 million pixels, expected at most 0\.01229 million; scale it down$"
+    monkeypatch.setattr(pyav, "MAX_FRAME_PIXELS", 96 * 128 - 1)
+    says = (
+        r"large\.mp4: is 128x96, 0\.01229 million pixels, expected at most 0\.01229 million; scale it down$"
+    )
     with pytest.raises(TalkingheadError, match=says):
         VideoReader(path)
 
@@ -171,35 +200,53 @@ def test_a_frame_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("codec", "ending", "size"),
     [
-        ("mpeg2video", ".ts", "is damaged, or has more than the 0.0041 million pixels expected at most; mend it or"),
+        (
+            "mpeg2video",
+            ".ts",
+            "is damaged, or has more than the 0.0041 million pixels expected at most; repair it or",
+        ),
         ("libx264", ".ts", "is 128x96, 0.01229 million pixels, expected at most 0.0041 million"),
-        ("mjpeg", ".mjpg", "is damaged, or has more than the 0.0041 million pixels expected at most; mend it or"),
+        (
+            "mjpeg",
+            ".mjpg",
+            "is damaged, or has more than the 0.0041 million pixels expected at most; repair it or",
+        ),
     ],
 )
 def test_reader_stops_before_frames_that_grow_too_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, codec: str, ending: str, size: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    codec: str,
+    ending: str,
+    size: str,
 ) -> None:
     path = growing_video(tmp_path, codec, ending)
-    for module in (libav, decoding):
+    for module in (pyav, decoding):
         monkeypatch.setattr(module, "MAX_FRAME_PIXELS", 4100)
     frames = list(VideoReader(path))
     assert 8 <= len(frames) <= 12 and {frame.shape for frame in frames} == {(48, 64, 3)}
     assert re.fullmatch(
-        rf"{path.name}: the frame after the first \d+ {size}.? scale it down; what is before it is used", caplog.messages[-1]
+        rf"{path.name}: the frame after the first \d+ {size}.? scale it down; what is before it is used",
+        caplog.messages[-1],
     )
 
 
 def growing_video(folder: Path, codec: str, ending: str) -> Path:
-    """Twelve frames of 64x48, then twelve of 128x96."""
+    """Write twelve frames of 64x48, then twelve of 128x96."""
     parts = []
     for number, (height, width) in enumerate([(48, 64), (96, 128)]):
         path = folder / f"{number}{ending}"
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream(codec, rate=25)
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            for each in range(12):
+            stream.height, stream.width, stream.pix_fmt = (
+                height,
+                width,
+                "yuvj420p" if codec == "mjpeg" else "yuv420p",
+            )
+            for index in range(12):
                 frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
-                frame.pts, frame.time_base = each + 12 * number, Fraction(1, 25)
+                frame.pts, frame.time_base = index + 12 * number, Fraction(1, 25)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         parts.append(path.read_bytes())
@@ -218,13 +265,14 @@ def test_reader_rejects_size_with_square_pixels(tmp_path: Path, monkeypatch: pyt
         container.mux(stream.encode(None))
     monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 20_000)
     with pytest.raises(
-        TalkingheadError, match=r"wide\.mkv: with square pixels is 384x64, 0\.02458 million pixels, .* at most 0\.02 million"
+        TalkingheadError,
+        match=r"wide\.mkv: with square pixels is 384x64, 0\.02458 million pixels, .* at most 0\.02 million",
     ):
         VideoReader(path)
 
 
 def test_decoding_sees_signals_between_frames(tmp_path: Path) -> None:
-    """Between two frames there are 100,000 packets of sound, which pass without a frame."""
+    """Put 100,000 packets of sound, which yield no frame, between two frames."""
     path = tmp_path / "sound.nut"
     with av.open(str(path), "w") as container:
         pictures: Any = container.add_stream("mpeg4", rate=25)
@@ -246,11 +294,14 @@ def test_decoding_sees_signals_between_frames(tmp_path: Path) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert len(received) > 5  # one alone when none is seen before the end
+    assert len(received) > 5  # 1 if signals were handled only at the end
 
 
-@pytest.mark.parametrize(("aspect", "width"), [(Fraction(4, 3), 128), (Fraction(1, 2), 48), (Fraction(1, 20), 96), (Fraction(20), 96)])
-def test_pixels_become_square_unless_their_shape_is_absurd(tmp_path: Path, aspect: Fraction, width: int) -> None:
+@pytest.mark.parametrize(
+    ("aspect", "width"),
+    [(Fraction(4, 3), 128), (Fraction(1, 2), 48), (Fraction(1, 20), 96), (Fraction(20), 96)],
+)
+def test_reader_ignores_implausible_pixel_aspect(tmp_path: Path, aspect: Fraction, width: int) -> None:
     path = tmp_path / "aspect.mkv"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
@@ -261,20 +312,25 @@ def test_pixels_become_square_unless_their_shape_is_absurd(tmp_path: Path, aspec
     assert VideoReader(path).size == (64, width)
 
 
-def test_what_is_known_without_decoding(carphone: Path) -> None:
-    contents = scan(carphone)
-    assert (contents.frames, contents.is_cut, contents.note, contents.aspect) == (120, False, "", Fraction(128, 117))
-    assert len(contents.stamps) == 120
+def test_scan_counts_frames_without_decoding(carphone: Path) -> None:
+    info = scan(carphone)
+    assert (info.frames, info.is_cut, info.note, info.aspect) == (
+        120,
+        False,
+        "",
+        Fraction(128, 117),
+    )
+    assert len(info.stamps) == 120
 
 
-def test_a_little_that_is_missing_is_seen_where_the_header_counts(tmp_path: Path) -> None:
+def test_scan_detects_few_missing_frames_by_header(tmp_path: Path) -> None:
     path = draw_video(tmp_path / "cut.mp4", [None] * 300, (48, 64))
     with av.open(str(path)) as container:
         end = [packet.pos or 0 for packet in container.demux(video=0) if packet.size][296]
     assert not scan(path).is_cut
     path.write_bytes(path.read_bytes()[:end])
-    contents = scan(path)
-    assert contents.is_cut
-    assert contents.note.startswith("the video ends after 11.")
-    assert 290 <= contents.frames <= 296
-    assert np.ptp(np.diff(np.sort(contents.stamps))) == 0  # without a hole
+    info = scan(path)
+    assert info.is_cut
+    assert info.note.startswith("the video ends after 11.")
+    assert 290 <= info.frames <= 296
+    assert np.ptp(np.diff(np.sort(info.stamps))) == 0  # without a hole

@@ -1,4 +1,4 @@
-"""Files that name other files: none of them is followed, whatever it is called."""
+"""Tests that playlists, which name other files, are rejected under any name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,8 @@ def concat(other: str) -> str:
 
 def dash(other: str) -> str:
     return (
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"><Period>'
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT1S"><Period>'
         f'<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{other}</BaseURL>'
         '<SegmentBase indexRange="0-1"/></Representation></AdaptationSet></Period></MPD>'
     )
@@ -37,7 +38,9 @@ PLAYLISTS: list[tuple[str, Callable[[str], str]]] = [
 
 @pytest.mark.parametrize(("name", "playlist"), PLAYLISTS)
 @pytest.mark.parametrize("whole", [True, False])
-def test_reader_rejects_playlist(tmp_path: Path, name: str, playlist: Callable[[str], str], whole: bool) -> None:
+def test_reader_rejects_playlist(
+    tmp_path: Path, name: str, playlist: Callable[[str], str], whole: bool
+) -> None:
     other = draw_video(tmp_path / "other.mp4", [None] * 3)
     if not whole:
         with av.open(str(other)) as source, av.open(str(tmp_path / "other.ts"), "w") as target:
@@ -57,7 +60,8 @@ def test_playlist_message_names_formats(tmp_path: Path) -> None:
     draw_video(tmp_path / "other.mp4", [None] * 3)
     (tmp_path / "list.mp4").write_text(concat("other.mp4"))
     says = (
-        r"list\.mp4: cannot be read as a video, its format is none of those that are read \(playlists are not\) or it is damaged; name an"
+        r"list\.mp4: cannot be read as a video, its format is none of those that are read \(playlists "
+        r"are not\) or it is damaged; name an"
     )
     with pytest.raises(TalkingheadError, match=says):
         VideoReader(tmp_path / "list.mp4")
@@ -81,7 +85,9 @@ def test_sound_is_not_taken_from_playlist(tmp_path: Path) -> None:
         video.write(drawn_frame((48, 64), None))
 
 
-def test_reader_opens_local_files_of_listed_formats_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_opens_local_files_of_listed_formats_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments: list[dict[str, Any]] = []
     opened = av.open
 

@@ -1,4 +1,4 @@
-"""Video that is recorded while it happens; some of these recorders are killed."""
+"""Tests of recording live video, some with a killed process."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ SIZE = (32, 48)
 KILLED = """
 import os, signal, sys
 import numpy as np
-from talkinghead.media.sinks import open_sink
+from talkinghead.media.frame_sink import open_sink
 with open_sink(sys.argv[1], 25, (32, 48), {"comment": "synthesised"}) as sink:
     for number in range(60):
         sink.show(np.full((32, 48, 3), 4 * number, np.uint8), number / 25)
@@ -37,12 +37,12 @@ def record(path: Path, frames: int, first: int = 0) -> None:
 
 
 def boxes(path: Path) -> list[str]:
-    """The names of an mp4's outer boxes, in order."""
-    data, place, found = path.read_bytes(), 0, []
-    while place < len(data):
-        found.append(data[place + 4 : place + 8].decode())
-        place += int.from_bytes(data[place : place + 4], "big")
-    return found
+    """Return the names of an mp4's top-level boxes, in order."""
+    data, position, names = path.read_bytes(), 0, []
+    while position < len(data):
+        names.append(data[position + 4 : position + 8].decode())
+        position += int.from_bytes(data[position : position + 4], "big")
+    return names
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
@@ -50,7 +50,10 @@ def test_killed_recording_plays(tmp_path: Path) -> None:
     (tmp_path / "out.mp4").write_bytes(b"before")
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "out.mp4"], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.part.mp4"]  # and nothing that is hidden
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.mp4",
+        "out.part.mp4",
+    ]  # and nothing that is hidden
     assert (tmp_path / "out.mp4").read_bytes() == b"before"
     frames = list(VideoReader(tmp_path / "out.part.mp4"))
     assert 60 - 13 <= len(frames) <= 60  # half a second is lost at most
@@ -73,17 +76,25 @@ def test_finished_recording_is_plain_mp4(tmp_path: Path) -> None:
 
 
 def test_recording_that_fails_keeps_its_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(TalkingheadError, match="unplugged"), record_video(tmp_path / "out.mp4", 25, SIZE) as video:
+    with (
+        pytest.raises(TalkingheadError, match="unplugged"),
+        record_video(tmp_path / "out.mp4", 25, SIZE) as video,
+    ):
         for number in range(20):
             video.write(grey(4 * number))
         raise TalkingheadError("webcam: unplugged")
     assert [path.name for path in tmp_path.iterdir()] == ["out.part.mp4"]
     assert len(list(VideoReader(tmp_path / "out.part.mp4"))) == 20
-    assert caplog.messages == [f"{tmp_path / 'out.part.mp4'}: the recording did not end well; what was recorded until then is in it"]
+    assert caplog.messages == [
+        f"{tmp_path / 'out.part.mp4'}: the recording failed; this file holds the frames until then"
+    ]
 
 
 def test_recording_without_frames_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TalkingheadError, match="no frames were written"), record_video(tmp_path / "out.mp4", 25, SIZE):
+    with (
+        pytest.raises(TalkingheadError, match="has no frames; write at least one"),
+        record_video(tmp_path / "out.mp4", 25, SIZE),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +108,11 @@ def test_earlier_part_is_not_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("folder.mp4", "it is a folder"), ("file/out.mp4", "cannot write here"), ("out.avi", "only mp4 is written")],
+    [
+        ("folder.mp4", "it is a folder"),
+        ("file/out.mp4", "cannot write here"),
+        ("out.avi", "only mp4 is written"),
+    ],
 )
 def test_recording_to_bad_path_reports_user_error(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "folder.mp4").mkdir()

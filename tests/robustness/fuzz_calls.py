@@ -1,4 +1,4 @@
-"""Calls of the readers that only the fuzz tries; they run in the children of `alone.serve`."""
+"""Calls that only the fuzz makes; they run in children of the sandbox."""
 
 import importlib
 import sys
@@ -7,57 +7,61 @@ from pathlib import Path
 
 import numpy as np
 
-import alone
+from support import sandbox_calls
+from support.centre_detector import FACE_POINTS, CentreDetector
 
 
 def _reopen(folder: str, *videos: str) -> None:
-    """A data set that is added to; what was refused is as it was, and what was not is whole."""
-    from talkinghead.corpus.prepare import prepare
+    """Add to a data set, and check that it is unchanged after an error, and can be read after success."""
+    from talkinghead.dataset.prepare import prepare
     from talkinghead.errors import TalkingheadError
 
     def contents() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.stat().st_size < 1 << 24}
+        return {
+            path.name: path.read_bytes() for path in Path(folder).iterdir() if path.stat().st_size < 1 << 24
+        }
 
     before = contents()
     try:
-        prepare(videos, folder, size=32, detector=alone.Centre(), workers=1)
+        prepare(videos, folder, size=32, detector=CentreDetector(), workers=1)
     except TalkingheadError:
-        assert contents() == before, "what was refused was changed"
+        assert contents() == before, "the refused data set was changed"
         raise
-    alone.CALLS["draw"](folder)
+    sandbox_calls.CALLS["draw"](folder)
 
 
-def _bench(module: str, *arguments: str) -> None:
-    """A command of the bench."""
+def _run_bench(module: str, *arguments: str) -> None:
+    """Run a command of the bench."""
     sys.argv = [f"bench.{module}", *arguments]
     importlib.import_module(f"bench.{module}").main()
 
 
-def _evaluated(path: str) -> None:
-    from talkinghead.evaluation.evaluate import _read as read_evaluated
+def _read_measurement(path: str) -> None:
+    from talkinghead.evaluation.measurement_store import read_measurement
 
-    assert "figures" in read_evaluated(Path(path))
+    text, values = read_measurement(Path(path))
+    assert isinstance(text, str) and isinstance(values, dict)
 
 
-def _weights(path: str) -> None:
-    from talkinghead.perceptual import read_state
+def _read_weights(path: str) -> None:
+    from talkinghead.pretrained.perceptual import read_state
 
     assert all(tensor.numel() >= 0 for tensor in read_state(path).values())
 
 
-def _engine(path: str, person: str) -> None:
-    """An engine that opens shows a frame."""
+def _open_engine(path: str, person: str) -> None:
+    """Open an engine and render a frame."""
     from talkinghead import load_person
-    from talkinghead.engines.formats import open_engine
+    from talkinghead.engines.load import open_engine
 
-    frames = open_engine(path, load_person(person)).run(alone.FACE[None].astype(np.float32) / 2 + 0.5)
+    frames = open_engine(path, load_person(person)).run(FACE_POINTS[None].astype(np.float32) / 2 + 0.5)
     assert frames.shape == (1, 32, 32, 3)
 
 
 CALLS: dict[str, Callable[..., None]] = {
-    "bench": _bench,
-    "engine": _engine,
-    "evaluated": _evaluated,
+    "bench": _run_bench,
+    "engine": _open_engine,
+    "evaluated": _read_measurement,
     "reopen": _reopen,
-    "weights": _weights,
+    "weights": _read_weights,
 }

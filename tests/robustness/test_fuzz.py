@@ -1,4 +1,4 @@
-"""The fuzz finds nothing; `python -m tests.robustness.fuzz --seed N --case NUMBER` runs one of its cases again."""
+"""Fuzz of all readers; `python -m tests.robustness.fuzz --seed N --case NUMBER` repeats one of its cases."""
 
 import random
 import subprocess
@@ -10,7 +10,9 @@ import mutations
 import pytest
 from fuzz import ROOT, Fuzz
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="calls are forked, and their memory read from /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="calls are forked, and their memory read from /proc"
+)
 
 SEED = 18
 
@@ -21,36 +23,46 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzz]:
         yield fuzz
 
 
-def test_fuzz_finds_nothing_in_200_cases(fuzz: Fuzz) -> None:
+def test_fuzz_200_cases_finds_no_fault(fuzz: Fuzz) -> None:
     failures = [str(failure) for failure in fuzz.run(range(200))]
     assert not failures, "\n".join(failures)
 
 
 @pytest.mark.slow
-def test_fuzz_finds_nothing_in_2000_cases(fuzz: Fuzz) -> None:
+def test_fuzz_2000_cases_finds_no_fault(fuzz: Fuzz) -> None:
     failures = [str(failure) for failure in fuzz.run(range(200, 2000))]
     assert not failures, "\n".join(failures)
 
 
-def test_fuzz_reads_whole_files(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not damaged is read by all readers but the one of a package that is none: else the fuzz would test refusals alone."""
-    monkeypatch.setattr("readers.BYTE_MUTATIONS", (lambda content, chance: [content],))
+def test_fuzz_of_valid_files_succeeds(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the reader of an invalid package refuses its undamaged files; otherwise the fuzz would test
+    # nothing but refusals.
+    monkeypatch.setattr("readers.BYTE_MUTATIONS", (lambda content, rng: [content],))
     monkeypatch.setattr("readers.HEADER_SHARE", 0.0)
     cases = [(name, *fuzz.prepare(number)) for number, name in enumerate(fuzz.readers)]
-    outcomes = fuzz.crew.run([call for *_, call in cases])
-    refused = {name: outcome.told for (name, *_), outcome in zip(cases, outcomes, strict=True) if outcome.code != 0}
+    outcomes = fuzz.sandbox.run([call for *_, call in cases])
+    refused = {
+        name: outcome.stderr for (name, *_), outcome in zip(cases, outcomes, strict=True) if outcome.code != 0
+    }
     assert set(refused) == {"package"}, refused
 
 
-def test_fuzz_case_is_told_by_seed_and_number(fuzz: Fuzz, tmp_path: Path) -> None:
+def test_fuzz_case_depends_on_seed_and_number_only(fuzz: Fuzz, tmp_path: Path) -> None:
     for name, reader in fuzz.readers.items():
-        made = []
+        results = []
         for attempt in ("first", "second"):
             folder = tmp_path / f"{name}-{attempt}"
             folder.mkdir()
-            path, what = reader.damage(folder, random.Random(f"5 {name}"))
-            made.append((what, path.name, path.stat().st_size, path.read_bytes() if path.stat().st_size < 1 << 24 else b""))
-        assert made[0] == made[1]
+            path, damage = reader.damage(folder, random.Random(f"5 {name}"))
+            results.append(
+                (
+                    damage,
+                    path.name,
+                    path.stat().st_size,
+                    path.read_bytes() if path.stat().st_size < 1 << 24 else b"",
+                )
+            )
+        assert results[0] == results[1]
 
 
 def test_edit_json_differs_by_seed() -> None:
@@ -59,5 +71,11 @@ def test_edit_json_differs_by_seed() -> None:
 
 
 def test_fuzz_runs_as_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.robustness.fuzz", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.robustness.fuzz", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "--cases" in done.stdout, done.stderr

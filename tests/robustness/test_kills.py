@@ -1,4 +1,4 @@
-"""Training that is killed ends as if it had not been."""
+"""Killed training runs resume and end with the bytes of an uninterrupted run."""
 
 from pathlib import Path
 

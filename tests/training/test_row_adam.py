@@ -1,4 +1,4 @@
-"""Adam by rows against sums over all steps, written out."""
+"""RowAdam compared with sums over all steps."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def optimiser_of(rows, beta1=0.0, beta2=0.999, eps=1e-8):
 
 
 def advance(parameter, optimiser, gradients):
-    """One step whose gradient holds these rows: {row: [D]}."""
+    """Take one step whose gradient holds these rows: {row: [D]}."""
     rows = torch.tensor(list(gradients))
     optimiser.zero_grad()
     (F.embedding(rows, parameter, sparse=True) * torch.stack(list(gradients.values()))).sum().backward()
@@ -25,41 +25,44 @@ def advance(parameter, optimiser, gradients):
 
 
 def expected_moves(history, beta1, beta2, eps):
-    """What each step moves a row by, from its gradients at all steps, None where it was not drawn."""
+    """Return how far each step moves a row, from its gradients at all steps, None where it was not used."""
     for now, gradient in enumerate(history):
         if gradient is None:
             yield torch.zeros(3, dtype=torch.float64)
             continue
-        drawn = [(now - then, each) for then, each in enumerate(history[: now + 1]) if each is not None]
+        used = [(now - then, value) for then, value in enumerate(history[: now + 1]) if value is not None]
         mean, square = (
-            sum((1 - beta) * beta**age * each**power for age, each in drawn) / sum((1 - beta) * beta**age for age, _ in drawn)
+            sum((1 - beta) * beta**age * value**power for age, value in used)
+            / sum((1 - beta) * beta**age for age, _ in used)
             for beta, power in ((beta1, 1), (beta2, 2))
         )
         yield -RATE * mean / (square.sqrt() + eps)
 
 
 @pytest.mark.parametrize(("beta1", "beta2", "eps"), [(0.0, 0.999, 1e-8), (0.5, 0.99, 1e-8), (0.9, 0.9, 1e-2)])
-def test_rows_drawn_rarely_move_as_the_dense_formula(beta1, beta2, eps):
+def test_row_adam_of_rare_rows_matches_formula(beta1, beta2, eps):
     random = torch.Generator().manual_seed(0)
     parameter, optimiser = optimiser_of(4, beta1, beta2, eps)
     steps = 60
-    drawn = [torch.rand(steps, generator=random) < chance for chance in (1.1, 0.5, 0.05, 0.0)]
-    drawn[2][-1] = True
+    used = [torch.rand(steps, generator=random) < chance for chance in (1.1, 0.5, 0.05, 0.0)]
+    used[2][-1] = True
     gradients = torch.randn(steps, 4, 3, generator=random, dtype=torch.float64)
     moves = []
     for step in range(steps):
         before = parameter.detach().clone()
-        advance(parameter, optimiser, {row: gradients[step, row].float() for row in range(4) if drawn[row][step]})
+        advance(
+            parameter, optimiser, {row: gradients[step, row].float() for row in range(4) if used[row][step]}
+        )
         moves.append(parameter.detach() - before)
     for row in range(4):
-        history = [gradients[step, row] if drawn[row][step] else None for step in range(steps)]
-        wanted = torch.stack(list(expected_moves(history, beta1, beta2, eps)))
-        torch.testing.assert_close(torch.stack(moves)[:, row].double(), wanted, atol=2e-6, rtol=1e-4)
+        history = [gradients[step, row] if used[row][step] else None for step in range(steps)]
+        expected = torch.stack(list(expected_moves(history, beta1, beta2, eps)))
+        torch.testing.assert_close(torch.stack(moves)[:, row].double(), expected, atol=2e-6, rtol=1e-4)
     assert (parameter[3] == 0).all() and (torch.stack(moves)[:, :3].abs().amax((0, 2)) > RATE / 10).all()
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5])
-def test_rows_drawn_at_every_step_move_as_by_adam(beta1):
+def test_row_adam_of_frequent_rows_equals_adam(beta1):
     parameter, optimiser = optimiser_of(2, beta1)
     other = nn.Parameter(torch.zeros(2, 3))
     adam = torch.optim.Adam([other], lr=RATE, betas=(beta1, 0.999))
@@ -73,8 +76,8 @@ def test_rows_drawn_at_every_step_move_as_by_adam(beta1):
 
 
 @pytest.mark.parametrize("pause", [1, 100, 20_000])
-def test_row_moves_one_rate_after_a_pause(pause):
-    """Where Adam, whose second moment has decayed, moves it 32 rates."""
+def test_row_adam_after_pause_moves_one_learning_rate(pause):
+    """Compare with Adam, whose second moment has decayed and which moves the row by 32 rates."""
     parameter, optimiser = optimiser_of(2)
     gradient = torch.tensor([1e-3, -1.0, 50.0])
     advance(parameter, optimiser, {1: gradient})
@@ -86,7 +89,7 @@ def test_row_moves_one_rate_after_a_pause(pause):
     assert (moved[0] == 0).all()
 
 
-def test_other_rows_change_nothing_but_the_step_count():
+def test_row_adam_keeps_unused_rows():
     parameter, optimiser = optimiser_of(3)
     advance(parameter, optimiser, {0: torch.ones(3)})
     before = {name: tensor.clone() for name, tensor in optimiser.state[parameter].items()}
@@ -97,13 +100,13 @@ def test_other_rows_change_nothing_but_the_step_count():
     assert state["last_step"].tolist() == [1, 2, 0]
 
 
-def test_row_drawn_with_a_gradient_of_zero_ages_and_stays():
+def test_row_adam_zero_gradient_decays_moments():
     parameter, optimiser = optimiser_of(1)
     advance(parameter, optimiser, {0: torch.zeros(3)})
     assert (parameter == 0).all() and optimiser.state[parameter]["last_step"].tolist() == [1]
 
 
-def test_row_drawn_twice_counts_the_sum():
+def test_row_adam_sums_duplicate_rows():
     parameter, optimiser = optimiser_of(2, beta2=0.5)
     rows = torch.tensor([1, 1])
     (F.embedding(rows, parameter, sparse=True) * torch.tensor([[1.0], [2.0]])).sum().backward()
@@ -111,7 +114,7 @@ def test_row_drawn_twice_counts_the_sum():
     torch.testing.assert_close(optimiser.state[parameter]["exp_avg"][1], torch.full((3,), 3.0))
 
 
-def test_closure_is_refused():
+def test_row_adam_rejects_closure():
     _, optimiser = optimiser_of(1)
     with pytest.raises(ValueError, match="takes no closure"):
         optimiser.step(lambda: 0.0)

@@ -1,19 +1,21 @@
-"""The kernels of `native.py`'s schemas in Triton: the same names, the same arguments in the same order.
+"""The kernels of the schemas in extension.py in Triton, with the same names and arguments.
 
-Each launches on the current stream of its tensors' device, reads nothing back and takes scratch from torch's allocator, so that a CUDA
-graph can capture it once Triton has compiled it, which the first call does. Block sizes follow from the sizes of the tensors, never from
-a timing: two runs give the same bits. This is the only place that imports triton.
+Each is launched on the current stream of its tensors' device, copies nothing to the host and allocates its
+workspace with torch, so that a CUDA graph can capture it after the first call, in which Triton compiles it.
+Block sizes depend on the sizes of the tensors, never on timings, so two runs give the same bits. Only this
+package imports triton.
 """
 
 from .adain import adain_backward, adain_forward
-from .rasterize import draw_landmarks
-from .spectral_norm import normalise_backward, normalise_forward, power_iteration_
-from .warp import landmark_motion, warp_forward
+from .power_iteration import power_iteration_
+from .rasterize import draw_polylines
+from .spectral_norm import normalise_backward, normalise_forward
+from .warp_by_landmarks import landmark_motion, warp_forward
 
 __all__ = [
     "adain_backward",
     "adain_forward",
-    "draw_landmarks",
+    "draw_polylines",
     "landmark_motion",
     "normalise_backward",
     "normalise_forward",

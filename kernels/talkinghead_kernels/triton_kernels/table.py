@@ -1,7 +1,7 @@
-"""Numbers for a kernel, brought to the device without a copy.
+"""Tables of numbers on the device, written without a copy from the host.
 
-A copy from the host would wait, or need memory that outlives a CUDA graph. The numbers travel as arguments of a launch instead, which a
-graph captures like any other.
+A copy from the host would synchronize, or need memory that outlives a CUDA graph. The numbers are passed as
+arguments of a launch instead, which a graph captures like any other.
 """
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_GROUP = 128  # numbers a launch carries: 1 KiB of the 4 KiB of arguments that every driver takes
-# Numbers are passed as 2 (n + offset) + 1: 64 bits wide and never a multiple of 16, which Triton would compile for anew
+_GROUP = 128  # numbers per launch: 1 KiB of the 4 KiB of arguments that every driver accepts
+# Numbers are passed as 2 (n + offset) + 1: 64 bits wide and never a multiple of 16, for which Triton would
+# compile another variant.
 _OFFSET = tl.constexpr(1 << 40)
 
 
@@ -25,11 +26,15 @@ def _fill(table, values):
 
 
 def table(fields: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """The fields one after the other, int64, on the device."""
+    """Return the fields in sequence as an int64 tensor on the device."""
     values = list(itertools.chain.from_iterable(fields))
     groups = triton.cdiv(len(values), _GROUP)
     values += [0] * (groups * _GROUP - len(values))
     result = torch.empty(groups * _GROUP, dtype=torch.int64, device=device)
     for start in range(0, len(values), _GROUP):
-        _fill[(1,)](result[start:], tuple(2 * (value + _OFFSET.value) + 1 for value in values[start : start + _GROUP]), num_warps=1)
+        _fill[(1,)](
+            result[start:],
+            tuple(2 * (value + _OFFSET.value) + 1 for value in values[start : start + _GROUP]),
+            num_warps=1,
+        )
     return result

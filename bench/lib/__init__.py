@@ -1,0 +1,1 @@
+"""Library of the benchmarks: timing, checks, reports, plots and profiles."""

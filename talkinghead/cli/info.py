@@ -1,0 +1,48 @@
+"""The command `info`."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .parser import add_command
+
+if TYPE_CHECKING:
+    from .console import Console
+
+EXAMPLE = """\
+example:
+  talkinghead info
+  talkinghead info --json"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of `info`."""
+    add_command(commands, "info", EXAMPLE, quiet=False)
+
+
+def run(_: argparse.Namespace, console: "Console") -> None:
+    """Run `info`."""
+    from talkinghead_kernels import backend
+
+    from .info_report import collect
+
+    report = collect()
+    lines = []
+    for section, values in report.items():
+        if section == "runs":  # printed as a column of the ops
+            continue
+        if section == "ops":
+            lines += [section, *(f"  {line}" for line in backend.format_report(report))]
+            continue
+        if section == "presets":
+            values = {name: _describe_preset(numbers) for name, numbers in values.items()}
+        elif not isinstance(values, dict):
+            values = {"": values}
+        lines.append(section)
+        lines += [f"  {name:26}{value}" for name, value in (values or {"": "none"}).items()]
+    console.result(report, lines)
+
+
+def _describe_preset(numbers: dict[str, Any]) -> str:
+    side = numbers["image_size"]
+    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
+    return f"{side}x{side}, {counts} parameters"

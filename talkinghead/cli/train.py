@@ -1,0 +1,141 @@
+"""The command `train`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..constants import PRESETS, VARIANTS
+from ..errors import did_you_mean
+from .argument_types import int_in_range
+from .options import (
+    MODELS,
+    add_device,
+    add_excluded_identities,
+    add_perceptual,
+    add_save_every,
+    add_seed,
+    add_training_data,
+    parse_perceptual,
+)
+from .parser import add_command, add_renamed_option
+from .path_arguments import FolderType, ModelPath, PresetPath
+
+if TYPE_CHECKING:
+    from .console import Console
+
+EXAMPLE = """\
+example:
+  talkinghead prepare clips/ --out data --size 64
+  talkinghead train data --preset tiny --out run --exclude-identities bob
+  talkinghead train people data --preset tiny --out run2   # half of the episodes from each
+  tensorboard --logdir run/log
+  talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
+
+Interrupt it at any time; the same command resumes."""
+
+
+def _output_patterns() -> tuple[str, ...]:
+    from ..training.meta import FILES
+
+    return FILES
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of `train`."""
+    parser = add_command(commands, "train", EXAMPLE)
+    add_training_data(parser)
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=FolderType(_output_patterns),
+        metavar="RUN",
+        help="the run's folder: model, state, TensorBoard's log",
+    )
+    parser.add_argument(
+        "--preset",
+        type=parse_preset,
+        default="tiny",
+        metavar="PRESET",
+        help=f"size of the networks: {', '.join(PRESETS)}, or a .toml file whose table [preset] overrides "
+        "values of one of these (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default="ft",
+        help="ft: to be fine-tuned; ff: to be used feed-forward (default: %(default)s)",
+    )
+    _add_learning_options(parser)
+    add_perceptual(parser)
+    add_device(parser)
+    add_seed(parser)
+
+
+def parse_preset(text: str) -> str:
+    """Parse the name of a preset, or the path of a TOML file."""
+    if text in PRESETS:
+        return text
+    if not text.lower().endswith(".toml"):
+        names = ", ".join(PRESETS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {names}, and no .toml file{did_you_mean(text, PRESETS)}"
+        )
+    return PresetPath(text)
+
+
+def _add_learning_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int_in_range(0), metavar="N", help="in all (default: the preset's)")
+    add_excluded_identities(parser)
+    parser.add_argument(
+        "--init-from",
+        type=ModelPath,
+        metavar="MODEL",
+        help=f"start from the weights of {MODELS}, of the same channels (default: random ones)",
+    )
+    parser.add_argument(
+        "--grad-accum-steps",
+        type=int_in_range(1),
+        default=1,
+        metavar="N",
+        help="accumulate the gradient of each step over N parts of its episodes: less memory (default: "
+        "%(default)s)",
+    )
+    add_save_every(parser)
+    add_renamed_option(parser, "--leave-out", "--exclude-identities")
+    add_renamed_option(parser, "--start", "--init-from")
+    add_renamed_option(parser, "--accumulate", "--grad-accum-steps")
+
+
+def run(args: argparse.Namespace, console: "Console") -> None:
+    """Run `train`."""
+    import logging  # not for --help
+
+    from ..training.meta import train
+    from ..training.run_folder import RunFolder
+
+    try:
+        model = train(
+            args.data,
+            args.out,
+            preset=args.preset,
+            variant=args.variant,
+            steps=args.steps,
+            seed=args.seed,
+            exclude_identities=args.exclude_identities,
+            init_from=args.init_from,
+            device=args.device,
+            fast=args.fast,
+            perceptual_files=parse_perceptual(args.perceptual),
+            grad_accum_steps=args.grad_accum_steps,
+            save_seconds=args.save_every,
+            on_step=console.step_progress("meta-learning"),
+        )
+    except KeyboardInterrupt:
+        if RunFolder(Path(args.out)).state.exists():
+            logging.getLogger(__name__).info("%s: resume by: %s", args.out, args.command_line)
+        raise
+    path = Path(args.out, "model.safetensors")
+    values = {"model": str(path), **model.provenance, "seconds": round(RunFolder(Path(args.out)).seconds())}
+    console.result(
+        values, [f"{path}: model of preset {model.config.preset}, {model.provenance['steps']} steps"]
+    )

@@ -1,1 +1,0 @@
-"""Videos of many people -> the data set that training reads."""

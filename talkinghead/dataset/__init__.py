@@ -1,0 +1,1 @@
+"""Data sets, which `prepare` writes and training reads."""

@@ -1,0 +1,220 @@
+"""Sampling of episodes, the training examples of meta-learning (paper, section 3.2).
+
+An episode is a target frame and K other frames of the same video, sampled when it is needed. The sample
+depends on (seed, step) alone, so a run that is resumed sees the same episodes as an uninterrupted one.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.few_shot import evenly_spaced_indices
+from ..errors import TalkingheadError
+from ..media.pixel_range import uint8_to_float
+from .augment import sample_augmentation, sample_jitter
+from .shard_reader import ShardClip, read_index
+
+CACHE_BYTES = 2 << 30
+"""The largest size of the decoded frames kept in memory."""
+_FAR_CANDIDATES = 8
+_CAMERA_MOTION = 0.012  # about how far a hand-held camera moves between two frames, as a share of the frame
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A batch of B episodes of 1 + K frames each; the target frame comes first.
+
+    Attributes:
+        frames: float32 [B, 1 + K, 3, size, size] in [-1, 1].
+        points: float32 [B, 1 + K, 68, 2], landmarks as fractions of the frame.
+        columns: int64 [B], the index of the embedding W_i of each episode's video (and variant).
+        valid: float32 [B, 1, size, size], 1 where the target frame shows pixels of its source, which count in
+            the loss, and 0 beyond the source's border. All 1 by default.
+    """
+
+    frames: Tensor
+    points: Tensor
+    columns: Tensor
+    valid: Tensor = None  # type: ignore[assignment]  # a tensor after __post_init__
+
+    def __post_init__(self) -> None:
+        if self.valid is None:
+            object.__setattr__(self, "valid", torch.ones_like(self.frames[:, 0, :1]))
+
+    def to(self, device: torch.device) -> "Episodes":
+        """Return the same episodes on a device."""
+        return Episodes(*(tensor.to(device) for tensor in self._tensors))
+
+    def split(self, parts: int) -> "list[Episodes]":
+        """Split the batch into `parts` batches of nearly equal size, or of one episode if there are fewer."""
+        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self._tensors]
+        return [Episodes(*piece) for piece in zip(*pieces, strict=True)]
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.frames, self.points, self.columns, self.valid
+
+
+class EpisodeSource:
+    """Samples episodes from prepared shards.
+
+    Data sets are equally likely, then the people of a data set, their videos, and the variants of a video.
+
+    Args:
+        folders: one or several data sets that `talkinghead prepare` wrote; the same name in two of them
+            stands for two people.
+        size: of the frames in pixels.
+        shots: K.
+        batch: episodes per step.
+        videos: smallest number of videos of a data set; where it has fewer, augmented variants of each video
+            are added (`augment.py`).
+        seed: of the sampling.
+        exclude_identities: names of people to exclude.
+        far_targets: share of the episodes whose target is the one of eight frames whose landmarks are
+            farthest from those of the others.
+        camera_motion: share of the episodes whose other frames, without the target, are moved as by a
+            hand-held camera.
+
+    Raises:
+        TalkingheadError: a data set has no clip with 1 + K frames, or is named twice.
+    """
+
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        size: int,
+        shots: int,
+        batch: int,
+        videos: int,
+        seed: int,
+        exclude_identities: Sequence[str] = (),
+        far_targets: float = 0.0,
+        camera_motion: float = 0.0,
+    ) -> None:
+        folders = [folders] if isinstance(folders, str | Path) else list(folders)
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise TalkingheadError(
+                f"{', '.join(map(str, folders))}: a data set is named twice; name each once"
+            )
+        unknown = set(exclude_identities)
+        self.clips: list[ShardClip] = []
+        self.sets: list[list[list[int]]] = []  # data set, person -> indices of clips
+        self.variants: list[int] = []  # number of variants of each clip
+        for folder in folders:
+            people: dict[str, list[int]] = {}
+            for clip in read_index(folder):
+                unknown.discard(clip.person)
+                if clip.person not in exclude_identities and len(clip.landmarks) > shots:
+                    people.setdefault(clip.person, []).append(len(self.clips))
+                    self.clips.append(clip)
+            if not people:
+                raise TalkingheadError(
+                    f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer "
+                    "videos"
+                )
+            self.sets.append([people[name] for name in sorted(people)])
+            new = len(self.clips) - len(self.variants)
+            self.variants += [-(-videos // new)] * new
+        if unknown:
+            raise TalkingheadError(
+                f"{', '.join(map(str, folders))}: no person is called {', '.join(sorted(unknown))}; exclude "
+                "names of people in the data sets"
+            )
+        self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
+        self.far_targets, self.camera_motion = far_targets, camera_motion
+        self._first_column = [0, *accumulate(self.variants)]
+        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    @property
+    def columns(self) -> int:
+        """The number of video embeddings: one for each video and variant."""
+        return self._first_column[-1]
+
+    def draw(self, step: int) -> Episodes:
+        """Sample the episodes of a step."""
+        random = np.random.default_rng((self.seed, step))
+        frames, points, columns, valid = zip(*(self._episode(random) for _ in range(self.batch)), strict=True)
+        return Episodes(torch.stack(frames), torch.stack(points), torch.tensor(columns), torch.stack(valid))
+
+    def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
+        """Return an episode's frames, points, column and the valid pixels of its frames."""
+        people = self.sets[random.integers(len(self.sets))]
+        videos = people[random.integers(len(people))]
+        index = videos[random.integers(len(videos))]
+        chosen = self._sample_indices(self.clips[index].landmarks, random)
+        number = int(random.integers(self.variants[index]))
+        frames, points = self._read_augmented(index, number, chosen)
+        if self.camera_motion > 0 and random.random() < self.camera_motion:
+            _move_camera(frames, points, random)
+        return frames, points, self._first_column[index] + number, self._valid_mask(index, number)
+
+    def _sample_indices(self, landmarks: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Sample the indices of a target frame and of K others.
+
+        With probability `far_targets` the target is the one of several candidates farthest from the others.
+        """
+        far = self.far_targets > 0 and random.random() < self.far_targets
+        candidates = min(_FAR_CANDIDATES if far else 1, len(landmarks) - self.shots)
+        numbers = random.choice(len(landmarks), candidates + self.shots, replace=False)
+        if not far:
+            return numbers
+        targets, others = landmarks[numbers[:candidates]], landmarks[numbers[candidates:]]
+        distance = np.linalg.norm(targets[:, None] - others[None], axis=3).mean(axis=2).min(axis=1)
+        return np.concatenate([numbers[[int(distance.argmax())]], numbers[candidates:]])
+
+    def clip_for_column(self, column: int) -> tuple[Tensor, Tensor]:
+        """Return K evenly spaced frames [K, 3, size, size] of a video variant, and their points [K, 68, 2].
+
+        Args:
+            column: index of the variant's embedding.
+        """
+        index = bisect_right(self._first_column, column) - 1
+        chosen = evenly_spaced_indices(len(self.clips[index].landmarks), self.shots)
+        return self._read_augmented(index, column - self._first_column[index], chosen)
+
+    def _read_augmented(self, index: int, number: int, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return frames of one variant of a clip, and their points."""
+        clip = self.clips[index]
+        frames = uint8_to_float(self._read_frames(index, clip, chosen))
+        points = torch.from_numpy(clip.landmarks[chosen] / clip.size).float()
+        variant = sample_augmentation(self.seed, index, number)
+        return (frames, points) if variant is None else variant.apply(frames, points)
+
+    def _valid_mask(self, index: int, number: int) -> Tensor:
+        """Return float32 [1, size, size], 1 where frames of a clip's variant show pixels of the source."""
+        inside = self.clips[index].info.valid(self.size)
+        mask = (
+            torch.ones(1, self.size, self.size) if inside is None else torch.from_numpy(inside).float()[None]
+        )
+        variant = sample_augmentation(self.seed, index, number)
+        return mask if variant is None else variant.apply_to_mask(mask[None])[0]
+
+    def _read_frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
+        """Return frames uint8 [n, 3, size, size], decoded once while they fit into the cache."""
+        missing = [int(i) for i in chosen if (index, int(i)) not in self._cache]
+        if missing:
+            decoded = clip.resized_frames(missing, self.size)
+            for i, frame in zip(missing, decoded, strict=True):
+                self._cache[index, i] = frame.clone()
+        frames = []
+        for i in chosen:
+            self._cache.move_to_end((index, int(i)))
+            frames.append(self._cache[index, int(i)])
+        while len(self._cache) * 3 * self.size**2 > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return torch.stack(frames)
+
+
+def _move_camera(frames: Tensor, points: Tensor, random: np.random.Generator) -> None:
+    """Move all frames [N, 3, S, S] but the first, and their points [N, 68, 2], a little, in place."""
+    for number in range(1, len(frames)):
+        jitter = sample_jitter(random, _CAMERA_MOTION, warp_share=0)
+        moved_frames, moved_points = jitter.apply(frames[number, None], points[number, None])
+        frames[number], points[number] = moved_frames[0], moved_points[0]

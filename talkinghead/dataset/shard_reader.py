@@ -1,0 +1,327 @@
+"""Read a data set from disk: tar shards that `webdataset` can open too.
+
+The members of a clip follow each other; its key has no dot:
+    <key>.0000.jpg ...      the crops, size x size
+    <key>.landmarks.npy     float32 [N, 68, 2] in pixels of the crops
+    <key>.irises.npy        float32 [N, 2, 5, 2] in pixels of the crops, where they are known; 0.2.0 and
+                            earlier versions skip it
+    <key>.json              version, name, sha256, person, fps, frame_size [height, width], crop [x, y, side]
+                            of convention 1 or [x, y, side, 2] of convention 2 (data/crop.py), frames (their
+                            numbers in the source), size, detector, part (the shot of the source, if it has
+                            several)
+The bytes of a shard depend only on its clips and their order.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clip import IRIS_POINTS, POINTS
+from ..data.crop import Crop
+from ..errors import TalkingheadError
+from ..media.images import decode_jpeg
+
+VERSION = 1
+SHARDS = "shard-*.tar"
+"""The pattern of the names of shards."""
+MAX_SIDE = 8192
+"""The largest side of a stored crop in pixels."""
+_BLOCK = tarfile.BLOCKSIZE
+_HEADER_BYTES = 1 << 20
+"""The largest tar header, with the extensions that other programs add when they repack a shard."""
+_JPEG_BYTES = 32 << 20
+_NPY_BYTES = 4096  # of a .npy file without its numbers
+_POINT_SHAPES = {"landmarks.npy": (POINTS, 2), "irises.npy": (2, IRIS_POINTS, 2)}
+"""Shapes of the points of a frame in the .npy files of a clip."""
+_JSON_BYTES = 64 << 10  # of a clip's JSON without the frame numbers
+_NUMBER_BYTES = 32  # of a frame number in the JSON, with white space
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """The description of a clip in a shard.
+
+    Attributes:
+        name: file name of the source.
+        sha256: of the source, 64 hexadecimal digits.
+        person: name of the person in it.
+        fps: frames per second of the source.
+        frame_size: (height, width) of the source in pixels.
+        crop: the square of the source's frames that is stored.
+        frames: numbers of the kept frames in the source.
+        size: side of the stored crops in pixels.
+        detector: the landmark detector, such as "dlib", or "mesh" of synthetic people.
+        part: number of the shot in the source, from 1 on; 0 when the source is one shot.
+    """
+
+    name: str
+    sha256: str
+    person: str
+    fps: float
+    frame_size: tuple[int, int]
+    crop: Crop
+    frames: tuple[int, ...]
+    size: int
+    detector: str
+    part: int = 0
+
+    @property
+    def key(self) -> str:
+        """A key that is unique by content, has no dots, and is short enough for a tar header."""
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem)[:48]
+        return f"{stem}-{self.sha256[:12]}" + (f"-{self.part}" if self.part else "")
+
+    def valid(self, size: int) -> np.ndarray | None:
+        """Return bool [size, size], True where the crops at that size show pixels of the source.
+
+        None means all of them; crops may reach beyond the source's border.
+        """
+        inside = self.crop.valid(self.frame_size, size)
+        return None if inside.all() else inside
+
+    def to_json(self) -> str:
+        """Return the JSON text that a shard stores."""
+        crop = [self.crop.x, self.crop.y, self.crop.side]
+        if self.crop.convention != 1:  # versions that only support convention 1 read three numbers
+            crop.append(self.crop.convention)
+        return json.dumps({"version": VERSION, **asdict(self), "crop": crop}, indent=1)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ClipInfo":
+        """Parse the text that `to_json` returned.
+
+        Raises:
+            ValueError, TypeError, KeyError: the text is something else.
+        """
+        fields = json.loads(data)
+        version = fields.pop("version", None)
+        if version != VERSION:
+            raise ValueError(f"format version {version}, expected {VERSION}")
+        info = cls(
+            **{
+                **fields,
+                "crop": Crop(*fields["crop"]),
+                "frame_size": tuple(fields["frame_size"]),
+                "frames": tuple(fields["frames"]),
+            }
+        )
+        texts = (info.name, info.sha256, info.person, info.detector)
+        numbers = (*info.frame_size, *info.frames, info.size, info.part, info.crop.convention)
+        if not all(type(text) is str for text in texts) or not all(
+            type(number) is int and number >= 0 for number in numbers
+        ):
+            raise ValueError("its JSON has a text where a number belongs, or a number where a text does")
+        if not 0 < info.fps < math.inf or not 0 < info.size <= MAX_SIDE:
+            raise ValueError(f"its JSON says {info.fps} frames a second, of side {info.size}")
+        return info
+
+
+@dataclass(frozen=True)
+class ShardClip:
+    """A clip of a data set; its frames stay on disk until they are requested.
+
+    Attributes:
+        key: its name in the shard.
+        info: its description in the shard.
+        landmarks: float32 [N, 68, 2] in pixels of the crops.
+        irises: float32 [N, 2, 5, 2] in pixels of the crops, as in `talkinghead.Track`; None if unknown.
+    """
+
+    key: str
+    info: ClipInfo
+    landmarks: np.ndarray
+    _shard: Path = field(repr=False)
+    _pieces: tuple[tuple[int, int], ...] = field(repr=False)
+    irises: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    @property
+    def person(self) -> str:
+        """The name of the person in it."""
+        return self.info.person
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the source."""
+        return self.info.fps
+
+    @property
+    def size(self) -> int:
+        """The side of the stored crops in pixels."""
+        return self.info.size
+
+    def frames(self, indices: Iterable[int]) -> np.ndarray:
+        """Read frames by their indices: uint8 [n, size, size, 3], RGB.
+
+        Raises:
+            TalkingheadError: the shard is missing or damaged.
+        """
+        try:
+            with open(self._shard, "rb") as file:
+                frames = [self._decode(file, *self._pieces[int(index)]) for index in indices]
+            return np.stack(frames)
+        except Exception as error:  # Pillow raises many types
+            raise TalkingheadError(
+                f"{self._shard}: a frame of {self.key} cannot be read ({error}); prepare the data again"
+            ) from error
+
+    def resized_frames(self, indices: Iterable[int], size: int) -> Tensor:
+        """Read frames by their indices, resized: uint8 [n, 3, size, size].
+
+        Raises:
+            TalkingheadError: the shard is missing or damaged.
+        """
+        frames = torch.from_numpy(self.frames(indices)).permute(0, 3, 1, 2)
+        if self.size == size:
+            return frames
+        resized = F.interpolate(frames.float(), size=(size, size), mode="bilinear", antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+    def _decode(self, file: IO[bytes], offset: int, length: int) -> np.ndarray:
+        file.seek(offset)
+        return decode_jpeg(file.read(length), self.size)
+
+
+def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
+    """List all clips of a data set, in order; landmarks in memory, frames on disk.
+
+    Raises:
+        TalkingheadError: the folder is missing or holds no shards, or a shard is damaged or of another
+            version.
+    """
+    shards = sorted(Path(folder).glob(SHARDS)) if os.path.isdir(folder) else []
+    if not shards:
+        raise TalkingheadError(
+            f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
+            f"{folder}"
+        )
+    return [clip for shard in shards for clip in _read_shard(shard)]
+
+
+def _read_shard(shard: Path) -> list[ShardClip]:
+    clips: list[ShardClip] = []
+    try:
+        if not os.path.isfile(shard):  # a pipe or a device might never end
+            raise ValueError("it is no file")
+        with _BoundedFile(shard) as file:
+            _check_end(file)
+            pieces: list[tuple[int, int]] = []
+            points: dict[str, np.ndarray] = {}
+            for member in _iterate_members(file, os.path.getsize(shard)):
+                key, _, kind = member.name.partition(".")
+                place = (member.offset_data, member.size)
+                if kind.endswith(".jpg"):
+                    if member.size > _JPEG_BYTES:
+                        raise ValueError(f"{member.name} claims {member.size} bytes")
+                    pieces.append(place)
+                elif kind in _POINT_SHAPES:
+                    points[kind] = _read_points(file, place, kind, len(pieces))
+                elif kind == "json":
+                    info = ClipInfo.from_json(file.content(*place, _JSON_BYTES + _NUMBER_BYTES * len(pieces)))
+                    landmarks, irises = (points.get(name) for name in _POINT_SHAPES)
+                    if landmarks is None or len(info.frames) != len(pieces):
+                        raise ValueError(
+                            f"{key} has {len(pieces)} frames, and not as many landmarks and numbers"
+                        )
+                    clips.append(
+                        ShardClip(key, info, landmarks, _shard=shard, _pieces=tuple(pieces), irises=irises)
+                    )
+                    pieces, points = [], {}
+            if pieces:
+                raise ValueError("its last clip is not whole")
+    except Exception as error:  # tarfile, json and numpy raise many types
+        reason = str(error) or type(error).__name__
+        raise TalkingheadError(
+            f"{shard}: cannot be read as a shard ({reason}); prepare the data again"
+        ) from error
+    return clips
+
+
+class _BoundedFile(io.FileIO):
+    """A file that refuses large reads, whatever sizes its headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _HEADER_BYTES:
+            raise ValueError(f"a header claims {size} bytes")
+        return super().read(size)
+
+    def content(self, offset: int, size: int, limit: int) -> bytes:
+        """Return `size` bytes from an offset on.
+
+        Raises:
+            ValueError: `size` is more than the limit, or more than the file has.
+        """
+        if size > limit:
+            raise ValueError(f"a member claims {size} bytes, expected at most {limit}")
+        position = self.tell()
+        self.seek(offset)
+        data = io.FileIO.read(self, size)
+        self.seek(position)
+        if len(data) != size:
+            raise ValueError("it is cut short")
+        return data
+
+
+def _iterate_members(file: _BoundedFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive; all have to be complete plain files with valid names."""
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            if (
+                not member.isreg()
+                or member.issparse()
+                or not re.fullmatch(r"[A-Za-z0-9_-]+\.[a-z0-9.]+", member.name)
+            ):
+                raise ValueError(f"{member.name!r} does not belong in it")
+            if member.offset_data + member.size > size:
+                raise ValueError(f"{member.name} claims {member.size} bytes")
+            yield member
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
+
+
+def _check_end(file: _BoundedFile) -> None:
+    # tarfile accepts an archive that was cut between two members
+    file.seek(-min(2 * _BLOCK, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    if file.read(2 * _BLOCK) != b"\0" * 2 * _BLOCK:
+        raise ValueError("it is cut short or no tar file")
+
+
+def _read_points(file: _BoundedFile, place: tuple[int, int], kind: str, frames: int) -> np.ndarray:
+    """Read landmarks or irises: float32 [frames, *shape]; memory is allocated for actual data only.
+
+    Args:
+        file: the shard.
+        place: offset and size of the .npy file in it.
+        kind: a key of _POINT_SHAPES.
+        frames: number of frames of the clip so far.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    expected, name = (frames, *_POINT_SHAPES[kind]), kind.removesuffix(".npy")
+    npy = io.BytesIO(file.content(*place, _NPY_BYTES + 4 * math.prod(expected)))
+    if np.lib.format.read_magic(npy) != (1, 0):
+        raise ValueError(f"its {name} are no .npy of version 1.0")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(npy)
+    if shape != expected or dtype != np.float32 or by_column:
+        raise ValueError(
+            f"{frames} frames but {name} {dtype} {list(shape)}, expected float32 {list(expected)}"
+        )
+    points = np.frombuffer(npy.read(), np.float32).reshape(shape)
+    if not np.isfinite(points).all():
+        raise ValueError(f"its {name} are not all finite")
+    return points

@@ -1,0 +1,1 @@
+"""Exporters that write a person as an engine file."""

@@ -1,0 +1,73 @@
+"""ONNX export: one file that runs without torch and without this package, in onnxruntime, OpenVINO, TensorRT
+and others.
+
+Plain operators of opset 20 (22 for bf16), no custom ones: our ops are exported in their decompositions,
+resampling is folded into the weights, and every norm is a LayerNormalization in float32 in all precisions.
+"""
+
+from pathlib import Path
+
+import torch
+
+from ..engines.manifest import Manifest, embed_checksum
+from ..errors import require
+from ..model import Person
+from ..system.quiet import suppress_warnings
+from ..version import __version__
+from .frame_module import RESAMPLE_FORMS, FrameModule, export_program
+
+OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
+"""The lowest opset whose operators support a precision."""
+_MANIFEST_KEY = "talkinghead"
+
+
+def write_onnx(
+    person: Person,
+    path: Path,
+    precision: str = "fp32",
+    batch: int = 8,
+    input: str = "points",
+    output: str = "uint8",
+    name: str = "",
+) -> Manifest:
+    """Write a person as ONNX and return the manifest that the file contains.
+
+    Args:
+        person: whose engine it is.
+        path: the file; written in place.
+        precision, batch, input, output: as in `talkinghead.engines.manifest.EngineSpec`.
+        name: the person's file, for the manifest.
+
+    Raises:
+        TalkingheadError: onnx or onnxscript is not installed.
+    """
+    for package in ("onnx", "onnxscript"):
+        require(package, "onnx")
+    module = FrameModule(person, precision, input, output, forms=RESAMPLE_FORMS[precision])
+    opset = OPSETS[precision]
+    with suppress_warnings("torch"):
+        onnx_program = torch.onnx.export(
+            export_program(module, batch),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=module.input_names(),
+            output_names=["frames"],
+        )
+    assert onnx_program is not None
+    manifest = Manifest.of(
+        person,
+        "onnx",
+        precision,
+        batch,
+        input=input,
+        output=output,
+        name=name,
+        details={"opset": opset, "torch": torch.__version__},
+    )
+    model = onnx_program.model
+    model.metadata_props[_MANIFEST_KEY] = manifest.to_json()
+    model.producer_name, model.producer_version = "talkinghead", __version__
+    onnx_program.save(path, external_data=False)
+    embed_checksum(path)
+    return manifest

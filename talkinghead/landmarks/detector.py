@@ -1,0 +1,92 @@
+"""Interface of the landmark detectors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Protocol
+
+import numpy as np
+
+from .geometry import bounding_boxes
+from .head_pose import HeadPose, head_pose
+
+MIN_CONFIDENCE = 0.5
+"""A face of less confidence is in profile, occluded or badly fitted: it may drive, it is not learned from."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a frame.
+
+    Attributes:
+        landmarks: float32 [68, 2], iBUG 68 points in continuous pixels of the frame.
+        confidence: 0..1, how reliable the points are; below `MIN_CONFIDENCE` in profile or behind a hand.
+        irises: float32 [2, 5, 2] in pixels of the frame, in the order of `talkinghead.Track`; None where the
+            detector does not see them.
+        expected_error: float32 [68], how far each landmark may be off, in pixels of the frame: large where it
+            is hidden. None where the detector does not say.
+    """
+
+    landmarks: np.ndarray
+    confidence: float
+    irises: np.ndarray | None = None
+    expected_error: np.ndarray | None = None
+
+    @cached_property
+    def pose(self) -> HeadPose:
+        """Pose of the head in degrees, estimated from the landmarks."""
+        return head_pose(self.landmarks)
+
+    @cached_property
+    def box(self) -> tuple[float, float, float]:
+        """Centre x and y of the landmarks' box, and its longer side, in pixels."""
+        x, y, side = bounding_boxes(self.landmarks[None])[0].tolist()
+        return x, y, side
+
+
+class Detector(Protocol):
+    """Finds the 68 iBUG landmarks of faces in frames uint8 [H, W, 3], RGB, of one size.
+
+    Attributes:
+        name: such as "network" or "dlib"; data sets store it.
+        choice_reason: why this one runs where another was to be expected; empty elsewhere.
+    """
+
+    name: str
+    choice_reason: str
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Find all faces of each frame, the largest first; in one batch where the detector can."""
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        """Follow one face through consecutive frames, from its landmarks `near` [68, 2] in the frame before
+        the first (or after, going backwards).
+
+        The whole frame is not searched. The list is shorter than `frames` when the face is lost.
+        """
+
+
+def largest_face(detector: Detector, frame: np.ndarray) -> Face | None:
+    """Return the largest face of a frame uint8 [H, W, 3], or None without one."""
+    faces = find_faces(detector, [frame])[0]
+    return faces[0] if faces else None
+
+
+def find_faces(detector: Detector, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+    """Find all faces of each frame, the largest first, without detections that cannot be a face."""
+    return [[face for face in faces if is_valid_face(face)] for faces in detector.find(frames)]
+
+
+def follow_face(detector: Detector, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+    """Follow one face through consecutive frames up to the first detection that cannot be a face."""
+    return list(takewhile(is_valid_face, detector.follow(frames, near)))
+
+
+def is_valid_face(face: Face) -> bool:
+    """Return whether a detection can be a face: finite values, and landmarks that are not all on a line."""
+    return bool(
+        np.isfinite(face.confidence)
+        and np.isfinite(face.landmarks).all()
+        and np.ptp(face.landmarks, axis=0).min() > 0
+    )

@@ -1,0 +1,109 @@
+"""Blocks, files and inference form of the networks that find faces and landmarks."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from ..errors import TalkingheadError
+from ..system.tensor_file import write_tensors
+
+VERSION = 1
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class InvertedResidual(nn.Module):
+    """Block that widens its input, filters each channel, and adds the result to an input of equal shape.
+
+    Source: Sandler et al. 2018, "MobileNetV2".
+    """
+
+    def __init__(self, inputs: int, outputs: int, expand: int, stride: int = 1, kernel: int = 3) -> None:
+        super().__init__()
+        wide = inputs * expand
+        self.widen = conv(inputs, wide, kernel=1)
+        self.filter = conv(wide, wide, kernel=kernel, stride=stride, groups=wide)
+        self.narrow = conv(wide, outputs, kernel=1, relu=False)
+        self.adds_input = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.narrow(self.filter(self.widen(x)))
+        return x + result if self.adds_input else result
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """Return a convolution with its normalisation and activation."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def prepare_for_inference(network: Network) -> Network:
+    """Return a copy whose normalisations are folded into the convolutions, in channels_last."""
+    result = deepcopy(network).eval()
+    for module in list(result.modules()):
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            convolution = module[0]
+            assert isinstance(convolution, nn.Conv2d)
+            module[0] = fuse_conv_bn_eval(convolution, module[1])
+            module[1] = nn.Identity()
+    return to_channels_last(result.requires_grad_(False))
+
+
+def to_channels_last(network: Network) -> Network:
+    """Return the network with its weights in channels_last, in which CPUs run it fastest."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save_network(network: nn.Module, path: Path, kind: str, provenance: Mapping[str, object]) -> None:
+    """Write the weights in 16 bits, with what they were trained on.
+
+    Args:
+        network: the network.
+        path: the file.
+        kind: what the network is, such as "landmark network".
+        provenance: values for JSON.
+
+    Raises:
+        TalkingheadError: the file cannot be written; the message says where it was written instead.
+    """
+    tensors = {
+        name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    write_tensors(path, tensors, {"kind": kind, "version": VERSION, "provenance": dict(provenance)})
+
+
+def load_weights(network: Network, path: Path, kind: str) -> Network:
+    """Load a file that `save_network` wrote into a network, and return it.
+
+    Raises:
+        TalkingheadError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, target in network.state_dict().items():
+                if name.endswith("num_batches_tracked"):
+                    continue
+                if tuple(file.get_slice(name).get_shape()) != tuple(target.shape):
+                    raise ValueError(f"{name} has another shape")
+                value = file.get_tensor(name)
+                if not value.isfinite().all():
+                    raise ValueError(f"{name} is not finite")
+                target.copy_(value)
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TalkingheadError(
+            f"{path}: cannot be read as a {kind} ({reason}); train one with: talkinghead train-landmarks"
+        ) from error
+    return network

@@ -1,0 +1,160 @@
+"""Landmark detector of our own: networks that ship with the package find faces, 68 points and the irises."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clip import IRIS_POINTS, POINTS
+from ..errors import TalkingheadError
+from ..system.onnx_runtime import RUNTIMES, choose_runtime
+from .detector import Face
+from .face_finder import FaceFinder
+from .network import (
+    CROP_SIDE,
+    SHIPPED,
+    SIZE,
+    LandmarkRows,
+    load_landmark_network,
+)
+from .network_blocks import prepare_for_inference
+from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
+
+_MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
+_MIN_DETECTED_CONFIDENCE = 0.25  # of a detected face; less certain ones are none
+_MAX_SHIFT, _MAX_GROWTH, _MAX_TURN = 0.05, 1.1, 0.12  # of a crop: beyond, a face is fitted once more
+_PERFECT_SCALE, _WORST_SCALE = -4.6, -2.6  # mean log scale of the points at confidence 1 and 0
+_MIN_TRACKED_CONFIDENCE = 0.15  # of a face that is followed
+_BATCH = 16
+
+
+class NetworkDetector:
+    """Detector of 68 iBUG landmarks and the irises by the landmark network.
+
+    Args:
+        device: where the network runs, such as "cpu" or "cuda".
+        weights: file of the network, or an .onnx of it (`talkinghead export-landmarks`), which runs in
+            OpenVINO or onnxruntime; the one that ships by default.
+
+    Raises:
+        TalkingheadError: the file cannot be read, or its runtime is not installed.
+    """
+
+    name = "network"
+    choice_reason = ""
+
+    def __init__(self, device: str = "cpu", weights: str | Path = SHIPPED) -> None:
+        self._device, self._weights = device, Path(weights)
+        self._finder = FaceFinder(device)
+        self._run_network = _open_network(self._weights, device)
+
+    def __reduce__(self) -> tuple[type["NetworkDetector"], tuple[str, Path]]:
+        return NetworkDetector, (self._device, self._weights)  # another process loads its own network
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""
+        crops_of_frames = [self._finder.find(frame, CROP_SIDE) for frame in frames]
+        repeated = [frame for frame, crops in zip(frames, crops_of_frames, strict=True) for _ in crops]
+        faces = iter(self._fit(repeated, list(chain.from_iterable(crops_of_frames)), is_certain=False))
+        return [_largest_first(list(islice(faces, len(crops)))) for crops in crops_of_frames]
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost."""
+        faces: list[Face] = []
+        for start in range(0, len(frames), _BATCH):
+            batch = frames[start : start + _BATCH]
+            crop = crop_of_landmarks(near, CROP_SIDE)
+            fitted = self._fit(batch, [crop] * len(batch), is_certain=True)
+            for face in fitted:
+                if face.confidence < _MIN_TRACKED_CONFIDENCE:
+                    return faces
+                faces.append(face)
+            near = fitted[-1].landmarks
+        return faces
+
+    def _fit(
+        self, frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], is_certain: bool
+    ) -> list[Face]:
+        """Return the face in each crop; it is fitted once more where it lies elsewhere in the crop.
+
+        Args:
+            frames: one for each crop.
+            crops: where the faces are expected.
+            is_certain: whether a crop is of the face in an adjacent frame, not of a box.
+        """
+        faces = self._run(frames, crops)
+        moved = [
+            index
+            for index, (face, crop) in enumerate(zip(faces, crops, strict=True))
+            if not is_certain or _has_moved(crop, crop_of_landmarks(face.landmarks, CROP_SIDE))
+        ]
+        if moved:
+            refitted = self._run(
+                [frames[index] for index in moved],
+                [crop_of_landmarks(faces[index].landmarks, CROP_SIDE) for index in moved],
+            )
+            for index, face in zip(moved, refitted, strict=True):
+                faces[index] = face
+        return faces
+
+    def _run(self, frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop]) -> list[Face]:
+        """Run the network on crops, in batches."""
+        faces: list[Face] = []
+        for start in range(0, len(frames), _BATCH):
+            part = crops[start : start + _BATCH]
+            pictures = sample_crops(frames[start : start + _BATCH], part, SIZE)
+            for crop, rows in zip(part, self._run_network(pictures), strict=True):
+                points = crop.to_frame(rows[:-1, :2]).astype(np.float32)
+                irises = points[POINTS:].reshape(2, IRIS_POINTS, 2)
+                expected_error = (np.exp(rows[:POINTS, 2]) * crop.side).astype(np.float32)
+                faces.append(Face(points[:POINTS], _confidence(rows), irises, expected_error))
+        return faces
+
+
+def _open_network(path: Path, device: str) -> Callable[[Tensor], np.ndarray]:
+    """Return a function from pictures to the rows of `LandmarkRows`."""
+    if path.suffix.lower() == ".onnx":
+        try:
+            call = RUNTIMES[choose_runtime(device, "fp32")](path, device, "fp32")
+        except TalkingheadError:
+            raise
+        except Exception as error:  # runtimes raise many types
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise TalkingheadError(
+                f"{path}: cannot be run as a landmark network ({reason}); write one with: talkinghead "
+                "export-landmarks"
+            ) from error
+        return lambda pictures: call({"pictures": pictures.contiguous().numpy()})
+    network = LandmarkRows(prepare_for_inference(load_landmark_network(path))).to(device)
+
+    def run(pictures: Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return network(pictures.to(device)).cpu().numpy()
+
+    return run
+
+
+def _confidence(rows: np.ndarray) -> float:
+    """Return the confidence of a face from the network's rows [79, 3]; 0 without a face."""
+    presence = 1 / (1 + np.exp(-np.clip(rows[-1, 0], -50, 50)))
+    certainty = (_WORST_SCALE - rows[:POINTS, 2].mean()) / (_WORST_SCALE - _PERFECT_SCALE)
+    return 0.0 if presence < _MIN_PRESENCE else float(presence * np.clip(certainty, 1e-3, 1))
+
+
+def _largest_first(faces: list[Face]) -> list[Face]:
+    """Return detected faces without those that the landmark network does not confirm, the largest first."""
+    confirmed = [face for face in faces if face.confidence >= _MIN_DETECTED_CONFIDENCE]
+    return sorted(confirmed, key=lambda face: -face.box[2])
+
+
+def _has_moved(crop: OrientedCrop, other: OrientedCrop) -> bool:
+    """Return whether two crops differ so much that a face in the other is fitted better."""
+    growth = other.side / crop.side
+    return (
+        float(np.hypot(other.x - crop.x, other.y - crop.y)) > _MAX_SHIFT * crop.side
+        or not 1 / _MAX_GROWTH < growth < _MAX_GROWTH
+        or abs(np.angle(np.exp(1j * (other.angle - crop.angle)))) > _MAX_TURN
+    )

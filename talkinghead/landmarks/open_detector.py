@@ -1,0 +1,81 @@
+"""Choice of the landmark detector."""
+
+import logging
+
+from ..constants import DETECTORS
+from ..errors import TalkingheadError
+from .detector import Detector
+from .dlib_detector import DlibDetector
+from .face_alignment_detector import (
+    FaceAlignmentDetector,
+    is_installed,
+    unavailable_reason,
+    weights_folder,
+)
+from .face_landmarker_detector import SUFFIX, FaceLandmarkerDetector
+from .network_detector import NetworkDetector
+
+log = logging.getLogger(__name__)
+
+
+def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
+    """Open the landmark detector of that name.
+
+    Args:
+        name: "dlib" (offline), "face-alignment" (fetches its weights when they are missing), or "auto":
+            face-alignment where it and its weights are installed, else dlib; nothing is downloaded. Or the
+            path of a face_landmarker.task of MediaPipe, which OpenVINO runs on the CPU, or of a landmark
+            network, .safetensors or .onnx. "network" is the network that ships.
+        device: where face-alignment and networks run, such as "cpu", "cuda" or "cuda:1"; the others run
+            on the CPU.
+
+    Raises:
+        TalkingheadError: the name is unknown, the detector or its model is not installed, or it cannot run on
+            the device.
+    """
+    if name.endswith(SUFFIX):
+        if device != "cpu":
+            raise TalkingheadError(f"{name}: runs on the cpu, not on {device!r}; leave the device out")
+        return FaceLandmarkerDetector(name)
+    if name.endswith((".onnx", ".safetensors")):
+        return NetworkDetector(device, name)
+    if name == "network":
+        return NetworkDetector(device)
+    if name not in DETECTORS:
+        raise TalkingheadError(
+            f"landmarks {name!r}: no such detector; choose one of {', '.join(DETECTORS)}, or name a "
+            f"face_landmarker{SUFFIX}"
+        )
+    reason = unavailable_reason() if name == "auto" else ""
+    if name == "auto":
+        log.debug("landmarks by %s", describe_automatic_choice())
+    if name != "dlib" and not reason:
+        return FaceAlignmentDetector(device)
+    if device != "cpu":
+        explanation = f" ({reason})" if reason else ""
+        raise TalkingheadError(f"dlib: runs on the cpu, not on {device!r}{explanation}; leave the device out")
+    detector = DlibDetector()
+    if reason and is_installed():  # whoever installed the package expects it to run
+        detector.choice_reason = "face-alignment's weights are missing"
+    return detector
+
+
+def describe_automatic_choice() -> str:
+    """Return which detector "auto" stands for here, and the whole reason."""
+    reason = unavailable_reason()
+    return f"dlib: {reason}" if reason else f"face-alignment: its weights are in {weights_folder()}"
+
+
+def resolve_detector(detector: Detector | str | None) -> Detector:
+    """Return a detector, opened by its name where it is one; None is "auto".
+
+    Raises:
+        TalkingheadError: as for `open_detector`, or it is neither a detector nor a name.
+    """
+    if detector is None or isinstance(detector, str):
+        return open_detector(detector or "auto")
+    if not callable(getattr(detector, "find", None)):
+        raise TalkingheadError(
+            f"detector: got {type(detector).__name__}; give one of {', '.join(DETECTORS)}, or a Detector"
+        )
+    return detector

@@ -1,0 +1,117 @@
+"""Square crops of a frame that turn with the head, as the landmark networks see a face."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import centre_and_scale
+from .mean_face import MEAN_FACE
+
+
+@dataclass(frozen=True)
+class OrientedCrop:
+    """A square of a frame, turned about its centre; it may reach beyond the frame.
+
+    Attributes:
+        x, y: its centre in continuous pixels of the frame.
+        side: its side in pixels of the frame.
+        angle: radians by which it is turned clockwise in the image.
+    """
+
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+
+    @property
+    def axes(self) -> np.ndarray:
+        """Return its axes to the right and down in pixels of the frame, the rows of a float64 [2, 2]."""
+        c, s = np.cos(self.angle) * self.side, np.sin(self.angle) * self.side
+        return np.array([[c, s], [-s, c]])
+
+    def to_frame(self, points: np.ndarray) -> np.ndarray:
+        """Return points [..., 2] in fractions of the crop as float64 in pixels of the frame."""
+        return (np.asarray(points, np.float64) - 0.5) @ self.axes + [self.x, self.y]
+
+    def to_crop(self, points: np.ndarray) -> np.ndarray:
+        """Return points [..., 2] in pixels of the frame as float64 in fractions of the crop."""
+        offset = np.asarray(points, np.float64) - [self.x, self.y]
+        return offset @ self.axes.T / self.side**2 + 0.5
+
+    def varied(self, shift: tuple[float, float], scale: float, degrees: float) -> "OrientedCrop":
+        """Return the crop shifted by shares of its side, made larger by a factor and turned."""
+        x, y = self.to_frame(np.array(shift) + 0.5).tolist()
+        return OrientedCrop(x, y, self.side * scale, self.angle + math.radians(degrees))
+
+
+def crop_of_landmarks(landmarks: np.ndarray, side: float, raise_by: float = 0.0) -> OrientedCrop:
+    """Return the crop around a face, upright as its head.
+
+    Args:
+        landmarks: [68, 2] in pixels of the frame.
+        side: of the crop, in root-mean-square radii of the landmarks.
+        raise_by: how far its centre lies above that of the landmarks, in radii.
+    """
+    points = np.asarray(landmarks, np.float64)
+    centre, scale = centre_and_scale(points)
+    radius = max(float(scale), 1e-3)
+    angle = head_roll(points)
+    up = np.array([np.sin(angle), -np.cos(angle)])
+    x, y = (centre + up * raise_by * radius).tolist()
+    return OrientedCrop(x, y, side * radius, angle)
+
+
+def head_roll(landmarks: np.ndarray) -> float:
+    """Return how far a head is turned clockwise in the image, radians: the best turn of the mean face.
+
+    Args:
+        landmarks: [68, 2] in pixels of the frame.
+    """
+    offset = landmarks - landmarks.mean(axis=0)
+    mean = MEAN_FACE[:, :2]
+    along = float((mean * offset).sum())
+    across = float((mean[:, 0] * offset[:, 1] - mean[:, 1] * offset[:, 0]).sum())
+    return float(np.arctan2(across, along))
+
+
+def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], size: int) -> Tensor:
+    """Return one crop of each frame, antialiased; black beyond the frame.
+
+    Args:
+        frames: uint8 [H, W, 3] each.
+        crops: as many.
+        size: side of the result in pixels.
+
+    Returns:
+        float32 [N, 3, size, size], 0..1, in channels_last.
+    """
+    result = torch.empty(len(frames), 3, size, size).contiguous(memory_format=torch.channels_last)
+    for index, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
+        result[index] = _sample(frame, crop, size)
+    return result
+
+
+def _sample(frame: np.ndarray, crop: OrientedCrop, size: int) -> Tensor:
+    """Return a crop, float32 [3, size, size]: its surroundings are shrunk first, then turned."""
+    corners = crop.to_frame(np.array([[0, 0], [1, 0], [1, 1], [0, 1]]))
+    limit = np.array(frame.shape[1::-1])
+    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 1, low + 1, limit).astype(int)
+    # a copy, because torch does not take read-only arrays and negative strides
+    window = torch.from_numpy(frame[low[1] : high[1], low[0] : high[0]].copy()).permute(2, 0, 1)[None]
+    width_height = high - low
+    shrink = size / crop.side
+    if shrink < 0.75:
+        width, height = np.maximum(np.rint(width_height * shrink), 1).astype(int).tolist()
+        window = F.interpolate(window, (height, width), mode="bilinear", antialias=True)
+    steps = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5
+    across, down = (torch.from_numpy((axis * 2 / width_height).astype(np.float32)) for axis in crop.axes)
+    centre = ((np.array([crop.x, crop.y]) - low) * 2 / width_height - 1).astype(np.float32)
+    grid = torch.from_numpy(centre) + steps[None, :, None] * across + steps[:, None, None] * down
+    pixels = window.float().mul_(1 / 255)
+    return F.grid_sample(pixels, grid[None], mode="bilinear", align_corners=False)[0]

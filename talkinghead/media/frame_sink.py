@@ -1,0 +1,203 @@
+"""Sinks of live frames: a window, a video file, or a virtual webcam.
+
+The only module that imports OpenCV and pyvirtualcam.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import TalkingheadError, require
+from ..system.quiet import suppress_stderr
+from .recording import record_video
+from .video import VideoWriter
+
+TITLE = "talkinghead"
+_WINDOW_SIDE = 512  # longer side of a new window in pixels
+_QUIT_KEYS = (ord("q"), 27)  # 27 is Escape
+_DISPLAY_PROBE = "import cv2; cv2.namedWindow('talkinghead'); cv2.destroyAllWindows()"
+PROBE_TIMEOUT_S = 30.0
+_VIRTUAL = re.compile(r"v4l2(?::(.+))?")
+
+
+class Sink(Protocol):
+    """Output of live frames."""
+
+    def show(self, image: np.ndarray, t: float) -> None:
+        """Show a frame uint8 [H, W, 3], RGB, that is due `t` seconds after the first frame of the source."""
+
+    def is_open(self) -> bool:
+        """Return whether the sink still takes frames. Call it often: it keeps a window responsive."""
+
+
+@contextmanager
+def open_sink(
+    name: str | Path, fps: Fraction | float, size: tuple[int, int], metadata: Mapping[str, str] | None = None
+) -> Iterator[Sink]:
+    """Open a sink for the duration of the block, which must be entered and left in the main thread.
+
+    Args:
+        name: "window"; a file that ends in .mp4, which replaces an existing one when the block succeeds (see
+            `talkinghead.media.recording`); "v4l2", the first virtual webcam, or "v4l2:/dev/video2".
+        fps: frames per second, above 0, of the file, where missing frames are filled by repeating others, and
+            of a virtual webcam.
+        size: (height, width) of the frames in pixels.
+        metadata: tags of the file.
+
+    Raises:
+        TalkingheadError: there is no such sink, or it cannot be opened or written to.
+    """
+    virtual = _VIRTUAL.fullmatch(str(name))
+    if str(name) == "window":
+        with _window(size) as window:
+            yield window
+    elif virtual:
+        with _virtual_webcam(virtual[1], fps, size) as webcam:
+            yield webcam
+    elif Path(name).suffix.lower() == ".mp4":
+        with record_video(name, fps, size, metadata) as video:
+            yield _FileSink(video, fps)
+    else:
+        raise TalkingheadError(
+            f"{name}: no such sink; name window, v4l2, v4l2:/dev/video2 or a file that ends in .mp4"
+        )
+
+
+class _FileSink:
+    """Video file whose frames are placed by their time."""
+
+    def __init__(self, video: VideoWriter, fps: Fraction | float) -> None:
+        self._video, self._fps = video, Fraction(fps)
+        self._num_written = 0
+        self._last: np.ndarray | None = None
+
+    def show(self, image: np.ndarray, t: float) -> None:
+        position = round(t * self._fps)
+        # fill missing positions with the previous frame, and drop a second frame for the same position
+        while self._num_written < position:
+            self._write(image if self._last is None else self._last)
+        if self._num_written == position:
+            self._write(image)
+        self._last = image
+
+    def is_open(self) -> bool:
+        return True
+
+    def _write(self, image: np.ndarray) -> None:
+        self._video.write(image)
+        self._num_written += 1
+
+
+@contextmanager
+def _window(size: tuple[int, int]) -> Iterator[Sink]:
+    cv2 = require("cv2", "live")
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # checked first, because some builds of OpenCV end the process without a display
+        raise TalkingheadError(
+            "window: there is no display (DISPLAY is not set), expected a desktop; name an .mp4 or v4l2 as "
+            "the sink"
+        )
+    problem = _display_problem() if sys.platform == "linux" else ""
+    if problem:
+        raise TalkingheadError(
+            f"window: the display cannot be used ({problem}), expected a desktop; name an .mp4 or v4l2 as "
+            "the sink"
+        )
+    height, width = (max(side, _WINDOW_SIDE * side // max(size)) for side in size)
+    try:
+        with suppress_stderr():
+            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.resizeWindow(TITLE, width, height)
+    except cv2.error as error:
+        raise TalkingheadError(
+            "window: OpenCV cannot open one, expected a display and a build that can; pip install "
+            "opencv-python (without -headless), or "
+            "name an .mp4 or v4l2 as the sink"
+        ) from error
+    try:
+        yield _WindowSink(cv2)
+    finally:
+        cv2.destroyAllWindows()
+
+
+def _display_problem() -> str:
+    """Return why no window can be opened, empty when one can or OpenCV reports the failure itself.
+
+    Another process opens one: where the display server is gone or refuses, Qt aborts its process.
+    """
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", _DISPLAY_PROBE],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not answer in {PROBE_TIMEOUT_S:g} seconds"
+    except (OSError, TypeError):  # no interpreter to start
+        return ""
+    if result.returncode >= 0:
+        return ""
+    messages = result.stderr.decode(errors="replace").strip().splitlines()
+    return next(
+        (line for line in messages if "display" in line),
+        messages[0] if messages else signal.Signals(-result.returncode).name,
+    )[:160]
+
+
+class _WindowSink:
+    """Window of OpenCV. Its close button, q or Escape closes it."""
+
+    def __init__(self, cv2: Any) -> None:
+        self._cv2, self._has_frame = cv2, False
+
+    def show(self, image: np.ndarray, t: float) -> None:
+        self._cv2.imshow(TITLE, np.ascontiguousarray(image[..., ::-1]))
+        self._has_frame = True
+
+    def is_open(self) -> bool:
+        if self._cv2.waitKey(1) & 0xFF in _QUIT_KEYS:
+            return False
+        return not self._has_frame or self._cv2.getWindowProperty(TITLE, self._cv2.WND_PROP_VISIBLE) >= 1
+
+
+@contextmanager
+def _virtual_webcam(device: str | None, fps: Fraction | float, size: tuple[int, int]) -> Iterator[Sink]:
+    camera = require("pyvirtualcam", "live").Camera
+    height, width = size
+    name = f"v4l2:{device}" if device else "v4l2"
+    try:
+        webcam = camera(width, height, float(fps), device=device)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "no reason given"
+        raise TalkingheadError(
+            f"{name}: no virtual webcam ({reason}); make one with: sudo modprobe v4l2loopback "
+            "exclusive_caps=1"
+        ) from error
+    with webcam:
+        yield _VirtualWebcamSink(webcam, name)
+
+
+class _VirtualWebcamSink:
+    def __init__(self, camera: Any, name: str) -> None:
+        self._camera, self._name = camera, name
+
+    def show(self, image: np.ndarray, t: float) -> None:
+        try:
+            self._camera.send(np.ascontiguousarray(image))
+        except (RuntimeError, OSError) as error:
+            raise TalkingheadError(
+                f"{self._name}: the virtual webcam takes no more frames; load v4l2loopback again"
+            ) from error
+
+    def is_open(self) -> bool:
+        return True

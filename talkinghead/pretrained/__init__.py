@@ -1,0 +1,1 @@
+"""Networks with fixed weights that losses and metrics use."""

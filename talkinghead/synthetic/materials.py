@@ -1,0 +1,3 @@
+"""Materials of the triangles of a mesh."""
+
+SKIN, MATTE, STRAND, EYE, CLOTH, GLOSS = range(6)

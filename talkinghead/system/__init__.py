@@ -1,0 +1,1 @@
+"""Files, processes, threads, signals and devices: nothing here knows of faces."""

@@ -1,0 +1,106 @@
+"""Write safetensors files with a header and a checksum.
+
+Equal content gives equal bytes, and a full disk loses no data.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import TalkingheadError
+from .atomic_file import atomic_write
+
+
+def checksum(fields: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a header and of the names, types, shapes and values of tensors.
+
+    The tensors are looked up one by one, so that a lazy mapping needs little memory.
+    """
+    digest = hashlib.sha256(fields.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    keep: Path | None = None,
+) -> str:
+    """Write tensors with a header of plain values, and return the checksum, which the file also contains.
+
+    Where `path` cannot be written to, the file is written to a new temporary folder, and the error names it.
+
+    Args:
+        path: the file to write.
+        tensors: name -> tensor.
+        header: values that JSON supports.
+        keep: as for `atomic_write`.
+
+    Raises:
+        TalkingheadError: `path` cannot be written to, or the disk is full.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    fields = json.dumps(header, sort_keys=True)
+    metadata = {"sha256": checksum(fields, tensors), "talkinghead": fields}
+    try:
+        _write(Path(path), tensors, metadata, keep)
+    except TalkingheadError as error:
+        rescued = _rescue(Path(path).name, tensors, metadata)
+        if rescued is None:
+            raise
+        raise TalkingheadError(f"{error}; it was written to {rescued} instead, move it from there") from error
+    return metadata["sha256"]
+
+
+def _write(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], keep: Path | None = None
+) -> None:
+    with atomic_write(path, keep) as temp_path:
+        try:
+            save_file(tensors, temp_path, metadata)
+        except SafetensorError as error:  # its text is the only trace of an OSError
+            number = re.search(r"os error (\d+)", str(error))
+            raise (
+                OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+            ) from error
+        _sort_metadata(temp_path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which safetensors writes in random order."""
+    with open(path, "r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
+
+
+def _rescue(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path | None:
+    """Write the file to a new temporary folder, and return its path; None where that fails too."""
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="talkinghead-"))
+        _write(folder / name, tensors, metadata)
+        return folder / name
+    except (OSError, TalkingheadError):
+        if folder is not None:
+            folder.rmdir()
+        return None

@@ -1,0 +1,147 @@
+"""The landmark network and its file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks.network import (
+    CELLS,
+    SHIPPED,
+    SIZE,
+    LandmarkNetwork,
+    load_landmark_network,
+)
+from talkinghead.landmarks.network_blocks import prepare_for_inference, save_network
+from talkinghead.landmarks.training import landmark_loss
+
+
+@pytest.fixture
+def network() -> LandmarkNetwork:
+    """Return a random network whose normalisations have statistics of their own."""
+    result = LandmarkNetwork()
+    for module in result.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return result.eval()
+
+
+def test_output_has_78_points_inside_and_outside(network: LandmarkNetwork) -> None:
+    points, log_scale, presence = network(torch.rand(3, 3, SIZE, SIZE))
+    assert points.shape == (3, 78, 2)
+    assert log_scale.shape == (3, 78)
+    assert presence.shape == (3,)
+
+
+def test_point_is_weighted_mean_of_cells_and_offsets(network: LandmarkNetwork) -> None:
+    with torch.no_grad():
+        network.votes.weight.zero_()
+        network.votes.bias.zero_()
+        bias = network.votes.bias.view(3, 78)
+        bias[1], bias[2] = 0.5, -1.0
+        points = network(torch.rand(1, 3, SIZE, SIZE)).points
+    expected = torch.tensor([0.5 + 0.5 / CELLS, 0.5 - 1 / CELLS])
+    torch.testing.assert_close(points[0], expected.expand(78, 2))
+
+
+def test_network_for_inference_computes_the_same(network: LandmarkNetwork) -> None:
+    pictures = torch.rand(2, 3, SIZE, SIZE)
+    folded = prepare_for_inference(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    for value, expected in zip(folded(pictures), network(pictures), strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_points_are_differentiable_in_the_picture(network: LandmarkNetwork) -> None:
+    folded = prepare_for_inference(network)
+    picture = torch.rand(1, 3, SIZE, SIZE, requires_grad=True)
+    folded(picture).points[0, 36:48].sum().backward()
+    assert picture.grad is not None
+    assert picture.grad.abs().max() > 0
+
+
+def test_file_returns_the_network(network: LandmarkNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    save_network(network, path, "landmark network", {"steps": 3})
+    loaded = load_landmark_network(path).eval()
+    pictures = torch.rand(1, 3, SIZE, SIZE)
+    torch.testing.assert_close(loaded(pictures).points, network(pictures).points, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "text", "other", "shape", "nan"])
+def test_damaged_file_reports_user_error(network: LandmarkNetwork, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "network.safetensors"
+    save_network(network, path, "landmark network", {})
+    tensors = load_file(path)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("no network")
+    elif damage == "other":
+        save_file({"x": torch.zeros(3)}, path)
+    elif damage == "shape":
+        save_file({**tensors, "votes.bias": torch.zeros(3)}, path)
+    else:
+        save_file({**tensors, "votes.bias": torch.full_like(tensors["votes.bias"], torch.nan)}, path)
+    with pytest.raises(TalkingheadError, match=r"network\.safetensors: cannot be read as a landmark network"):
+        load_landmark_network(path)
+
+
+def test_shipped_network_is_small_and_says_what_trained_it() -> None:
+    from safetensors import safe_open
+
+    load_landmark_network(SHIPPED)
+    assert SHIPPED.stat().st_size < 3_000_000
+    with safe_open(SHIPPED, framework="pt") as file:
+        assert "face-landmarker" in str(file.metadata())
+
+
+def output(points: torch.Tensor, log_scale: float = -4.0, presence: float = 0.0) -> tuple[torch.Tensor, ...]:
+    count = len(points)
+    from talkinghead.landmarks.network import LandmarkOutput
+
+    return LandmarkOutput(points, torch.full((count, 78), log_scale), torch.full((count,), presence))
+
+
+def test_loss_counts_known_points_alone() -> None:
+    truth, known = torch.rand(2, 78, 2), torch.ones(2, 78)
+    known[0, 5] = known[1] = 0
+    wrong = truth.clone()
+    wrong[0, 5] += 0.3
+    wrong[1] += 0.3
+    presence = torch.tensor([1.0, 0.0])
+    losses = landmark_loss(output(wrong), truth, known, presence)
+    assert losses["error"] < 1e-5
+    assert losses["points"] < 1e-3
+    assert losses["presence"] == pytest.approx(0.3 * 0.6931, abs=1e-3)
+
+
+def test_loss_of_points_grows_with_distance() -> None:
+    truth, known, presence = torch.rand(1, 78, 2), torch.ones(1, 78), torch.ones(1)
+    values = [
+        float(landmark_loss(output(truth + shift), truth, known, presence)["points"])
+        for shift in (0.0, 0.002, 0.01, 0.0142, 0.03, 0.1)
+    ]
+    assert values == sorted(values)
+    assert values[-1] > 10 * values[1]
+
+
+def test_scale_is_best_at_the_error() -> None:
+    truth, known, presence = torch.rand(1, 78, 2), torch.ones(1, 78), torch.ones(1)
+    moved = truth + torch.tensor([0.03, 0.04])
+    losses = {
+        scale: float(landmark_loss(output(moved, scale), truth, known, presence)["scale"])
+        for scale in (-5.0, -4.0, float(torch.log(torch.tensor(0.05))), -2.0, -1.0)
+    }
+    assert min(losses, key=losses.__getitem__) == pytest.approx(-2.9957, abs=1e-3)
+
+
+def test_scale_does_not_change_points() -> None:
+    truth, known, presence = torch.rand(1, 78, 2), torch.ones(1, 78), torch.ones(1)
+    points = (truth + 0.01).requires_grad_()
+    assert not landmark_loss(output(points), truth, known, presence)["scale"].requires_grad

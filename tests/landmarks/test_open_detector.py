@@ -1,0 +1,214 @@
+"""Tests of the choice of the detector and of face-alignment."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+
+from conftest import RedSquare
+from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks import face_alignment_detector
+from talkinghead.landmarks import open_detector as open_detector_module
+from talkinghead.landmarks.detector import Face
+from talkinghead.landmarks.face_alignment_detector import WEIGHTS, FaceAlignmentDetector
+from talkinghead.landmarks.open_detector import describe_automatic_choice, open_detector, resolve_detector
+
+ASTRONAUT: np.ndarray = astronaut()
+
+
+def test_unknown_detector_reports_user_error() -> None:
+    with pytest.raises(
+        TalkingheadError,
+        match="landmarks 'opencv': no such detector; choose one of auto, network, dlib, face-alignment",
+    ):
+        open_detector("opencv")
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty folder for weights, and cut off the network."""
+
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("no network in tests")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def random_weights() -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of the right shapes, which find nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_DISABLE_JIT", "1")  # read at the import; compiling takes longer than these tests
+        pytest.importorskip(
+            "face_alignment", reason="face-alignment cannot be imported", exc_type=ImportError
+        )
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+    from face_alignment.models import FAN
+
+    torch.manual_seed(0)
+    face_finder = s3fd()
+    for name, bias in face_finder.named_parameters():
+        if name.endswith("conf.bias"):
+            bias.data[-1] = -20  # no faces: thousands of random ones would be slow
+    return dict(zip(WEIGHTS, (FAN(4).state_dict(), face_finder.state_dict()), strict=True))
+
+
+@pytest.fixture
+def with_weights(checkpoints: Path, random_weights: dict[str, dict[str, torch.Tensor]]) -> Path:
+    for name, state in random_weights.items():
+        torch.save(state, checkpoints / name)
+    return checkpoints
+
+
+@pytest.fixture
+def package_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let face-alignment count as installed."""
+    monkeypatch.setattr(face_alignment_detector, "is_installed", lambda: True)
+    monkeypatch.setattr(open_detector_module, "is_installed", lambda: True)
+
+
+def test_auto_without_weights_selects_dlib_with_short_reason(
+    checkpoints: Path, package_installed: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "talkinghead")
+    detector = open_detector("auto")
+    assert (detector.name, detector.choice_reason) == ("dlib", "face-alignment's weights are missing")
+    whole = f"dlib: face-alignment's weights {WEIGHTS[0]} and {WEIGHTS[1]} are not in {checkpoints}"
+    assert describe_automatic_choice() == whole
+    assert [record.getMessage() for record in caplog.records] == [f"landmarks by {whole}"]
+    assert caplog.records[0].levelno == logging.DEBUG
+    (checkpoints / WEIGHTS[0]).touch()
+    assert (
+        describe_automatic_choice() == f"dlib: face-alignment's weights {WEIGHTS[1]} are not in {checkpoints}"
+    )
+    assert open_detector("dlib").choice_reason == ""
+
+
+def test_auto_without_package_selects_dlib_without_reason(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = face_alignment_detector.importlib.util.find_spec
+    monkeypatch.setattr(
+        face_alignment_detector.importlib.util,
+        "find_spec",
+        lambda name: None if name == "face_alignment" else find(name),
+    )
+    detector = open_detector("auto")
+    assert (detector.name, detector.choice_reason) == ("dlib", "")
+    assert describe_automatic_choice() == "dlib: face-alignment is not installed"
+
+
+def test_auto_with_weights_selects_face_alignment(with_weights: Path) -> None:
+    detector = open_detector("auto")
+    assert (detector.name, detector.choice_reason) == ("face-alignment", "")
+    assert describe_automatic_choice() == f"face-alignment: its weights are in {with_weights}"
+    assert detector.find([ASTRONAUT[:96, :96]] * 2) == [[], []]
+
+
+def test_failed_download_reports_user_error(checkpoints: Path, random_weights: object) -> None:
+    message = (
+        f"{WEIGHTS[0]} and {WEIGHTS[1]} cannot be fetched .*no network in tests.* put them into "
+        f"{checkpoints} or use --landmarks dlib"
+    )
+    with pytest.raises(TalkingheadError, match=message):
+        open_detector("face-alignment")
+    assert not list(checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", None])
+def test_invalid_weights_report_user_error(with_weights: Path, content: bytes | None) -> None:
+    if content is None:
+        torch.save({"conv.weight": torch.zeros(1)}, with_weights / WEIGHTS[0])
+    else:
+        (with_weights / WEIGHTS[0]).write_bytes(content)
+    with pytest.raises(
+        TalkingheadError,
+        match=f"cannot be set up on cpu with the weights in {with_weights} .*; delete the files",
+    ) as caught:
+        open_detector("face-alignment")
+    assert "\n" not in str(caught.value)
+
+
+def brightest(window: torch.Tensor) -> list[torch.Tensor]:
+    """Return heat maps [1, 68, 64, 64] of a window [1, 3, 256, 256] that peak where it is bright."""
+    return [torch.nn.functional.avg_pool2d(window.mean(dim=1, keepdim=True), 4).expand(1, 68, 64, 64).clone()]
+
+
+def spot(x: int, height: int = 4) -> np.ndarray:
+    """Draw a bright spot whose centre is (x + 2, 182) on a dark frame."""
+    frame = np.zeros((400, 500, 3), np.uint8)
+    frame[180 : 180 + height, x : x + 4] = 255
+    return frame
+
+
+@pytest.fixture
+def bright(with_weights: Path, monkeypatch: pytest.MonkeyPatch) -> FaceAlignmentDetector:
+    """Detector with fake networks: two fixed faces in frames that are not black, and heat maps that peak at
+    a bright spot.
+    """
+    detector = FaceAlignmentDetector()
+    boxes = [np.array([0, 0, 30, 30, 0.99]), np.array([200, 100, 360, 260, 0.9])]
+
+    def search(batch: torch.Tensor) -> list[list[np.ndarray]]:
+        assert (batch.dtype, batch.shape[1:]) == (torch.uint8, (3, 400, 500))
+        return [boxes if frame.any() else [] for frame in batch]
+
+    detector._network.face_detector.detect_from_batch = search
+    detector._network.face_alignment_net = lambda windows: torch.cat(
+        [brightest(window[None])[0] for window in windows]
+    )
+    detector._network.flip_input = False  # the stand-in has no left and right
+    return detector
+
+
+def test_face_alignment_returns_frame_pixels(bright: FaceAlignmentDetector) -> None:
+    errors = []
+    for x in range(250, 310, 6):
+        none, faces = bright.find([np.zeros((400, 500, 3), np.uint8), spot(x)])
+        assert (none, len(faces)) == ([], 2)
+        points = faces[0].landmarks  # of the larger
+        assert (points.shape, points.dtype) == ((68, 2), np.float32)
+        errors.append(points.mean(axis=0) - [x + 2, 182])
+        assert 0.1 < faces[0].confidence <= 1 and faces[1].confidence == 0
+    # a pixel of the heat map is 5 of the frame here; the package's own rounding is within 2 on average
+    assert np.abs(errors).max() < 5
+    assert np.abs(np.mean(errors, axis=0)).max() < 2
+
+
+def test_face_alignment_tracks_face_until_lost(
+    bright: FaceAlignmentDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        FaceAlignmentDetector,
+        "_fit",
+        lambda self, frame, boxes: [Face(around(frame, boxes[0]), float(frame.any()))],
+    )
+    start = np.array([[270, 160], [300, 210]], np.float32).repeat(34, axis=0)
+
+    def around(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+        searched.append(box.tolist())
+        return start + np.float32([0, 5])
+
+    searched: list[list[float]] = []
+    tracked = bright.follow([spot(280), spot(283), np.zeros_like(spot(0)), spot(290)], start)
+    assert len(tracked) == 2
+    # the forehead, above the landmarks, is in the box; which goes along with the face
+    assert searched == [[270, 147.5, 300, 210], [270, 152.5, 300, 215], [270, 152.5, 300, 215]]
+
+
+def test_resolve_detector_takes_a_detector_a_name_or_nothing() -> None:
+    detector = RedSquare()
+    assert resolve_detector(detector) is detector
+    assert resolve_detector("dlib").name == "dlib"
+    assert resolve_detector(None).name in ("dlib", "face-alignment")
+    with pytest.raises(
+        TalkingheadError, match="detector: got int; give one of auto, network, dlib, face-alignment"
+    ):
+        resolve_detector(3)  # type: ignore[arg-type]
