@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -357,3 +358,10 @@ def test_rule_finds_violation(
     assert len(list(check(path, ast.parse(source)))) == 1
     path.write_text("x = 1\n")
     assert list(check(path, ast.parse("x = 1\n"))) == []
+
+
+def test_test_modules_have_unique_names() -> None:
+    """Hold the names of test modules apart: they share one name space, in which one would hide the other."""
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(counts) > 100
+    assert [name for name, count in counts.items() if count > 1] == []
