@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..constants import LANDMARK_NETWORKS
-from .argument_types import int_in_range
+from .argument_types import int_in_range, positive_float
 from .options import add_excluded_identities, add_save_every, add_seed, add_training_data
 from .parser import add_command
 from .path_arguments import FolderType, InputPath
@@ -61,6 +61,20 @@ def add_parser(commands: Any) -> None:
         metavar="NETWORK",
         help="start from the weights of a network.safetensors of another run (default: random ones)",
     )
+    parser.add_argument(
+        "--whole-frames",
+        type=InputPath,
+        metavar="VIDEOS",
+        help="folder of the videos that DATA was prepared from: the detection network learns on their whole "
+        "frames too",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=2e-3,
+        metavar="R",
+        help="after the first steps (default: %(default)g)",
+    )
     add_save_every(parser)
     add_seed(parser)
 
@@ -77,6 +91,8 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         seed=args.seed,
         exclude_identities=args.exclude_identities,
         init_from=args.init_from,
+        whole_frames=args.whole_frames,
+        learning_rate=args.learning_rate,
         save_seconds=args.save_every,
         on_step=console.step_progress(f"{args.network} network"),
     )

@@ -16,11 +16,14 @@ from ..landmarks.detection_network import SIZE
 from ..landmarks.geometry import centre_and_scale
 from ..landmarks.oriented_crop import OrientedCrop, head_roll
 from .landmark_crops import FaceSource, sample_training_crop
-from .landmark_disturbances import disturb_scene
+from .landmark_disturbances import add_occluder, disturb_scene
+from .whole_frames import WholeFrames
 
 MAX_FACES = 5
 _MIN_RADIUS, _MAX_RADIUS = 0.013, 0.33  # of the landmarks, in sides of the scene
 _MAX_OVERLAP = 0.25
+_WHOLE_FRAME_SHARE = 0.35  # of the scenes, where there are whole frames
+_OCCLUDED_SHARE = 0.3  # of the faces
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class SceneSource:
     Args:
         faces: the data sets.
         seed: of all that is drawn.
+        whole_frames: frames of which a part is the background of some scenes.
     """
 
-    def __init__(self, faces: FaceSource, seed: int = 0) -> None:
-        self._faces, self._seed = faces, seed
+    def __init__(self, faces: FaceSource, seed: int = 0, whole_frames: WholeFrames | None = None) -> None:
+        self._faces, self._seed, self._whole_frames = faces, seed, whole_frames
 
     def draw(self, step: int, batch: int) -> SceneBatch:
         """Draw the batch of a step; the same for the same seed and step."""
@@ -64,11 +68,17 @@ class SceneSource:
 
     def _scene(self, random: np.random.Generator) -> tuple[Tensor, list[list[float]]]:
         """Return a picture [3, 160, 160] and its faces."""
-        picture = self._background(random)
         faces: list[list[float]] = []
-        for _ in range(int(random.choice(4, p=(0.2, 0.4, 0.25, 0.15)))):
-            self._paste_part(picture, faces, random)
-        for _ in range(int(random.choice(MAX_FACES + 1, p=(0.15, 0.5, 0.16, 0.09, 0.06, 0.04)))):
+        if self._whole_frames is not None and random.random() < _WHOLE_FRAME_SHARE:
+            picture, face = self._whole_frames.draw_window(SIZE, random)
+            faces.append(face)
+            number = int(random.choice(3, p=(0.8, 0.1, 0.1)))
+        else:
+            picture = self._background(random)
+            for _ in range(int(random.choice(4, p=(0.2, 0.4, 0.25, 0.15)))):
+                self._paste_part(picture, random)
+            number = int(random.choice(MAX_FACES + 1, p=(0.15, 0.5, 0.16, 0.09, 0.06, 0.04)))
+        for _ in range(number):
             self._paste_face(picture, faces, random)
         if random.random() < 0.5:
             picture = picture.flip(2)
@@ -112,7 +122,7 @@ class SceneSource:
         y = random.uniform(top + width / 2, bottom - width / 2)
         return sample_training_crop(frame, OrientedCrop(x, y, width), size, "border")
 
-    def _paste_part(self, picture: Tensor, faces: list[list[float]], random: np.random.Generator) -> None:
+    def _paste_part(self, picture: Tensor, random: np.random.Generator) -> None:
         """Paste a part without a face."""
         size = int(random.uniform(0.1, 0.7) * SIZE)
         x, y = (random.uniform(0, SIZE - size, 2)).astype(int).tolist()
@@ -148,6 +158,9 @@ class SceneSource:
             if reach_x > 0 and reach_y > 0 and reach_x * reach_y > _MAX_OVERLAP * (2.8 * other[2]) ** 2:
                 return
         patch = sample_training_crop(frame, crop, size, "border")
+        if random.random() < _OCCLUDED_SHARE:
+            texture = self._part_without_face(size, random)
+            patch = add_occluder(patch, crop.to_crop(landmarks), texture, random)
         a, b = max(left, 0), max(top, 0)
         c, d = min(left + size, SIZE), min(top + size, SIZE)
         picture[:, b:d, a:c] = patch[:, b - top : d - top, a - left : c - left]

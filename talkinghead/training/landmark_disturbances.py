@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..landmarks.geometry import centre_and_scale
 from ..landmarks.network import SIZE
 from ..media.images import decode_jpeg, encode_jpeg
 
@@ -25,9 +26,12 @@ def disturb(pictures: Tensor, points: Tensor, random: np.random.Generator) -> Te
     for picture, face in zip(pictures, points.numpy(), strict=True):
         if random.random() < 0.12:
             picture = _add_glasses(picture, face, random)
-        if random.random() < 0.35:
-            picture = _add_occluder(picture, face, random)
+        if random.random() < 0.4:
+            texture = pictures[int(random.integers(len(pictures)))]
+            picture = add_occluder(picture, face, texture, random)
         picture = _change_light(picture, random)
+        if random.random() < 0.12:
+            picture = _cut_off(picture, random)
         if random.random() < 0.45:
             picture = _lower_resolution(picture, random)
         if random.random() < 0.3:
@@ -58,6 +62,8 @@ def disturb_scene(picture: Tensor, random: np.random.Generator) -> Tensor:
 
 def _change_light(picture: Tensor, random: np.random.Generator) -> Tensor:
     """Change brightness, contrast, gamma, colour and, for some, the direction of the light."""
+    if random.random() < 0.1:  # a dark room
+        picture = picture * random.uniform(0.08, 0.5)
     if random.random() < 0.08:
         picture = picture.mean(dim=0, keepdim=True).expand(3, -1, -1)
     gain = math.exp(random.normal(0, 0.3)) * np.exp(random.normal(0, 0.08, (3, 1, 1)))
@@ -91,32 +97,55 @@ def _compress(picture: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(decoded).permute(2, 0, 1).float() / 255
 
 
-def _add_occluder(picture: Tensor, face: np.ndarray, random: np.random.Generator) -> Tensor:
-    """Draw a hand of the face's colour, or a few plain shapes, before a part of the face."""
-    target = face[int(random.integers(68))] + random.normal(0, 0.1, 2)
-    mask = torch.zeros(SIZE, SIZE)
+def _cut_off(picture: Tensor, random: np.random.Generator) -> Tensor:
+    """Return a picture that is black beyond a line, as beyond the border of a frame."""
+    length = int(picture.shape[1] * random.uniform(0.1, 0.5))
+    axis = int(random.integers(1, 3))
+    start = 0 if random.random() < 0.5 else picture.shape[axis] - length
+    picture = picture.clone()
+    picture.narrow(axis, start, length).zero_()
+    return picture
+
+
+def add_occluder(picture: Tensor, face: np.ndarray, texture: Tensor, random: np.random.Generator) -> Tensor:
+    """Draw a hand, or a few shapes, before a part of a face.
+
+    Args:
+        picture: float32 [3, S, S], 0..1.
+        face: [68 or more, 2], the landmarks in fractions of the picture.
+        texture: float32 [3, S, S], another picture, of which some hands and shapes are cut.
+        random: the random number generator.
+    """
+    size = picture.shape[1]
+    unit = 3.8 * float(centre_and_scale(face[:68])[1])  # the sizes below are shares of a landmark crop
+    target = face[int(random.integers(68))] + random.normal(0, 0.1, 2) * unit
+    mask = torch.zeros(size, size)
     if random.random() < 0.5:
         angle, width = random.uniform(0, 2 * math.pi), random.uniform(0.025, 0.05)
         along = np.array([math.cos(angle), math.sin(angle)])
         across = np.array([-along[1], along[0]])
         for finger in range(4):
-            centre = target + across * (finger - 1.5) * width * 2.1 + along * random.uniform(-0.03, 0.03)
-            mask = torch.maximum(mask, _ellipse(centre, (0.16, width), angle + random.normal(0, 0.06)))
-        mask = torch.maximum(mask, _ellipse(target + along * 0.2, (0.14, 0.12), angle))
-        pixel = np.clip((face[30] * SIZE).astype(int), 0, SIZE - 1)
+            offset = across * (finger - 1.5) * width * 2.1 + along * random.uniform(-0.03, 0.03)
+            axes = (0.16 * unit, width * unit)
+            turn = angle + random.normal(0, 0.06)
+            mask = torch.maximum(mask, _ellipse(target + offset * unit, axes, turn, size=size))
+        palm = target + along * 0.2 * unit
+        mask = torch.maximum(mask, _ellipse(palm, (0.14 * unit, 0.12 * unit), angle, size=size))
+        pixel = np.clip((face[30] * size).astype(int), 0, size - 1)
         colour = picture[:, pixel[1], pixel[0]].numpy() * random.uniform(0.7, 1.3)
     else:
         for _ in range(int(random.integers(1, 3))):
-            size = (random.uniform(0.04, 0.24), random.uniform(0.04, 0.24))
-            centre = target + random.normal(0, 0.05, 2)
-            mask = torch.maximum(
-                mask, _ellipse(centre, size, random.uniform(0, math.pi), random.random() < 0.5)
-            )
+            width, height = (random.uniform(0.04, 0.24, 2) * unit).tolist()
+            centre = target + random.normal(0, 0.05, 2) * unit
+            turn, is_square = random.uniform(0, math.pi), random.random() < 0.5
+            mask = torch.maximum(mask, _ellipse(centre, (width, height), turn, is_square, size=size))
         colour = random.random(3)
-    x, y = _grid()
+    x, y = _grid(size)
     slope = random.normal(0, 0.3, 2)
     shade = 1 + float(slope[0]) * (x - float(target[0])) + float(slope[1]) * (y - float(target[1]))
     paint = torch.from_numpy(colour.astype(np.float32))[:, None, None] * shade
+    if random.random() < 0.35:
+        paint = texture.flip(1) if random.random() < 0.5 else texture
     return picture * (1 - mask) + paint * mask
 
 
@@ -140,21 +169,24 @@ def _add_glasses(picture: Tensor, face: np.ndarray, random: np.random.Generator)
     return picture
 
 
-def _ellipse(centre: np.ndarray, size: tuple[float, float], angle: float, square: bool = False) -> Tensor:
-    """Return the coverage, float32 [128, 128], of an ellipse or a rounded rectangle.
+def _ellipse(
+    centre: np.ndarray, axes: tuple[float, float], angle: float, square: bool = False, size: int = SIZE
+) -> Tensor:
+    """Return the coverage, float32 [size, size], of an ellipse or a rounded rectangle.
 
     Args:
         centre: [2], fractions of the picture.
-        size: its half axes.
+        axes: its half axes, in the same.
         angle: radians by which it is turned clockwise.
         square: whether it is a rounded rectangle.
+        size: side of the picture in pixels.
     """
-    x, y = _grid()
+    x, y = _grid(size)
     x, y = x - float(centre[0]), y - float(centre[1])
-    across = (x * math.cos(angle) + y * math.sin(angle)).abs() / size[0]
-    down = (y * math.cos(angle) - x * math.sin(angle)).abs() / size[1]
+    across = (x * math.cos(angle) + y * math.sin(angle)).abs() / axes[0]
+    down = (y * math.cos(angle) - x * math.sin(angle)).abs() / axes[1]
     radius = (across**6 + down**6) ** (1 / 6) if square else (across**2 + down**2).sqrt()
-    return ((1 - radius) * min(size) * SIZE + 0.5).clamp(0, 1)
+    return ((1 - radius) * min(axes) * size + 0.5).clamp(0, 1)
 
 
 def _grid(size: int = SIZE) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,9 @@ from ..system.progress import OnStep, check_callbacks
 from ..system.torch_state import with_default_torch_state
 from .detection_scenes import SceneBatch, SceneSource
 from .landmark_crops import CropBatch, FaceSource
-from .network_run import BatchSource, NetworkRun
+from .network_run import LEARNING_RATE, BatchSource, NetworkRun
 from .run_folder import run_folder
+from .whole_frames import WholeFrames
 
 BATCH = 64
 STEPS = 20_000
@@ -36,7 +37,7 @@ class _Task:
 
     kind: str
     create: Callable[[], nn.Module]
-    open_source: Callable[[FaceSource, int], BatchSource]
+    open_source: Callable[[FaceSource, int, WholeFrames | None], BatchSource]
     loss: Callable[[Any, Any], dict[str, Tensor]]
 
 
@@ -49,7 +50,7 @@ def _detection_loss(network: DetectionNetwork, batch: SceneBatch) -> dict[str, T
 
 
 _TASKS = {
-    "landmarks": _Task(LANDMARKS, LandmarkNetwork, lambda faces, seed: faces, _landmark_loss),
+    "landmarks": _Task(LANDMARKS, LandmarkNetwork, lambda faces, seed, frames: faces, _landmark_loss),
     "detection": _Task(DETECTION, DetectionNetwork, SceneSource, _detection_loss),
 }
 assert tuple(_TASKS) == LANDMARK_NETWORKS
@@ -64,6 +65,8 @@ def train_landmarks(
     seed: int = 0,
     exclude_identities: Sequence[str] = (),
     init_from: str | Path | None = None,
+    whole_frames: str | Path | None = None,
+    learning_rate: float = LEARNING_RATE,
     save_seconds: float = 120.0,
     on_step: OnStep | None = None,
 ) -> nn.Module:
@@ -77,6 +80,9 @@ def train_landmarks(
         seed: of the initialisation and of the batches.
         exclude_identities: people not to train on.
         init_from: file of a network with the initial weights; default random weights.
+        whole_frames: folder of the videos that the data was prepared from, for the detection network: it
+            learns on whole frames too.
+        learning_rate: after the first steps.
         save_seconds: time between two saves.
         on_step: called with (step, steps, metrics) every few steps.
 
@@ -93,17 +99,24 @@ def train_landmarks(
     task, out = _TASKS[network], Path(out)
     folders = [str(data)] if isinstance(data, (str, Path)) else [str(folder) for folder in data]
     check_outputs(files_in(out, FILES), [init_from])
+    if whole_frames is not None and network != "detection":
+        raise TalkingheadError(
+            "whole frames: only the detection network learns on them; leave them out, or choose detection"
+        )
     faces = FaceSource(folders, exclude_identities, seed)
+    frames = None if whole_frames is None else WholeFrames(faces.clips, Path(whole_frames))
     settings: dict[str, Any] = {"network": network, "seed": seed, "init_from": str(init_from or "")}
     settings["clips"] = len(faces.clips)
+    settings |= {"learning_rate": learning_rate, "whole_frames": frames is not None}
     with run_folder(out) as folder:
         run = NetworkRun(
             _initial_weights(task, seed, init_from),
-            task.open_source(faces, seed),
+            task.open_source(faces, seed, frames),
             task.loss,
             folder,
             steps=steps,
             batch=BATCH,
+            learning_rate=learning_rate,
             settings=settings,
             write=_writer(out / "network.safetensors", task.kind, faces, settings),
         )

@@ -17,7 +17,8 @@ from ..system.progress import OnStep
 from ..system.signals import graceful_shutdown
 from .run_folder import RunFolder
 
-_LEARNING_RATE, _WEIGHT_DECAY = 2e-3, 1e-4
+LEARNING_RATE = 2e-3
+_WEIGHT_DECAY = 1e-4
 _WARM_UP_STEPS = 300
 _AVERAGE_STEPS = 500  # over about so many steps the weights are averaged,
 _AVERAGE_SHARE = 8  # at the start over this part of the steps so far: the first ones are forgotten
@@ -45,6 +46,7 @@ class NetworkRun:
         write: writes the averaged network after so many steps.
         steps: in all; the learning rate falls to 0 by then.
         batch: size of a batch.
+        learning_rate: after the first steps.
         settings: values that must be equal for a run to resume.
     """
 
@@ -58,6 +60,7 @@ class NetworkRun:
         write: Callable[[nn.Module, int], None],
         steps: int,
         batch: int,
+        learning_rate: float = LEARNING_RATE,
         settings: Mapping[str, Any],
     ) -> None:
         self._network = to_channels_last(network.train())
@@ -65,7 +68,7 @@ class NetworkRun:
         self._source, self._loss, self._write, self._folder = source, loss, write, folder
         self._steps, self._batch, self._settings = steps, batch, dict(settings)
         self._optimiser = torch.optim.AdamW(
-            network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True
+            network.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
         )
         for parameter in network.parameters():
             self._optimiser.state[parameter] = {
@@ -73,6 +76,7 @@ class NetworkRun:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+        self._learning_rate = learning_rate
         self._step, self._seconds = 0, 0.0
         self._modules: dict[str, nn.Module] = {"network": self._network, "average": self.average}
 
@@ -120,7 +124,7 @@ class NetworkRun:
 
     def _take_step(self, batch: Any) -> dict[str, Tensor]:
         for group in self._optimiser.param_groups:
-            group["lr"] = _LEARNING_RATE * _rate(self._step, self._steps)
+            group["lr"] = self._learning_rate * _rate(self._step, self._steps)
         losses = self._loss(self._network, batch)
         self._optimiser.zero_grad()
         losses["loss"].backward()

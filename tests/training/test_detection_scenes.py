@@ -20,9 +20,10 @@ def source(tmp_path: Path) -> SceneSource:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out light, noise, backgrounds and parts without faces."""
+    """Leave out light, noise, hands, backgrounds and parts without faces."""
     black = lambda self, size, random: torch.zeros(3, size, size)  # noqa: E731
     monkeypatch.setattr(detection_scenes, "disturb_scene", lambda picture, random: picture)
+    monkeypatch.setattr(detection_scenes, "_OCCLUDED_SHARE", 0.0)
     monkeypatch.setattr(SceneSource, "_background", lambda self, random: torch.zeros(3, 160, 160))
     monkeypatch.setattr(SceneSource, "_part_without_face", black)
 
