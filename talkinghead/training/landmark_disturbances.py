@@ -63,7 +63,7 @@ def disturb_scene(picture: Tensor, random: np.random.Generator) -> Tensor:
 def _change_light(picture: Tensor, random: np.random.Generator) -> Tensor:
     """Change brightness, contrast, gamma, colour and, for some, the direction of the light."""
     if random.random() < 0.1:  # a dark room
-        picture = picture * random.uniform(0.08, 0.5)
+        picture = picture * random.uniform(0.15, 0.6)
     if random.random() < 0.08:
         picture = picture.mean(dim=0, keepdim=True).expand(3, -1, -1)
     gain = math.exp(random.normal(0, 0.3)) * np.exp(random.normal(0, 0.08, (3, 1, 1)))
