@@ -23,7 +23,11 @@ from ..landmarks.retarget import retarget as retarget_track
 from ..media.pixel_range import float_to_uint8
 from ..model import Person
 from ..networks.references import shape_distance
-from ..pretrained.face_recognition import MAX_SAME_PERSON_DISTANCE, identity_distance
+from ..pretrained.face_similarity import (
+    MAX_SAME_PERSON_DISTANCE,
+    face_similarity_network,
+    person_distance,
+)
 from ..system.device import choose_device
 from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.torch_state import from_numpy, with_default_torch_state
@@ -248,25 +252,15 @@ def driver_is_same_person(
     name, chosen = frames.reader.path.name, frames.choose(track)
     side = person.config.networks.image_size
     crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
+    network, points = face_similarity_network(), driving_points(person, track[chosen])
     real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
-    try:
-        distance = identity_distance(
-            np.stack(list(render(person, driving_points(person, track[chosen]), engine=engine))), real
-        )
-    except TalkingheadError as error:
-        log.info("%s: taken for another person than the one it drives (%s)", name, error)
-        return False
-    if not np.isfinite(distance):
-        log.info(
-            "%s: cannot be compared with the person, dlib recognises no face in one of them: its motion is "
-            "put on the person's own proportions (--retarget off takes its landmarks as they are)",
-            name,
-        )
-        return False
-    same = distance < MAX_SAME_PERSON_DISTANCE
-    measured = (
-        f"by an identity distance of {distance:.2f} ({MAX_SAME_PERSON_DISTANCE:.1f} or more is another)"
+    rendered = np.stack(list(render(person, points, engine=engine)))
+    distance = person_distance(
+        network.embed(rendered, points * side),
+        network.embed(real, crop.points(track.landmarks[chosen], side)),
     )
+    same = distance < MAX_SAME_PERSON_DISTANCE
+    measured = f"by a distance of {distance:.2f} ({MAX_SAME_PERSON_DISTANCE:g} or more is another)"
     if same:
         who, effect = "the person it drives", "its landmarks are taken as they are"
     else:

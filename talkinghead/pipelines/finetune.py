@@ -19,7 +19,7 @@ from ..landmarks.detector import Detector
 from ..landmarks.open_detector import resolve_detector
 from ..model import Model, Person
 from ..networks import References
-from ..pretrained.face_recognition import warn_if_two_people
+from ..pretrained.face_similarity import warn_if_two_people
 from ..pretrained.perceptual import PerceptualNetwork
 from ..system.device import choose_device
 from ..system.progress import OnStep, Progress, check_callbacks, no_progress

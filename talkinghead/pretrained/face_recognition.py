@@ -11,13 +11,12 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..clip import Clip
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector, largest_face
 from ..landmarks.dlib_detector import face_descriptor
@@ -164,65 +163,6 @@ def align_face(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     image = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
     face = F.grid_sample(image, torch.from_numpy(grid).float()[None], mode="bilinear", align_corners=False)
     return face[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
-class TwoPeople(NamedTuple):
-    """Images that look like more than one person.
-
-    Attributes:
-        largest_group: numbers of the images of the person with the most images, from 1 on.
-        others: numbers of all other images with a face.
-        distance: the least distance between an image of the one and an image of the others.
-    """
-
-    largest_group: list[int]
-    others: list[int]
-    distance: float
-
-
-def looks_like_two_people(frames: np.ndarray) -> TwoPeople | None:
-    """Check by dlib whether images uint8 [N, H, W, 3] look like two people.
-
-    Images nearer than `MAX_SAME_PERSON_DISTANCE` are of one group, and so are those that a chain of such
-    images connects.
-
-    Returns:
-        the groups; None where they look like one person, or dlib is not installed.
-    """
-    try:
-        embeddings = embed_faces(DlibIdentity(), frames)
-    except TalkingheadError:
-        return None
-    numbers = np.array([number for number, vector in enumerate(embeddings, 1) if vector is not None])
-    if len(numbers) < 2:
-        return None
-    vectors = np.stack([vector for vector in embeddings if vector is not None])
-    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
-    groups = np.arange(len(vectors))
-    for first, second in np.argwhere(distances < MAX_SAME_PERSON_DISTANCE):
-        groups[groups == groups[second]] = groups[first]
-    names, sizes = np.unique(groups, return_counts=True)
-    if len(names) == 1:
-        return None
-    inside = groups == names[sizes.argmax()]
-    least = float(distances[inside][:, ~inside].min())
-    return TwoPeople(numbers[inside].tolist(), numbers[~inside].tolist(), least)
-
-
-def warn_if_two_people(clip: Clip) -> None:
-    """Log a warning where a person's reference images look like two people, because the result would be a
-    mixture of them.
-    """
-    people = looks_like_two_people(clip.frames)
-    if people is None:
-        return
-    first, others = (", ".join(map(str, numbers)) for numbers in (people.largest_group, people.others))
-    log.warning(
-        f"%s: picture {first} and picture {others} look like different people (identity distance "
-        f"{people.distance:.2f}, {MAX_SAME_PERSON_DISTANCE:.1f} or more is another): all are learned as one "
-        "person; leave some out if they are not",
-        clip.name,
-    )
 
 
 def _open_session(path: Path) -> tuple[Any, bool]:

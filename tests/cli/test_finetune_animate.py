@@ -116,7 +116,7 @@ def test_finetune_with_two_people_warns(
 ) -> None:
     other, out = tmp_path / "other.png", tmp_path / "o"
     Image.fromarray(data.astronaut()[:300, 80:380]).save(other)
-    options = ("--landmarks", "dlib", "--shots", "2", "--steps", "0")
+    options = ("--landmarks", "network", "--shots", "2", "--steps", "0")
     run_command("finetune", carphone, other, "--model", model_file, *options, "--out", out)
-    warning = "picture 1, 2 and picture 3 look like different people (identity distance 0."
+    warning = "picture 1, 2 and picture 3 look like different people (distance 0."
     assert warning in capsys.readouterr().err and out.exists()

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from talkinghead.engines.torch_engine import TorchEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.open_detector import open_detector
+from talkinghead.landmarks.retarget import neutral_face
 from talkinghead.landmarks.smoothing import smooth
 from talkinghead.media.images import enlarge, write_image
 from talkinghead.media.video import VideoReader
@@ -30,7 +32,7 @@ from talkinghead.pipelines.animate import (
     render_landmarks_uint8,
 )
 from talkinghead.pipelines.driver import DriverFrames
-from talkinghead.pretrained.face_recognition import MAX_SAME_PERSON_DISTANCE
+from talkinghead.pretrained.face_similarity import MAX_SAME_PERSON_DISTANCE
 from talkinghead.system.progress import no_progress
 
 FACES = [(40 + 2 * i, 30, 40) for i in range(19)]
@@ -269,25 +271,21 @@ def test_animate_video_reports_times_of_gaps(person: Person, tmp_path: Path, red
         (0.2, False),
         (MAX_SAME_PERSON_DISTANCE - 0.01, False),
         (MAX_SAME_PERSON_DISTANCE, True),
-        (float("nan"), True),
-        (None, True),
     ],
 )
 def test_animate_video_same_person_is_not_retargeted(
-    distance: float | None,
+    distance: float,
     retargeted: bool,
     person: Person,
     tmp_path: Path,
     red_square: RedSquare,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measured(frames: np.ndarray, truth: np.ndarray) -> float:
-        assert frames.shape == truth.shape == (5, 64, 64, 3)
-        if distance is None:
-            raise TalkingheadError("dlib is needed here")
+    def measured(rendered: np.ndarray, real: np.ndarray) -> float:
+        assert rendered.shape == real.shape == (5, 64)
         return distance
 
-    monkeypatch.setattr(sys.modules[animate.__module__], "identity_distance", measured)
+    monkeypatch.setattr(sys.modules[animate.__module__], "person_distance", measured)
     drive = draw_video(tmp_path / "drive.mp4", FACES)
     assert animate_video(person, drive, tmp_path / "out.mp4", detector=red_square).retargeted is retargeted
     assert (
@@ -307,13 +305,15 @@ def test_driver_is_same_person_compares_faces(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # by dlib's descriptors: a person whose pictures are the driver's own, and another person
-    data = pytest.importorskip("skimage.data")
+    # a person whose pictures are the driver's own, and another person
+    data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
     write_image(tmp_path / "astronaut.png", data.astronaut())
-    other = read_clip(tmp_path / "astronaut.png", 64).frames
-    results = iter(carphone_clip.frames if same else np.repeat(other, 200, axis=0))
+    clip = carphone_clip if same else read_clip(tmp_path / "astronaut.png", 64, "network")
+    results = iter(clip.frames if same else np.repeat(clip.frames, 200, axis=0))
     monkeypatch.setattr(TorchEngine, "run", lambda self, points: np.stack([next(results) for _ in points]))
-    track = read_track(carphone, open_detector("dlib"))
+    track = read_track(carphone, open_detector("network"))
+    neutral = neutral_face(clip.track.landmarks / 64).points.astype(np.float32)
+    person = dataclasses.replace(person, neutral_landmarks=neutral)
     assert driver_is_same_person(person, DriverFrames(VideoReader(carphone)), track) is same
 
 

@@ -1,6 +1,5 @@
 """Tests of face-recognition networks: embeddings, refused files, and the warning about two people."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from onnx import TensorProto, helper
 from skimage import data
 
 from conftest import RedSquare
-from talkinghead.clip import Clip, Track
+from talkinghead.clip import Clip
 from talkinghead.errors import TalkingheadError
 from talkinghead.media.images import resize
 from talkinghead.pretrained import face_recognition
@@ -105,35 +104,3 @@ def test_open_identity_rejects_other_files(tmp_path: Path, red_square: RedSquare
         with pytest.raises(TalkingheadError, match=message) as raised:
             face_recognition.open_identity(tmp_path / name, red_square)
         assert str(raised.value).startswith(str(tmp_path / name)) and "ArcFace" in str(raised.value)
-
-
-def test_two_people_in_images_warns(
-    carphone_clip: Clip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    astronaut = resize(data.astronaut()[:256, 96:352], 64)
-    frames = np.stack(
-        [carphone_clip.frames[0], astronaut, carphone_clip.frames[20], np.zeros_like(astronaut)]
-    )
-    people = face_recognition.looks_like_two_people(frames)
-    assert people is not None and people[:2] == ([1, 3], [2]) and 0.6 < people[2] < 1.1
-    assert face_recognition.looks_like_two_people(carphone_clip.frames[::15]) is None
-    assert (
-        face_recognition.looks_like_two_people(frames[:1]) is None
-        and face_recognition.looks_like_two_people(frames[3:]) is None
-    )
-    caplog.set_level(logging.WARNING)
-    track = Track(np.zeros((4, 68, 2)), (64, 64))
-    face_recognition.warn_if_two_people(Clip(track, frames, "three.png"))
-    assert (
-        "three.png: picture 1, 3 and picture 2 look like different people (identity distance 0."
-        in caplog.text
-    )
-    caplog.clear()
-    face_recognition.warn_if_two_people(Clip(track[:1], frames[:1]))
-    monkeypatch.setattr(
-        face_recognition,
-        "face_descriptor",
-        lambda frame: (_ for _ in ()).throw(TalkingheadError("dlib is needed here")),
-    )
-    face_recognition.warn_if_two_people(Clip(track, frames))
-    assert not caplog.text

@@ -1,6 +1,5 @@
 """Values that are not finite are refused at the inputs, and never affect a decision."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,7 @@ from talkinghead.engines.torch_engine import TorchEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.retarget import neutral_face
-from talkinghead.media.video import VideoReader
 from talkinghead.model import Model, random_model
-from talkinghead.pipelines.animate import driver_is_same_person
-from talkinghead.pipelines.driver import DriverFrames
 from talkinghead.pipelines.finetune import finetune
 from talkinghead.pretrained.face_recognition import ArcFace
 from talkinghead.system.tensor_file import checksum
@@ -130,20 +126,6 @@ def write_value(path: Path, value: float) -> None:
     tensors = load_file(path)
     next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = value
     save_file(tensors, path, {**metadata, "sha256": checksum(metadata["talkinghead"], tensors)})
-
-
-def test_unknown_identity_distance_is_not_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    # The driver is one frame in which dlib recognises nobody.
-    video = draw_video(tmp_path / "one.mp4", [(40, 30, 40)])
-    reader = VideoReader(video)
-    person = finetune(small_model(), face_clip(face_points((0, 0)), 32), steps=0)
-    monkeypatch.setitem(driver_is_same_person.__globals__, "identity_distance", lambda *_: float("nan"))
-    with caplog.at_level(logging.INFO, "talkinghead"):
-        assert driver_is_same_person(person, DriverFrames(reader), read_track(reader, RedSquare())) is False
-    message = caplog.records[-1].getMessage()
-    assert "nan" not in message and "cannot be compared with the person" in message
 
 
 def test_face_embedding_rejects_values_that_are_not_finite() -> None:
