@@ -10,8 +10,8 @@ from .detection_network import SHIPPED, SIZE, DetectionNetwork, load_detection_n
 from .network_blocks import prepare_for_inference
 from .oriented_crop import OrientedCrop, sample_crops
 
-MIN_SCORE = 0.5
-"""Probability at which a cell counts as a face."""
+MIN_SCORE = 0.3
+"""Probability at which a cell counts as a face; the landmark network confirms it."""
 MAX_FACES = 32
 _TILE_SHARE = 0.55  # of the frame's longer side, in which small faces are sought where none is seen at first
 _MIN_TILED_SIDE = 320  # pixels; smaller frames show no more in tiles
@@ -35,9 +35,7 @@ class FaceFinder:
         self._network = prepare_for_inference(network).to(device)
 
     def find(self, frame: np.ndarray, side: float) -> list[OrientedCrop]:
-        """Find the faces of a frame uint8 [H, W, 3], RGB.
-
-        The whole frame is searched first; where it shows no face and is large, its parts are.
+        """Find the faces of a frame uint8 [H, W, 3], RGB, that are not small in it.
 
         Args:
             frame: the frame.
@@ -47,11 +45,16 @@ class FaceFinder:
             Crops around the faces, upright as they are, the most certain first.
         """
         height, width = frame.shape[:2]
-        longer = max(height, width)
-        whole = OrientedCrop(width / 2, height / 2, float(longer))
-        crops = self._search(frame, [whole], side)
-        if crops or longer < _MIN_TILED_SIDE:
-            return crops
+        whole = OrientedCrop(width / 2, height / 2, float(max(height, width)))
+        return self._search(frame, [whole], side)
+
+    def find_small(self, frame: np.ndarray, side: float) -> list[OrientedCrop]:
+        """Find the faces in parts of a large frame, as `find` does; none in a small one, of which parts show
+        no more.
+        """
+        height, width = frame.shape[:2]
+        if max(height, width) < _MIN_TILED_SIDE:
+            return []
         return self._search(frame, _tiles(width, height), side)
 
     def _search(self, frame: np.ndarray, windows: Sequence[OrientedCrop], side: float) -> list[OrientedCrop]:

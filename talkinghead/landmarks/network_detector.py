@@ -25,6 +25,8 @@ from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
 _MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
 _MIN_DETECTED_CONFIDENCE = 0.25  # of a detected face; less certain ones are none
+_LARGE_FACE_SHARE = 0.15  # of the frame's longer side: with such a face, no small ones are looked for
+_MIN_DISTANCE = 0.35  # of the centres of two faces, in sides of the larger
 _MAX_SHIFT, _MAX_GROWTH, _MAX_TURN = 0.05, 1.1, 0.12  # of a crop: beyond, a face is fitted once more
 _PERFECT_SCALE, _WORST_SCALE = -4.6, -2.6  # mean log scale of the points at confidence 1 and 0
 _MIN_TRACKED_CONFIDENCE = 0.15  # of a face that is followed
@@ -56,10 +58,29 @@ class NetworkDetector:
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""
-        crops_of_frames = [self._finder.find(frame, CROP_SIDE) for frame in frames]
+        faces_of_frames = self._confirm(frames, [self._finder.find(frame, CROP_SIDE) for frame in frames])
+        unsure = [
+            index
+            for index, (frame, faces) in enumerate(zip(frames, faces_of_frames, strict=True))
+            if not _shows_large_face(frame, faces)
+        ]
+        parts = [self._finder.find_small(frames[index], CROP_SIDE) for index in unsure]
+        small_faces = self._confirm([frames[index] for index in unsure], parts)
+        for index, faces in zip(unsure, small_faces, strict=True):
+            faces_of_frames[index] = _without_repeats([*faces_of_frames[index], *faces])
+        return [sorted(faces, key=lambda face: -face.box[2]) for faces in faces_of_frames]
+
+    def _confirm(
+        self, frames: Sequence[np.ndarray], crops_of_frames: Sequence[list[OrientedCrop]]
+    ) -> list[list[Face]]:
+        """Return the faces of each frame that the landmark network sees in the crops, each face once."""
         repeated = [frame for frame, crops in zip(frames, crops_of_frames, strict=True) for _ in crops]
         faces = iter(self._fit(repeated, list(chain.from_iterable(crops_of_frames)), is_certain=False))
-        return [_largest_first(list(islice(faces, len(crops)))) for crops in crops_of_frames]
+        fitted = [list(islice(faces, len(crops))) for crops in crops_of_frames]
+        return [
+            _without_repeats([face for face in row if face.confidence >= _MIN_DETECTED_CONFIDENCE])
+            for row in fitted
+        ]
 
     def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost."""
@@ -144,10 +165,20 @@ def _confidence(rows: np.ndarray) -> float:
     return 0.0 if presence < _MIN_PRESENCE else float(presence * np.clip(certainty, 1e-3, 1))
 
 
-def _largest_first(faces: list[Face]) -> list[Face]:
-    """Return detected faces without those that the landmark network does not confirm, the largest first."""
-    confirmed = [face for face in faces if face.confidence >= _MIN_DETECTED_CONFIDENCE]
-    return sorted(confirmed, key=lambda face: -face.box[2])
+def _shows_large_face(frame: np.ndarray, faces: Sequence[Face]) -> bool:
+    """Return whether one of the faces of a frame is so large that others, much smaller, do not matter."""
+    return any(face.box[2] >= _LARGE_FACE_SHARE * max(frame.shape[:2]) for face in faces)
+
+
+def _without_repeats(faces: Sequence[Face]) -> list[Face]:
+    """Return faces of which several crops show one, once: the most certain."""
+    chosen: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.confidence):
+        x, y, size = face.box
+        boxes = [other.box for other in chosen]
+        if all(np.hypot(x - u, y - v) > _MIN_DISTANCE * max(size, other) for u, v, other in boxes):
+            chosen.append(face)
+    return chosen
 
 
 def _has_moved(crop: OrientedCrop, other: OrientedCrop) -> bool:

@@ -145,19 +145,35 @@ def test_finder_places_faces_in_the_frame(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_finder_keeps_one_of_two_near_detections(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {0.25: 0.8, 0.27: 0.9, 0.6: 0.7, 0.9: 0.3}
+    places = {0.25: 0.8, 0.27: 0.9, 0.6: 0.7, 0.9: 0.2}
     seen = [(x, 0.5, 0.05, 0.0, probability) for x, probability in places.items()]
     crops = finder_that_sees(monkeypatch, seen, []).find(FRAME, 4.0)
     assert [round(crop.x / 320, 2) for crop in crops] == [0.27, 0.6]
 
 
-def test_large_frame_without_a_face_is_searched_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_large_frames_alone_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     frames: list[int] = []
-    finder_that_sees(monkeypatch, [], frames).find(np.zeros((480, 640, 3), np.uint8), 4.0)
-    assert frames == [1, len(_tiles(640, 480))]
-    frames.clear()
-    finder_that_sees(monkeypatch, [], frames).find(np.zeros((200, 200, 3), np.uint8), 4.0)
-    assert frames == [1]
+    finder = finder_that_sees(monkeypatch, [(0.5, 0.5, 0.05, 0.0, 0.9)], frames)
+    crops = finder.find_small(np.zeros((480, 640, 3), np.uint8), 4.0)
+    tiles = _tiles(640, 480)
+    assert frames == [len(tiles)]
+    np.testing.assert_allclose([[crop.x, crop.y] for crop in crops], [[tile.x, tile.y] for tile in tiles])
+    assert finder.find_small(np.zeros((200, 200, 3), np.uint8), 4.0) == []
+    assert frames == [len(tiles)]
+
+
+@pytest.mark.parametrize(("side", "searched"), [(60.0, True), (130.0, False)])
+def test_small_faces_are_searched_without_a_large_one(
+    detector: NetworkDetector, monkeypatch: pytest.MonkeyPatch, side: float, searched: bool
+) -> None:
+    calls: list[int] = []
+    with_network(monkeypatch, detector, FakeNetwork())
+    crop = OrientedCrop(320, 240, side * 2)
+    monkeypatch.setattr(detector._finder, "find", lambda frame, _: [crop])
+    monkeypatch.setattr(detector._finder, "find_small", lambda frame, _: calls.append(1) or [crop])
+    (faces,) = detector.find([np.zeros((480, 640, 3), np.uint8)])
+    assert bool(calls) is searched
+    assert len(faces) == 1  # whether one crop or both show it
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (1000, 1000), (3000, 200), (321, 320)])
@@ -187,14 +203,26 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [512, 256, 128])
 def test_astronaut_is_found_at_every_size(detector: NetworkDetector, size: int) -> None:
-    (face, *_) = find_faces(detector, [resized(ASTRONAUT, size)])[0]
+    (face,) = find_faces(detector, [resized(ASTRONAUT, size)])[0]
     eyes = [face.landmarks[part].mean(axis=0) * 512 / size for part in (slice(36, 42), slice(42, 48))]
     np.testing.assert_allclose(eyes, [[204, 102], [247, 104]], atol=4)
     assert face.irises is not None
     np.testing.assert_allclose(face.irises[:, 0] * 512 / size, [[204, 101], [247, 103]], atol=4)
 
 
-@pytest.mark.parametrize("name", ["coffee", "rocket", "retina", "brick", "grass"])
+def test_thirty_faces_are_found(detector: NetworkDetector) -> None:
+    face = resized(ASTRONAUT[:230, 110:340], 160)
+    frame = np.full((1080, 1920, 3), 90, np.uint8)
+    corners = [(x, y) for x in range(60, 1900, 310) for y in range(20, 1000, 215)]
+    for x, y in corners:
+        frame[y : y + 160, x : x + 160] = face
+    (faces,) = find_faces(detector, [frame])
+    assert len(corners) == len(faces) == 30
+    centres = {(round((f.box[0] - 80) / 310), round((f.box[1] - 80) / 215)) for f in faces}
+    assert len(centres) == 30
+
+
+@pytest.mark.parametrize("name", ["coffee", "rocket", "retina", "brick", "grass", "chelsea"])
 def test_picture_without_a_face_shows_none(detector: NetworkDetector, name: str) -> None:
     picture = getattr(skimage_data, name)()
     picture = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]
