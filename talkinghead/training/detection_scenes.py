@@ -1,6 +1,6 @@
 """Scenes of faces of all sizes, on which the detection network learns: pictures pasted on pictures.
 
-A scene has a background without faces, up to five pictures with a face each, and a few parts of pictures
+A scene has a background without faces, up to eight pictures with a face each, and a few parts of pictures
 without one, whose borders look alike, so that a border says nothing of a face.
 """
 
@@ -19,7 +19,7 @@ from .landmark_crops import FaceSource, sample_training_crop
 from .landmark_disturbances import add_occluder, disturb_scene
 from .whole_frames import WholeFrames
 
-MAX_FACES = 5
+MAX_FACES = 8
 _MIN_RADIUS, _MAX_RADIUS = 0.013, 0.33  # of the landmarks, in sides of the scene
 _MAX_OVERLAP = 0.25
 _WHOLE_FRAME_SHARE = 0.35  # of the scenes, where there are whole frames
@@ -32,8 +32,8 @@ class SceneBatch:
 
     Attributes:
         pictures: float32 [B, 3, 160, 160], 0..1, in channels_last.
-        faces: float32 [B, 5, 4], centre x and y and radius in fractions of the scene, and roll in radians.
-        count: int64 [B], how many of the 5 faces there are.
+        faces: float32 [B, 8, 4], centre x and y and radius in fractions of the scene, and roll in radians.
+        count: int64 [B], how many of the 8 faces there are.
     """
 
     pictures: Tensor
@@ -77,7 +77,9 @@ class SceneSource:
             picture = self._background(random)
             for _ in range(int(random.choice(4, p=(0.2, 0.4, 0.25, 0.15)))):
                 self._paste_part(picture, random)
-            number = int(random.choice(MAX_FACES + 1, p=(0.15, 0.5, 0.16, 0.09, 0.06, 0.04)))
+            number = int(
+                random.choice(MAX_FACES + 1, p=(0.12, 0.45, 0.15, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02))
+            )
         for _ in range(number):
             self._paste_face(picture, faces, random)
         if random.random() < 0.5:
