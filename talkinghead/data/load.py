@@ -23,6 +23,7 @@ from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.stage_timer import StageTimer
 from ..system.torch_state import with_default_torch_state
 from .crop import Crop, crop_around
+from .missing_face import missing_face_error
 from .pictures import Picture, Pictures, picture_sources
 
 MAX_CLIP_BYTES = 4 << 30
@@ -85,7 +86,7 @@ class FaceTracks:
             TalkingheadError: there is no such face.
         """
         if not self.tracks:
-            raise _no_face(self.path, self.total)
+            raise missing_face_error(self.path, self.total)
         if not 1 <= face <= len(self.tracks):
             count = f"{len(self.tracks)} faces" if len(self.tracks) > 1 else "1 face"
             remedy = f"see them with: talkinghead landmarks {self.path} --out faces.png"
@@ -250,7 +251,7 @@ def _read_source(
     if isinstance(path, Picture):
         track = _picture_track(path.pixels, detector)
         if track is None:
-            raise _no_face(path.name, 1)
+            raise missing_face_error(path.name, 1, detector, path.pixels)
         yield track, [path.pixels]
         return
     if not (os.path.isdir(path) or is_image_file(path)):
@@ -270,7 +271,7 @@ def _read_source(
             yield track, [frame]
             has_face = True
     if not has_face:
-        raise _no_face(path, len(pictures))
+        raise missing_face_error(path, len(pictures), detector, frame)
 
 
 def _picture_track(picture: np.ndarray, detector: Detector) -> Track | None:
@@ -366,13 +367,6 @@ def _check_bytes(name: str, frames: int, size: int) -> None:
             f"{name}: {frames} frames of {size}x{size} take {total / 2**30:.3g} GiB of memory, expected "
             f"at most {MAX_CLIP_BYTES / 2**30:.3g}; name a shorter video or fewer pictures"
         )
-
-
-def _no_face(path: Path | str, frames: int) -> TalkingheadError:
-    where = "it" if frames == 1 else f"any of its {frames} pictures"
-    return TalkingheadError(
-        f"{path}: no face was found in {where}, expected one seen from the front; name another"
-    )
 
 
 def open_frames(path: Path, find_cuts: bool = False) -> FrameReader:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.crop import Crop
+from ..data.missing_face import missing_face_error
 from ..errors import TalkingheadError
 from ..landmarks.detector import MIN_CONFIDENCE, Detector, Face, largest_face
 from ..media.images import is_image_file, read_image
@@ -123,7 +124,7 @@ def find_place(
     """
     face = largest_face(detector, picture)
     if face is None:
-        raise _no_face(name)
+        raise missing_face_error(name, 1, detector, picture)
     shapes = person.neutral_landmarks[None] if person.references is None else person.references.landmarks
     return _fit(shapes, face.landmarks, person.config.crop, name)
 
@@ -169,6 +170,7 @@ def show_before(person: Person, place: PasteBack, detector: Detector) -> Person:
 def _read_clear_frame(path: Path, detector: Detector) -> np.ndarray:
     """Return the first frame of a video that clearly shows a face, or else the one that shows it best."""
     best: tuple[Face, int, np.ndarray] | None = None
+    number = 0
     for number, frame in enumerate(VideoReader(path)):
         face = largest_face(detector, frame)
         if face is not None and (best is None or face.confidence > best[0].confidence):
@@ -176,7 +178,7 @@ def _read_clear_frame(path: Path, detector: Detector) -> np.ndarray:
             if face.confidence >= MIN_CONFIDENCE:
                 break
     if best is None:
-        raise _no_face(str(path))
+        raise missing_face_error(path, number + 1)
     log.info("%s: its frame %d is the picture that the head is put into", path.name, best[1])
     return best[2]
 
@@ -237,7 +239,3 @@ def _shares(first: int, end: int, length: int, ramp: float) -> np.ndarray:
             t = np.clip(distance / ramp, 0, 1)
             shares *= t * t * (3 - 2 * t)  # smoothstep
     return shares
-
-
-def _no_face(name: str) -> TalkingheadError:
-    return TalkingheadError(f"{name}: no face was found, expected one seen from the front; name another")

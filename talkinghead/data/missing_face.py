@@ -1,0 +1,41 @@
+"""What is wrong with pictures in which no face was found."""
+
+from os import PathLike
+
+import numpy as np
+
+from ..errors import TalkingheadError
+from ..landmarks.detector import MIN_CONFIDENCE, Detector, largest_face
+
+_MIN_SIDE = 48  # pixels of a picture, in which faces are some 20 wide
+
+
+def missing_face_error(
+    name: str | PathLike[str], count: int, detector: Detector | None = None, picture: np.ndarray | None = None
+) -> TalkingheadError:
+    """Return the error for a source without a face, which names the reason where there is a plain one.
+
+    Args:
+        name: of the source.
+        count: number of its pictures or frames.
+        detector: with it, `picture` is also searched turned.
+        picture: one of them, uint8 [H, W, 3].
+    """
+    where = "it" if count == 1 else f"any of its {count} pictures"
+    if picture is not None and max(picture.shape[:2]) < _MIN_SIDE:
+        height, width = picture.shape[:2]
+        return TalkingheadError(
+            f"{name}: no face was found in {where}, it has {width}x{height} pixels; give a larger picture"
+        )
+    if picture is not None and detector is not None:
+        for quarter_turns in (2, 1, 3):
+            turned = np.ascontiguousarray(np.rot90(picture, quarter_turns))
+            face = largest_face(detector, turned)
+            if face is not None and face.confidence >= MIN_CONFIDENCE:
+                return TalkingheadError(
+                    f"{name}: its face is turned by {90 * quarter_turns} degrees clockwise; turn the picture "
+                    "upright"
+                )
+    return TalkingheadError(
+        f"{name}: no face was found in {where}, expected one seen from the front; name another"
+    )

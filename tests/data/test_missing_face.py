@@ -1,0 +1,37 @@
+"""What users read of pictures in which no face was found."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from talkinghead.data.load import read_clip
+from talkinghead.errors import TalkingheadError
+from talkinghead.media.images import write_image
+
+skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
+FACE = skimage_data.astronaut()[:260, 90:350]
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_turned_picture_names_the_angle(tmp_path: Path, quarter_turns: int) -> None:
+    path = tmp_path / "turned.png"
+    write_image(path, np.ascontiguousarray(np.rot90(FACE, -quarter_turns)))  # clockwise
+    message = (
+        f"turned.png: its face is turned by {90 * quarter_turns} degrees clockwise; turn the picture upright"
+    )
+    for source in (path, tmp_path):
+        with pytest.raises(TalkingheadError, match=message if source == path else "degrees clockwise"):
+            read_clip(source, 64, "network")
+
+
+def test_small_picture_names_its_size() -> None:
+    small = np.asarray(Image.fromarray(FACE).resize((20, 20)))
+    with pytest.raises(TalkingheadError, match="picture 1: no face was found in it, it has 20x20 pixels"):
+        read_clip(small, 64, "network")
+
+
+def test_picture_of_no_face_names_none() -> None:
+    with pytest.raises(TalkingheadError, match="no face was found in it, expected one seen from the front"):
+        read_clip(skimage_data.coffee(), 64, "network")
