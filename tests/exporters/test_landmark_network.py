@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from talkinghead import cli
+from talkinghead.engines.tensorrt_api import fresh_logger, set_target
 from talkinghead.errors import TalkingheadError
-from talkinghead.exporters.landmark_network import export_landmark_network
+from talkinghead.exporters.landmark_network import MAX_BATCH, export_landmark_network
+from talkinghead.exporters.tensorrt import parse_onnx
 from talkinghead.landmarks.network import SHIPPED, SIZE, LandmarkRows, load_landmark_network
 from talkinghead.landmarks.network_blocks import prepare_for_inference
 from talkinghead.landmarks.open_detector import open_detector
@@ -67,3 +69,20 @@ def test_file_of_something_else_reports_user_error(tmp_path: Path) -> None:
         open_detector(str(path))
     with pytest.raises(TalkingheadError, match=r"text\.onnx: cannot be read as a landmark network"):
         export_landmark_network(tmp_path / "out.onnx", path)
+
+
+def test_tensorrt_builds_the_file(exported: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    logger = fresh_logger(trt)
+    builder = trt.Builder(logger)
+    network = parse_onnx(trt, builder, exported, path=exported, logger=logger)
+    assert [network.get_output(index).name for index in range(network.num_outputs)] == ["rows"]
+    config = builder.create_builder_config()
+    set_target(trt, config, "sm_120")
+    profile = builder.create_optimization_profile()
+    row = (3, SIZE, SIZE)
+    profile.set_shape("pictures", (1, *row), (16, *row), (MAX_BATCH, *row))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None, logger.errors
+    assert plan.nbytes > 500_000
