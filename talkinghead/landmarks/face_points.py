@@ -1,8 +1,8 @@
 """Points of a face as models take them: the 68 landmarks, and after them the irises where they are known.
 
-Points are [..., 68, 2] or [..., 78, 2]. A model with irises (`NetworkConfig.irises`) takes 78; where the irises
-are unknown, theirs lie outside the picture, so that no line of them is visible. Whatever depends on the shape
-of the face takes the landmarks alone.
+Points are [..., 68, 2] or [..., 78, 2]. A model with irises (`NetworkConfig.irises`) takes 78; where the
+irises are unknown, theirs lie outside the picture, so that no line of them is visible. Whatever depends on
+the shape of the face takes the landmarks alone.
 """
 
 from typing import TypeVar
@@ -16,7 +16,7 @@ from ..clip import IRIS_POINTS, POINTS, Track
 Points = TypeVar("Points", np.ndarray, Tensor)
 
 HIDDEN_IRIS = -1.0
-"""Both coordinates, as fractions of the crop, of the points of an iris that is unknown: outside the picture."""
+"""Both coordinates of the points of an iris that is unknown, in fractions of the crop: outside of it."""
 
 
 def join_points(landmarks: Points, irises: Points | None) -> Points:

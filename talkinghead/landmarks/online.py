@@ -133,7 +133,7 @@ def _is_near(face: Face, other: Face, max_sides: float) -> bool:
 
 
 Transfer = Callable[[np.ndarray, tuple[np.ndarray, ...]], np.ndarray]
-"""Function from the driver's points [68 or 78, 2] and neutral face to as many points of the person, float32."""
+"""Function from the driver's points [68 or 78, 2] and neutral face to as many of the person, float32."""
 
 
 def _neutral_arrays(landmarks: np.ndarray) -> tuple[np.ndarray, ...]:

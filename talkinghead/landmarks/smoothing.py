@@ -131,7 +131,7 @@ def _split_head_face(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
         reference: complex [68 or 78], of the face that the frames show turned, scaled and shifted.
 
     Returns:
-        complex [n, 2 + 68 or 78]: the head's place; its turn and scale, whose modulus is the radius of the face;
+        complex [n, 70 or 80]: the head's place; its turn and scale, whose modulus is the radius of the face;
         the points as they would be on the upright reference, in radii.
     """
     model = (reference[_STEADY] - reference[_STEADY].mean()) / (_radius(reference) or 1.0)
@@ -143,15 +143,15 @@ def _split_head_face(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _merge_head_face(frames: np.ndarray) -> np.ndarray:
-    """Merge complex [..., 2 + 68 or 78] into the points [..., 68 or 78], the inverse of `_split_head_face`."""
+    """Merge complex [..., 70 or 80] into the points [..., 68 or 78], the inverse of `_split_head_face`."""
     return frames[..., :1] + frames[..., 1:2] * frames[..., 2:]
 
 
 def _similarity_weight(one: np.ndarray, other: np.ndarray, noise: float) -> np.ndarray:
-    """Return how similar frames complex [n, 70 or 80] are but for jitter: 0..1, the same for all the points of
-    a part.
+    """Return how similar frames complex [n, 70 or 80] are but for jitter: 0..1, the same for all the points
+    of a part.
     """
-    starts = _STARTS[_STARTS < one.shape[1]]
+    starts = _STARTS[one.shape[1] > _STARTS]
     lengths = np.diff([*starts, one.shape[1]])
     differences = np.square(np.abs(one - other))
     differences[:, :2] /= np.abs(one[:, 1:2] * other[:, 1:2]) * _HEAD**2
@@ -161,8 +161,8 @@ def _similarity_weight(one: np.ndarray, other: np.ndarray, noise: float) -> np.n
 
 
 def _estimate_noise(frames: np.ndarray) -> float:
-    """Return the jitter of complex [n, 70 or 80], n >= 4. Third differences leave out motion, the median leaves out
-    the points that move fast.
+    """Return the jitter of complex [n, 70 or 80], n >= 4. Third differences leave out motion, the median
+    leaves out the points that move fast.
     """
     third = np.median(np.abs(np.diff(frames[:, _FACE], n=3, axis=0)))
     # third differences have 20 times the variance, and the median distance from the middle of a normal

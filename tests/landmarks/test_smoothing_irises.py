@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("smoothing", [smooth, online])
 
 
 def looking(shift: np.ndarray, noise: float = 0.0) -> Track:
-    """Return a still head whose gaze moves along x by `shift` [N] in widths of an eye, in detector's noise."""
+    """Return a still, noisy head whose gaze moves along x by `shift` [N] in widths of an eye."""
     track = make_track(BOB, REST)
     width = np.linalg.norm(track.landmarks[0, 39] - track.landmarks[0, 36])
     irises = look_ahead(track.landmarks)
