@@ -5,6 +5,7 @@ irises are unknown, theirs lie outside the picture, so that no line of them is v
 the shape of the face takes the landmarks alone.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -56,3 +57,16 @@ def fit_points(points: Points, num_points: int) -> Points:
 def track_points(track: Track) -> np.ndarray:
     """Return the points of a track in its pixels, float32 [N, 78, 2], or [N, 68, 2] without irises."""
     return join_points(track.landmarks, track.irises)
+
+
+def concatenate_irises(tracks: Sequence[Track]) -> np.ndarray | None:
+    """Return the irises of tracks in order, float32 [N, 2, 5, 2], hidden for tracks without; None if none has
+    any.
+    """
+    if all(track.irises is None for track in tracks):
+        return None
+    parts = []
+    for track in tracks:
+        hidden = np.full((len(track), 2, IRIS_POINTS, 2), HIDDEN_IRIS * max(track.size), np.float32)
+        parts.append(hidden if track.irises is None else track.irises)
+    return np.concatenate(parts)
