@@ -52,8 +52,9 @@ def look_ahead(landmarks: np.ndarray) -> np.ndarray:
 
 
 def points_looking_ahead(landmarks: np.ndarray, num_points: int) -> np.ndarray:
-    """Return the points of one face [68, 2] as a model of 68 or 78 points takes them: [num_points, 2]."""
-    return fit_points(join_points(landmarks, look_ahead(landmarks[None])[0]), num_points)
+    """Return the points of one face [68, 2] as a model of 68 or 78 takes them: float32 [num_points, 2]."""
+    points = join_points(landmarks, look_ahead(landmarks[None])[0])
+    return fit_points(points, num_points).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def live(
     if engine is None:
         target = choose_device(device, fast, placed=person.placed)
         engine = TorchEngine(person, target, precision, fast=fast)
-    at_rest = points_looking_ahead(person.neutral_landmarks, engine.spec.num_points)
+    at_rest = points_looking_ahead(person.neutral_landmarks, person.config.networks.num_points)
     retargeter = OnlineRetargeter(resolve_detector(detector), at_rest, keep_proportions=retarget != "off")
     # Run the engine once, so that its initialisation does not delay the first frame.
     engine.run(at_rest[None])
