@@ -98,27 +98,30 @@ def test_landmark_image_shows_irises_last():
 
 
 @pytest.mark.parametrize("size", [32, 64, 256])
-def test_hidden_irises_are_invisible_in_all_backends(size):
-    landmarks = torch.from_numpy(face(68)).float()
+def test_hidden_irises_are_invisible_in_all_backends(size, device):
+    landmarks = torch.from_numpy(face(68)).to(device)
     hidden = fit_points(landmarks, 78)
-    expected = landmark_image(landmarks, size)
-    assert torch.equal(landmark_image(hidden, size), expected)
-    lines = [line for line, _ in POLYLINES] + [
-        tuple(68 + point for point in line) for line, _ in IRIS_POLYLINES
-    ]
+    assert torch.equal(landmark_image(hidden, size), landmark_image(landmarks, size))
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+@pytest.mark.parametrize("draw", [draw_polylines_reference, draw_polylines_float32])
+def test_hidden_irises_are_invisible_in_formulas(size, draw):
+    landmarks = torch.from_numpy(face(68))
+    lines = [line for line, _ in POLYLINES]
+    edges = [tuple(68 + point for point in line) for line, _ in IRIS_POLYLINES]
     colours = [value for _, colour in POLYLINES + IRIS_POLYLINES for value in colour]
-    for draw in (draw_polylines_reference, draw_polylines_float32):
-        images = [
-            draw(
-                points * size,
-                size,
-                [index for line in lines[:count] for index in line],
-                [len(line) for line in lines[:count]],
-                colours=colours[: 3 * count],
-            )
-            for points, count in ((hidden, len(lines)), (landmarks, len(POLYLINES)))
-        ]
-        assert torch.equal(*images)
+    images = [
+        draw(
+            points * size,
+            size,
+            [index for line in parts for index in line],
+            [len(line) for line in parts],
+            colours=colours[: 3 * len(parts)],
+        )
+        for points, parts in ((fit_points(landmarks, 78), lines + edges), (landmarks, lines))
+    ]
+    assert torch.equal(*images)
 
 
 def test_mirrored_points_mirror_landmarks_and_irises():

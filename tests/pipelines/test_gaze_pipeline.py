@@ -11,15 +11,19 @@ import torch
 from safetensors import safe_open
 
 from conftest import RedSquare, draw_video
-from support.gaze_helpers import SIDE, gaze_clip, model_with_irises, without_irises
+from support.gaze_helpers import SIDE, gaze_clip, model_with_irises, without_irises, write_gaze_shards
 from support.live_helpers import record_frames
 from talkinghead.checkpoint import load_model, load_person, save_model, save_person
 from talkinghead.clip import Clip, Track
 from talkinghead.data.crop import Crop
 from talkinghead.data.load import join_clips
+from talkinghead.engines.manifest import Manifest
 from talkinghead.engines.torch_engine import TorchEngine
 from talkinghead.errors import TalkingheadError
 from talkinghead.evaluation.evaluate_clip import render as render_own_landmarks
+from talkinghead.evaluation.measure_clips import _read_track, _track_values
+from talkinghead.evaluation.split import find_eval_clips, read_eval_frames
+from talkinghead.exporters.tensorrt import _check_base
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.face_points import HIDDEN_IRIS, fit_points, track_points
 from talkinghead.landmarks.gaze import look_ahead
@@ -28,6 +32,7 @@ from talkinghead.networks.references import References, ReferenceViewer, shape_d
 from talkinghead.pipelines.animate import animate, driving_points
 from talkinghead.pipelines.finetune import finetune
 from talkinghead.pipelines.live import live
+from talkinghead.training.early_stopping import finetune_with_early_stopping
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +169,36 @@ def test_evaluation_renders_own_irises(person: Person, clip: Clip) -> None:
     np.testing.assert_array_equal(render_own_landmarks(person, clip), TorchEngine(person).run(points))
     blind = render_own_landmarks(person, without_irises(clip))
     np.testing.assert_array_equal(blind, TorchEngine(person).run(fit_points(points[:, :68], 78)))
+
+
+def test_evaluation_reads_irises_of_data_sets(tmp_path: Path) -> None:
+    folder = write_gaze_shards(tmp_path / "data", ann=True, bob=False)
+    known, unknown = find_eval_clips([folder])
+    frames = read_eval_frames(known, 32, [2], 3, detector=None)  # type: ignore[arg-type]  # none is needed
+    track = frames.held_out.track
+    assert track.irises is not None
+    distance = np.abs(track.irises[0] - gaze_clip(12).track.irises / 2).max(axis=(1, 2, 3))
+    assert distance.min() < 1e-4
+    assert read_eval_frames(unknown, 32, [2], 3, detector=None).held_out.track.irises is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_evaluation_stores_irises_of_tracks(clip: Clip, known: bool) -> None:
+    track = (clip if known else without_irises(clip)).track
+    assert _read_track(_track_values(track)) == track
+
+
+def test_early_stopping_compares_with_irises(model: Model, clip: Clip) -> None:
+    for pictures in (clip, clip[:2]):
+        learned = finetune_with_early_stopping(model, pictures, max_steps=1, perceptual=[])
+        assert learned.references is not None and learned.references.irises is not None
+        assert len(learned.references.irises) == len(pictures)
+
+
+def test_refit_refuses_base_with_other_points(person: Person, guided_model: Model) -> None:
+    base = Manifest.of(dataclasses.replace(person, config=guided_model.config), "tensorrt", "fp32", 4)
+    with pytest.raises(TalkingheadError, match="has num_points 68, expected 78; name another base"):
+        _check_base(Path("base.engine"), base, person, {})
 
 
 class LookingSquare:
