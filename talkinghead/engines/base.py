@@ -162,9 +162,9 @@ class Engine(ABC):
         takes_images = self.spec.input == "image" and not self.spec.guided
         if shape[1:] in _POINT_SHAPES or (takes_images and shape[1:] == image_shape):
             return
-        expected = f"landmarks [B, {POINTS}, 2], or [B, {POINTS_WITH_IRISES}, 2] with irises,"
+        expected = f"landmarks [B, {POINTS}, 2], or [B, {POINTS_WITH_IRISES}, 2] with irises"
         if takes_images:
-            expected += f" or landmark images {['B', *image_shape]}"
+            expected += f", or landmark images {['B', *image_shape]}"
         raise TalkingheadError(f"engine: the input has the shape {list(shape)}; give {expected}")
 
     def _style_rows(self, styles: np.ndarray | Tensor | None, count: int) -> np.ndarray | None:
