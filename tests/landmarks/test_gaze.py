@@ -177,8 +177,11 @@ def test_retarget_measures_height_in_openings():
 
 def test_retarget_is_finite_for_shut_eyes_and_profiles():
     landmarks = make_track(BOB, {**REST, "lids": np.linspace(-0.2, 1, 8)}).landmarks
-    landmarks[-1, 42:48, 0] = landmarks[-1, 42, 0]  # an eye of no width
     irises = look_ahead(landmarks)
+    for face, share in ((-2, 0.02), (-1, 0.0)):  # an eye of almost no width, and of none
+        landmarks[face, 42:48, 0] = landmarks[face, 42, 0] + share * np.ptp(landmarks[face, 42:48, 0]) * (
+            np.arange(6) == 3
+        )
     moved = retarget_irises(irises, landmarks, make_track(ANNA, REST).landmarks)
     assert np.isfinite(moved).all()
     size = np.ptp(landmarks[0], axis=0).max()

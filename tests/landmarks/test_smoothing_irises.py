@@ -44,7 +44,7 @@ def looking(shift: np.ndarray, noise: float = 0.0) -> Track:
 
 
 @BOTH
-@pytest.mark.parametrize("size", [0.05, 0.15, 0.4])
+@pytest.mark.parametrize("size", [0.008, 0.02, 0.15, 0.4])  # the first two are within the jitter
 def test_gaze_that_jumps_arrives_within_two_frames(smoothing: Callable[[Track], Track], size: float) -> None:
     track = looking(np.where(np.arange(FRAMES) < JUMP, 0, size))
     before, after = track.irises[0], track.irises[-1]

@@ -93,7 +93,11 @@ def test_model_without_irises_renders_as_before(
 
 
 def test_driver_without_irises_is_reported_once(
-    person: Person, old_person: Person, clip: Clip, caplog: pytest.LogCaptureFixture
+    person: Person,
+    old_person: Person,
+    clip: Clip,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drive = without_irises(clip).track
     drive = Track(np.repeat(drive.landmarks, 6, axis=0), drive.size, drive.fps)  # several batches
@@ -102,6 +106,13 @@ def test_driver_without_irises_is_reported_once(
         frames_of(person, clip.track)
         assert "irises" not in caplog.text
         frames_of(person, drive)
+    assert caplog.text.count("the driver's irises are unknown") == 1
+    # the comparison of a driver with the person says nothing of its own
+    caplog.clear()
+    monkeypatch.setattr("talkinghead.pipelines.animate.identity_distance", lambda *_: 0.1)
+    with caplog.at_level(logging.INFO, "talkinghead"):
+        list(animate(person, without_irises(clip), precision="fp32", device="cpu"))
+    assert "shows the person it drives" in caplog.text
     assert caplog.text.count("the driver's irises are unknown") == 1
 
 
@@ -112,7 +123,8 @@ def test_points_with_irises_drive_like_their_track(person: Person, clip: Clip) -
 
 def test_views_of_references_depend_on_landmarks_alone(person: Person, clip: Clip) -> None:
     assert person.references is not None
-    points = torch.from_numpy(track_points(clip.track) / SIDE)
+    known = torch.from_numpy(track_points(clip.track) / SIDE)
+    points = torch.cat([known, fit_points(known[:, :68], 78)])  # of known and of hidden irises
     viewers = (
         ReferenceViewer(person.references),
         ReferenceViewer(dataclasses.replace(person.references, one_scene=False)),
