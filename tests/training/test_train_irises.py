@@ -21,6 +21,7 @@ from support.minimal_training import minimal_config
 from talkinghead import config as configuration
 from talkinghead.checkpoint import load_model
 from talkinghead.config import Config, preset
+from talkinghead.config_file import read_preset
 from talkinghead.dataset.augment import sample_augmentation, sample_jitter
 from talkinghead.dataset.episodes import EpisodeSource
 from talkinghead.errors import TalkingheadError
@@ -61,6 +62,13 @@ def test_preset_with_irises_differs_in_the_flag_alone() -> None:
     assert config.networks.num_points == 78
     assert config.to_dict()["networks"] == {**preset("tiny").to_dict()["networks"], "irises": True}
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_preset_file_turns_irises_on(tmp_path: Path) -> None:
+    path = tmp_path / "gaze.toml"
+    path.write_text('[preset]\nbase = "small"\n[preset.networks]\nirises = true\n')
+    config = read_preset(path)
+    assert config == dataclasses.replace(config_with_irises(preset("small")), preset="gaze")
 
 
 def test_episodes_hold_irises_or_hide_unknown_ones(shards: dict[str, Path]) -> None:
