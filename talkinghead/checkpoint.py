@@ -245,20 +245,26 @@ def _fill(path: Path, networks: Mapping[str, nn.Module], tensors: dict[str, Tens
 
 
 def _pack_references(references: References) -> dict[str, Tensor]:
-    """Return references as tensors of a file: concatenated JPEG bytes, the length of each JPEG, landmarks."""
+    """Return references as tensors of a file: concatenated JPEG bytes, the length of each JPEG, landmarks,
+    and irises where the model shows them.
+    """
     jpegs = references.jpegs or References.encode(references.images, references.landmarks).jpegs
-    return {
+    tensors = {
         "references.jpegs": torch.frombuffer(bytearray(b"".join(jpegs)), dtype=torch.uint8),
         "references.lengths": torch.tensor([len(data) for data in jpegs]),
         "references.landmarks": from_numpy(references.landmarks),
         "references.one_scene": torch.tensor([int(references.one_scene)]),
     }
+    if references.irises is not None:
+        tensors["references.irises"] = from_numpy(references.irises)
+    return tensors
 
 
 def _unpack_references(path: Path, tensors: dict[str, Tensor], size: int) -> References:
     """Remove the references from a file's tensors and decode them to images of `size` pixels."""
     names = ("jpegs", "lengths", "landmarks", "one_scene")
     jpegs, lengths, landmarks, one_scene = (tensors.pop(f"references.{name}", None) for name in names)
+    irises = tensors.pop("references.irises", None)
     problem = f"{path}: its reference images are missing or damaged; make the person again"
     if (
         jpegs is None
@@ -276,7 +282,11 @@ def _unpack_references(path: Path, tensors: dict[str, Tensor], size: int) -> Ref
     data = jpegs.numpy().tobytes()
     try:
         return References.decode(
-            [data[a:b] for a, b in pairwise([0, *ends])], landmarks.float().numpy(), bool(one_scene), size
+            [data[a:b] for a, b in pairwise([0, *ends])],
+            landmarks.float().numpy(),
+            bool(one_scene),
+            size=size,
+            irises=None if irises is None else irises.float().numpy(),
         )
     except Exception as error:  # Pillow does not document what it raises for damaged data
         raise TalkingheadError(f"{problem} ({error})") from error

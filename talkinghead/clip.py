@@ -18,6 +18,9 @@ POINTS = 68
 IRIS_POINTS = 5
 """Points of an iris: its centre, and its edge right, top, left and bottom of it in the axes of the head."""
 
+POINTS_WITH_IRISES = POINTS + 2 * IRIS_POINTS
+"""Points of a face whose irises are known: the landmarks, then the left and the right iris."""
+
 Selection: TypeAlias = slice | Sequence[int] | Sequence[bool] | np.ndarray
 """Types that select several frames of a Track or a Clip: a slice, indices, or a mask."""
 

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
+from .clip import POINTS, POINTS_WITH_IRISES
 from .constants import PRESETS
 from .errors import TalkingheadError, shorten
 
@@ -55,6 +56,8 @@ class NetworkConfig:
     """Side of the images that E, G's layers and D see; 0 is `image_size`. Only a reference-guided G composes
     larger ones.
     """
+    irises: bool = False
+    """Landmark images show the irises, so that the gaze of the driver moves that of the person."""
 
     def __post_init__(self) -> None:
         valid = (
@@ -78,6 +81,11 @@ class NetworkConfig:
     def layer_size(self) -> int:
         """Side of the images and landmark images that the networks' layers see."""
         return self.network_size or self.image_size
+
+    @property
+    def num_points(self) -> int:
+        """Number of points that landmark images show: 68 landmarks, and 10 points of the irises if known."""
+        return POINTS_WITH_IRISES if self.irises else POINTS
 
     @property
     def embedding(self) -> int:
@@ -235,7 +243,7 @@ class Config:
 
 _ADDED: dict[str, dict[str, Any]] = {
     "configuration": {"crop": 1},
-    "configuration.networks": {"reference_guided": False, "network_size": 0},
+    "configuration.networks": {"reference_guided": False, "network_size": 0, "irises": False},
     "configuration.meta": {
         "own_picture": 0.0,
         "details": 0.0,

@@ -33,6 +33,7 @@ LATER = {
     "crop",
     "reference_guided",
     "network_size",
+    "irises",
     "own_picture",
     "details",
     "far_targets",

@@ -43,7 +43,7 @@ def test_steps_count_epochs_over_images():
 
 ADDED = {
     "": {"crop"},
-    "networks": {"reference_guided", "network_size"},
+    "networks": {"reference_guided", "network_size", "irises"},
     "meta": {"own_picture", "details", "far_targets", "camera_motion", "columns_from_embeddings"},
     "finetune": {"own_picture", "details", "head_jitter"},
     **{

@@ -21,8 +21,9 @@ from talkinghead.data.few_shot import evenly_spaced_indices
 from talkinghead.data.load import read_track
 from talkinghead.dataset.people_table import read_people
 from talkinghead.landmarks.detector import MIN_CONFIDENCE
+from talkinghead.landmarks.gaze import EYES
 from talkinghead.landmarks.open_detector import open_detector
-from talkinghead.landmarks.retarget import EYES, LIPS, neutral_face, retarget
+from talkinghead.landmarks.retarget import LIPS, neutral_face, retarget
 from talkinghead.media.video import VIDEO_SUFFIXES
 from talkinghead.pipelines.animate import align_track
 

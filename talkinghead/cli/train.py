@@ -65,6 +65,12 @@ def add_parser(commands: Any) -> None:
         default="ft",
         help="ft: to be fine-tuned; ff: to be used feed-forward (default: %(default)s)",
     )
+    parser.add_argument(
+        "--irises",
+        action="store_true",
+        help="show the networks the irises, so that the driver's gaze moves the person's; needs data with "
+        "irises (default: as the preset says)",
+    )
     _add_learning_options(parser)
     add_perceptual(parser)
     add_device(parser)
@@ -128,6 +134,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
             perceptual_files=parse_perceptual(args.perceptual),
             grad_accum_steps=args.grad_accum_steps,
             save_seconds=args.save_every,
+            irises=args.irises,
             on_step=console.step_progress("meta-learning"),
         )
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ import numpy as np
 from ..clip import Clip, Track
 from ..errors import TalkingheadError, check_whole_number
 from ..landmarks.detector import Detector, find_faces, largest_face
+from ..landmarks.face_points import concatenate_irises
 from ..landmarks.open_detector import resolve_detector
 from ..landmarks.tracking import DETECT_EVERY, FaceTrack, track_faces
 from ..media.images import ImageReader, is_image_file, list_images, read_image
@@ -335,13 +336,12 @@ def join_clips(clips: Sequence[Clip], name: str, fps: float = 0.0, person: str =
         valid = np.concatenate(
             [np.ones(clip.frames.shape[:3], bool) if clip.valid is None else clip.valid for clip in clips]
         )
-    irises = [clip.track.irises for clip in clips if clip.track.irises is not None]
     track = Track(
         landmarks=landmarks,
         size=clips[0].track.size,
         fps=fps,
         confidence=confidence,
-        irises=np.concatenate(irises) if len(irises) == len(clips) else None,
+        irises=concatenate_irises([clip.track for clip in clips]),
     )
     return Clip(track, frames, name, person, valid=valid, convention=clips[0].convention)
 

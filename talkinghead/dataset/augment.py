@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..landmarks.landmark_image import MIRROR_INDEX
+from ..landmarks.landmark_image import mirror_points
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Augmentation:
 
         Args:
             images: float32 [N, 3, H, W] in [-1, 1].
-            points: float32 [N, 68, 2] in fractions of the frame.
+            points: float32 [N, 68 or 78, 2] in fractions of the frame; hidden irises stay outside of it.
 
         Returns:
             images and points in the same shapes.
         """
         if self.mirrored:
             images = images.flip(3)
-            points = torch.stack([1 - points[..., 0], points[..., 1]], 2)[:, list(MIRROR_INDEX)]
+            points = mirror_points(points)
         affine, warp_field, grid = self._warp(images)
         colour, offset = (torch.from_numpy(array).to(images.device) for array in (self.colour, self.offset))
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

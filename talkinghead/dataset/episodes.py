@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..clip import POINTS
 from ..data.few_shot import evenly_spaced_indices
 from ..errors import TalkingheadError
+from ..landmarks.face_points import fit_points, join_points
 from ..media.pixel_range import uint8_to_float
 from .augment import sample_augmentation, sample_jitter
 from .shard_reader import ShardClip, read_index
@@ -33,7 +35,7 @@ class Episodes:
 
     Attributes:
         frames: float32 [B, 1 + K, 3, size, size] in [-1, 1].
-        points: float32 [B, 1 + K, 68, 2], landmarks as fractions of the frame.
+        points: float32 [B, 1 + K, 68 or 78, 2] as fractions of the frame, as many as the model shows.
         columns: int64 [B], the index of the embedding W_i of each episode's video (and variant).
         valid: float32 [B, 1, size, size], 1 where the target frame shows pixels of its source, which count in
             the loss, and 0 beyond the source's border. All 1 by default.
@@ -81,6 +83,7 @@ class EpisodeSource:
             farthest from those of the others.
         camera_motion: share of the episodes whose other frames, without the target, are moved as by a
             hand-held camera.
+        num_points: of a face, 68 or 78; the irises of clips that lack them are hidden.
 
     Raises:
         TalkingheadError: a data set has no clip with 1 + K frames, or is named twice.
@@ -97,6 +100,7 @@ class EpisodeSource:
         exclude_identities: Sequence[str] = (),
         far_targets: float = 0.0,
         camera_motion: float = 0.0,
+        num_points: int = POINTS,
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
         if len({Path(folder).resolve() for folder in folders}) < len(folders):
@@ -128,7 +132,7 @@ class EpisodeSource:
                 "names of people in the data sets"
             )
         self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
-        self.far_targets, self.camera_motion = far_targets, camera_motion
+        self.far_targets, self.camera_motion, self.num_points = far_targets, camera_motion, num_points
         self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -170,7 +174,8 @@ class EpisodeSource:
         return np.concatenate([numbers[[int(distance.argmax())]], numbers[candidates:]])
 
     def clip_for_column(self, column: int) -> tuple[Tensor, Tensor]:
-        """Return K evenly spaced frames [K, 3, size, size] of a video variant, and their points [K, 68, 2].
+        """Return K evenly spaced frames [K, 3, size, size] of a video variant, and their points
+        [K, num_points, 2].
 
         Args:
             column: index of the variant's embedding.
@@ -183,9 +188,11 @@ class EpisodeSource:
         """Return frames of one variant of a clip, and their points."""
         clip = self.clips[index]
         frames = uint8_to_float(self._read_frames(index, clip, chosen))
-        points = torch.from_numpy(clip.landmarks[chosen] / clip.size).float()
+        irises = None if clip.irises is None else clip.irises[chosen]
+        points = fit_points(join_points(clip.landmarks[chosen], irises) / clip.size, self.num_points)
         variant = sample_augmentation(self.seed, index, number)
-        return (frames, points) if variant is None else variant.apply(frames, points)
+        tensor = torch.from_numpy(points).float()
+        return (frames, tensor) if variant is None else variant.apply(frames, tensor)
 
     def _valid_mask(self, index: int, number: int) -> Tensor:
         """Return float32 [1, size, size], 1 where frames of a clip's variant show pixels of the source."""
@@ -213,7 +220,7 @@ class EpisodeSource:
 
 
 def _move_camera(frames: Tensor, points: Tensor, random: np.random.Generator) -> None:
-    """Move all frames [N, 3, S, S] but the first, and their points [N, 68, 2], a little, in place."""
+    """Move all frames [N, 3, S, S] but the first, and their points [N, P, 2], a little, in place."""
     for number in range(1, len(frames)):
         jitter = sample_jitter(random, _CAMERA_MOTION, warp_share=0)
         moved_frames, moved_points = jitter.apply(frames[number, None], points[number, None])

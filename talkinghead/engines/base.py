@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clip import POINTS
+from ..clip import POINTS, POINTS_WITH_IRISES
 from ..errors import TalkingheadError
+from ..landmarks.face_points import fit_points
 from ..landmarks.landmark_image import landmark_image
 from ..model import Person
 from ..networks.references import ReferenceViewer
@@ -20,6 +21,7 @@ from .manifest import EngineSpec
 
 log = logging.getLogger(__name__)
 
+_POINT_SHAPES = ((POINTS, 2), (POINTS_WITH_IRISES, 2))
 _MAX_FRACTION = 4
 """Median of the landmarks' magnitudes above which they may be pixels. A driver who crosses a wide frame gets
 there too, so that this is no error.
@@ -43,6 +45,7 @@ class Engine(ABC):
     viewer: ReferenceViewer | None = None
     _fork_count: int
     _has_warned_of_pixels = False
+    _has_reported_hidden_irises = False
 
     survives_fork = False
     """True if it runs in a process forked from the one that opened it. A runtime with threads of its own
@@ -94,9 +97,11 @@ class Engine(ABC):
         """Render landmarks, or landmark images, to frames.
 
         Args:
-            landmarks: float32 [B, 68, 2] as fractions of the person's crop; for an engine whose input is
-                "image" they are rendered to landmark images first. Such an engine also takes landmark images
-                float32 [B, 3, size, size] in [-1, 1], unless it is reference-guided.
+            landmarks: float32 [B, 68, 2] as fractions of the person's crop, or [B, 78, 2] with irises, which
+                an engine without them leaves out. An engine with irises shows none of 68 points, and logs so
+                once. For an engine whose input is "image" they are rendered to landmark images first. Such an
+                engine also takes landmark images float32 [B, 3, size, size] in [-1, 1], unless it is
+                reference-guided.
             styles: float32 [S], [1, S] or [B, S] for an engine whose styles are an input: the face that each
                 row shows. The attribute `styles` by default.
 
@@ -114,7 +119,9 @@ class Engine(ABC):
             )
         array = _to_float32(landmarks)
         self._check_shape(array.shape)
-        self._warn_of_pixels(array)
+        if _are_points(array):
+            array = self._fit_points(array)
+            self._warn_of_pixels(array)
         style_rows = self._style_rows(styles, len(array))
         if not np.isfinite(array).all() or (style_rows is not None and not np.isfinite(style_rows).all()):
             raise TalkingheadError(
@@ -130,9 +137,16 @@ class Engine(ABC):
         frames = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         return frames if frames.dtype == np.uint8 else to_uint8(frames)
 
+    def _fit_points(self, points: np.ndarray) -> np.ndarray:
+        """Return points [B, 68 or 78, 2] as many as the engine takes; say once that irises are hidden."""
+        if points.shape[1] < self.spec.num_points and not self._has_reported_hidden_irises:
+            self._has_reported_hidden_irises = True
+            log.info("engine: the driver's irises are unknown, so that the gaze is left to the network")
+        return np.ascontiguousarray(fit_points(points, self.spec.num_points))
+
     def _warn_of_pixels(self, array: np.ndarray) -> None:
-        """Warn once of landmarks [B, 68, 2] far outside of the crop, which may be in pixels."""
-        if self._has_warned_of_pixels or array.shape[1:] != (POINTS, 2) or not len(array):
+        """Warn once of points [B, P, 2] far outside of the crop, which may be in pixels."""
+        if self._has_warned_of_pixels or not len(array):
             return
         if np.median(np.abs(array)) > _MAX_FRACTION:
             self._has_warned_of_pixels = True
@@ -146,11 +160,11 @@ class Engine(ABC):
         """Check the shape of landmarks or landmark images."""
         image_shape = (3, self.spec.layer_size, self.spec.layer_size)
         takes_images = self.spec.input == "image" and not self.spec.guided
-        if shape[1:] == (POINTS, 2) or (takes_images and shape[1:] == image_shape):
+        if shape[1:] in _POINT_SHAPES or (takes_images and shape[1:] == image_shape):
             return
-        expected = f"landmarks [B, {POINTS}, 2]"
+        expected = f"landmarks [B, {POINTS}, 2], or [B, {POINTS_WITH_IRISES}, 2] with irises"
         if takes_images:
-            expected += f" or landmark images {['B', *image_shape]}"
+            expected += f", or landmark images {['B', *image_shape]}"
         raise TalkingheadError(f"engine: the input has the shape {list(shape)}; give {expected}")
 
     def _style_rows(self, styles: np.ndarray | Tensor | None, count: int) -> np.ndarray | None:
@@ -176,7 +190,7 @@ class Engine(ABC):
     def _inputs(self, landmarks: np.ndarray, styles: np.ndarray | None) -> dict[str, np.ndarray]:
         """Return the arguments of a run by name, in the order of the network's."""
         inputs = {self.spec.input: landmarks}
-        if self.spec.input == "image" and landmarks.shape[1:] == (POINTS, 2):
+        if self.spec.input == "image" and _are_points(landmarks):
             inputs["image"] = landmark_image(from_numpy(landmarks), self.spec.layer_size).numpy()
         if styles is not None:
             inputs["styles"] = styles
@@ -213,6 +227,11 @@ class Engine(ABC):
 def first_line(error: Exception) -> str:
     """Return the first line of an error of somebody else's code, at most 160 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def _are_points(array: np.ndarray) -> bool:
+    """Return whether an engine's input is points, not landmark images."""
+    return array.shape[1:] in _POINT_SHAPES
 
 
 def _to_float32(values: np.ndarray | Tensor) -> np.ndarray:

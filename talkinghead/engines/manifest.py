@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
 
+from ..clip import POINTS
 from ..constants import ENGINE_INPUTS, ENGINE_OUTPUTS, PRECISIONS
 from ..errors import TalkingheadError, check_path
 from ..model import Person, fingerprint
@@ -27,6 +28,11 @@ CROP = (
     "of that side"
 )
 LANDMARKS = "68 points in the order of iBUG 300-W (x right, y down), as fractions 0..1 of the crop"
+IRISES = (
+    "; then 5 points of the iris of landmarks 36 to 41 and 5 of the other one: the centre, and the edge "
+    "right, top, left and bottom of it in the axes of the head; all at -1 where they are unknown"
+)
+"""Text that the manifest of an engine with irises adds to `LANDMARKS`."""
 MAX_ENGINE_BYTES = 1 << 29
 """Size limit of a file that contains its manifest: three times an engine of preset `paper`, the largest."""
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -45,13 +51,14 @@ class EngineSpec:
         layer_size: height and width of landmark images.
         precision: of weights and feature maps, one of `PRECISIONS`.
         batch: the largest number of frames in one run.
-        input: "points" float32 [B, 68, 2] (`LANDMARKS`), rendered to landmark images inside the engine, or
-            "image" float32 [B, 3, layer_size, layer_size] in [-1, 1], rendered outside.
+        input: "points" float32 [B, num_points, 2] (`LANDMARKS`), rendered to landmark images inside the
+            engine, or "image" float32 [B, 3, layer_size, layer_size] in [-1, 1], rendered outside.
         output: "uint8" [B, size, size, 3] RGB, or "float" [B, 3, size, size] in [-1, 1].
         styles: "constant": one person's, inside; "input": float32 [B, style_length], a row for each frame,
             of one person or of several.
         style_length: length of a style vector.
         guided: whether views of the person's references (`ReferenceViews`) are inputs too.
+        num_points: of a face, 68, or 78 with irises (`talkinghead.landmarks.face_points`).
     """
 
     format: str
@@ -64,6 +71,7 @@ class EngineSpec:
     styles: str
     style_length: int
     guided: bool
+    num_points: int = POINTS
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ class Manifest:
             motion is added.
         talkinghead: version that wrote it.
         details: of the format, such as "opset" or "target"; of a reference-guided generator also
-            "network_size", the side of landmark images; "crop_convention" if it is not 1 (data/crop.py).
+            "network_size", the side of landmark images; "crop_convention" if it is not 1 (data/crop.py);
+            "num_points" if it is not 68.
     """
 
     format: str
@@ -108,6 +117,11 @@ class Manifest:
         return int(self.details.get("network_size", self.size))
 
     @property
+    def num_points(self) -> int:
+        """Number of points of a face."""
+        return int(self.details.get("num_points", POINTS))
+
+    @property
     def spec(self) -> EngineSpec:
         """Call signature of the engine."""
         return EngineSpec(**{name.name: getattr(self, name.name) for name in fields(EngineSpec)})
@@ -131,6 +145,8 @@ class Manifest:
             details = {**(details or {}), "network_size": networks.layer_size}
         if person.config.crop != 1:
             details = {**(details or {}), "crop_convention": person.config.crop}
+        if networks.irises:
+            details = {**(details or {}), "num_points": networks.num_points}
         return cls(
             format=format,
             preset=person.config.preset,
@@ -150,8 +166,9 @@ class Manifest:
 
     def to_json(self, checksum: str = _NO_CHECKSUM) -> str:
         """Return the JSON that is stored, with the conventions of crop and landmarks for other readers."""
+        landmarks = LANDMARKS if self.num_points == POINTS else LANDMARKS + IRISES
         return json.dumps(
-            {"version": VERSION, "sha256": checksum, "crop": CROP, "landmarks": LANDMARKS, **asdict(self)}
+            {"version": VERSION, "sha256": checksum, "crop": CROP, "landmarks": landmarks, **asdict(self)}
         )
 
     @classmethod

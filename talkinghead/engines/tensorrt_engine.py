@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from talkinghead_kernels.warp_by_landmarks import GRID
 
-from ..clip import POINTS
 from ..errors import TalkingheadError
 from ..system.atomic_file import atomic_write
 from ..system.user_folders import cache_folder
@@ -166,7 +165,7 @@ def input_shapes(spec: EngineSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of one row of each input, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     if spec.input == "points":
-        shapes["points"] = (POINTS, 2)
+        shapes["points"] = (spec.num_points, 2)
     else:
         shapes["image"] = (3, spec.layer_size, spec.layer_size)
     if spec.styles == "input":

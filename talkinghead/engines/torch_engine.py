@@ -63,6 +63,7 @@ class TorchEngine(Engine):
             styles="input" if person.feed_forward else "constant",
             style_length=person.generator.style_length,
             guided=networks.reference_guided,
+            num_points=networks.num_points,
         )
         self._dtype = DTYPES[self.spec.precision]
         generator = person.generator

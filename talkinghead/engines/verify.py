@@ -9,7 +9,10 @@ from os import PathLike
 import numpy as np
 import torch
 
+from ..clip import POINTS
 from ..errors import TalkingheadError
+from ..landmarks.face_points import fit_points, join_points
+from ..landmarks.gaze import look_ahead
 from ..landmarks.landmark_image import landmark_image
 from ..model import Person, fingerprint
 from ..networks.references import ReferenceViewer
@@ -24,13 +27,16 @@ _TURN_DEGREES = 12
 _ZOOM = 1.1
 _SHIFT = (0.03, -0.02)
 _MOUTH_OPENING = 1.5
+_GAZES = np.array([[0.0, 0.0], [0.2, 0.0], [-0.1, -0.15], [0.1, 0.15]])
+"""Displacements of the irises in the poses, in widths of an eye."""
 
 
-def verification_poses(neutral_landmarks: np.ndarray) -> np.ndarray:
-    """Return landmarks float32 [4, 68, 2] of a face: neutral, turned, nearer, and speaking.
+def verification_poses(neutral_landmarks: np.ndarray, num_points: int = POINTS) -> np.ndarray:
+    """Return points float32 [4, num_points, 2] of a face: neutral, turned, nearer, and speaking.
 
     Args:
         neutral_landmarks: [68, 2], of the person.
+        num_points: 68, or 78 with irises, which look ahead, aside, up and down.
     """
     centre = neutral_landmarks.mean(axis=0)
     poses = np.repeat((neutral_landmarks - centre)[None], 4, axis=0).astype(np.float64)
@@ -39,7 +45,10 @@ def verification_poses(neutral_landmarks: np.ndarray) -> np.ndarray:
     poses[2] = poses[2] * _ZOOM + _SHIFT
     mouth = poses[3, _MOUTH]
     poses[3, _MOUTH] = mouth + (mouth - mouth.mean(axis=0)) * [0, _MOUTH_OPENING]
-    return (poses + centre).astype(np.float32)
+    landmarks = (poses + centre).astype(np.float32)
+    width = np.linalg.norm(neutral_landmarks[39] - neutral_landmarks[36])
+    gaze = (_GAZES * width)[:, None, None]
+    return fit_points(join_points(landmarks, look_ahead(landmarks) + gaze), num_points).astype(np.float32)
 
 
 def verify_against_torch(engine: Engine, person: Person) -> float:
@@ -53,7 +62,7 @@ def verify_against_torch(engine: Engine, person: Person) -> float:
     Raises:
         TalkingheadError: the difference is larger than the engine's precision explains.
     """
-    landmarks = verification_poses(person.neutral_landmarks)
+    landmarks = verification_poses(person.neutral_landmarks, person.config.networks.num_points)
     engine.set_person(person)
     styles = person.styles.detach().cpu().expand(len(landmarks), -1).clone()
     style_rows = None

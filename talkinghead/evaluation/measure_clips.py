@@ -263,14 +263,24 @@ def _frame_count(clip: EvalClip) -> int:
 
 
 def _track_values(track: Track) -> dict[str, Any]:
-    return {
+    values = {
         "landmarks": torch.from_numpy(track.landmarks),
         "confidence": torch.from_numpy(track.confidence),
         "size": list(track.size),
         "fps": float(track.fps),
     }
+    if track.irises is not None:
+        values["irises"] = torch.from_numpy(track.irises)
+    return values
 
 
 def _read_track(values: Mapping[str, Any]) -> Track:
     height, width = values["size"]
-    return Track(values["landmarks"].numpy(), (height, width), values["fps"], values["confidence"].numpy())
+    irises = values.get("irises")
+    return Track(
+        landmarks=values["landmarks"].numpy(),
+        size=(height, width),
+        fps=values["fps"],
+        confidence=values["confidence"].numpy(),
+        irises=None if irises is None else irises.numpy(),
+    )

@@ -30,7 +30,10 @@ class MeasurementKeys:
 
     def landmarks(self, clip: str) -> MeasurementKey:
         """Return the key of the landmarks of a clip with this digest."""
-        return MeasurementKey(clip, "landmarks", {"versions": _VERSIONS, "landmarks": self._detector})
+        settings: dict[str, Any] = {"versions": _VERSIONS, "landmarks": self._detector}
+        if self._evaluator.loaded.config.networks.irises:
+            settings["irises"] = True
+        return MeasurementKey(clip, "landmarks", settings)
 
     def row(self, clip: str, parts: FrameSplit, shots: int, method: str, *, steps: int) -> MeasurementKey:
         """Return the key of a row: of a clip with this digest, T, a method, and a number of steps."""

@@ -14,6 +14,7 @@ from ..dataset.discover import find_videos
 from ..dataset.shard_reader import SHARDS, ShardClip, read_index
 from ..errors import TalkingheadError
 from ..landmarks.detector import MIN_CONFIDENCE, Detector
+from ..landmarks.face_points import join_points, split_points
 from ..media.video import VideoReader
 from ..system.file_hash import sha256
 from ..system.progress import Progress, no_progress
@@ -248,7 +249,9 @@ def _read_video_clip(
 
 def _read_shard_clip(clip: ShardClip, numbers: np.ndarray, size: int) -> Clip:
     frames = clip.resized_frames(numbers, size).permute(0, 2, 3, 1)
-    track = Track(clip.landmarks[numbers] * (size / clip.size), (size, size), clip.fps)
+    points = join_points(clip.landmarks, clip.irises)[numbers] * (size / clip.size)
+    landmarks, irises = split_points(points)
+    track = Track(landmarks, (size, size), clip.fps, irises=irises)
     inside = clip.info.valid(size)
     valid = None if inside is None else np.repeat(inside[None], len(track), axis=0)
     return Clip(track, frames.contiguous().numpy(), clip.key, person=clip.person, valid=valid)

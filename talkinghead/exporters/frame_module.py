@@ -8,7 +8,6 @@ from talkinghead_kernels.decompositions import decompositions
 from talkinghead_kernels.warp_by_landmarks import GRID
 from torch import Tensor, nn
 
-from ..clip import POINTS
 from ..engines.frame_format import to_output_format
 from ..engines.precision import DTYPES
 from ..landmarks.landmark_image import landmark_image
@@ -48,6 +47,7 @@ class FrameModule(nn.Module):
         self.size = networks.image_size
         self.layer_size = networks.layer_size
         self.guided = networks.reference_guided
+        self.num_points = networks.num_points
         self.dtype = DTYPES[precision]
         self.input, self.output = input, output
         generator = copy.deepcopy(person.generator).cpu()
@@ -59,7 +59,7 @@ class FrameModule(nn.Module):
         """Render frames.
 
         Args:
-            landmarks: float32 [B, 68, 2], or landmark images [B, 3, layer_size, layer_size].
+            landmarks: float32 [B, num_points, 2], or landmark images [B, 3, layer_size, layer_size].
             others: float32 styles [B, S] unless they are a constant; then, of a reference-guided generator,
                 the three of `ReferenceViews`.
         """
@@ -71,7 +71,7 @@ class FrameModule(nn.Module):
 
     def example_inputs(self, batch: int) -> tuple[Tensor, ...]:
         """Return zeros as arguments of a forward of a batch, in the order of `input_names`."""
-        shapes: list[tuple[int, ...]] = [(POINTS, 2)]
+        shapes: list[tuple[int, ...]] = [(self.num_points, 2)]
         if self.input == "image":
             shapes = [(3, self.layer_size, self.layer_size)]
         if self.styles is None:

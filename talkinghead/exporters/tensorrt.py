@@ -308,6 +308,7 @@ def _check_base(base_path: Path, base: Manifest, person: Person, expected: dict[
     fields: dict[str, Any] = {
         "preset": person.config.preset,
         "size": person.config.networks.image_size,
+        "num_points": person.config.networks.num_points,
         "styles": "input" if person.feed_forward else "constant",
         **expected,
     }

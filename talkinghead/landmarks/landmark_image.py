@@ -4,7 +4,10 @@ from typing import TypeVar
 
 import numpy as np
 import talkinghead_kernels as ops
+import torch
 from torch import Tensor
+
+from ..clip import IRIS_POINTS, POINTS
 
 Points = TypeVar("Points", np.ndarray, Tensor)
 
@@ -48,6 +51,25 @@ MIRROR_INDEX: tuple[int, ...] = (
 IRIS_MIRROR_INDEX = (0, 3, 2, 1, 4)
 """Order of the points of an iris in a mirrored picture: right and left of its edge change places."""
 
+_POINT_MIRROR_INDEX = (
+    *MIRROR_INDEX,
+    *(POINTS + IRIS_POINTS + index for index in IRIS_MIRROR_INDEX),
+    *(POINTS + index for index in IRIS_MIRROR_INDEX),
+)
+_ALL_POLYLINES = POLYLINES + tuple(
+    (tuple(POINTS + index for index in line), colour) for line, colour in IRIS_POLYLINES
+)
+
+
+def mirror_points(points: Tensor) -> Tensor:
+    """Return the points of mirrored pictures.
+
+    Args:
+        points: floating-point [B, 68 or 78, 2], as fractions of the picture.
+    """
+    mirrored = torch.stack([1 - points[..., 0], points[..., 1]], 2)
+    return mirrored[:, list(_POINT_MIRROR_INDEX[: points.shape[1]])]
+
 
 def mirror_irises(irises: Points, width: float) -> Points:
     """Return the irises of mirrored pictures: the eyes change places, and the sides of each edge too.
@@ -65,12 +87,14 @@ def landmark_image(points: Tensor, size: int) -> Tensor:
     """Draw faces as coloured lines on black.
 
     Args:
-        points: floating-point [B, 68, 2], (x, y) as fractions of the crop, 0..1.
+        points: floating-point [B, 68, 2], (x, y) as fractions of the crop, 0..1; [B, 78, 2] draws the irises
+            too, see `talkinghead.landmarks.face_points`.
         size: height and width in pixels.
 
     Returns:
         float32 [B, 3, size, size] in [-1, 1].
     """
+    polylines = POLYLINES if points.shape[1] == POINTS else _ALL_POLYLINES
     return ops.draw_polylines(
-        points * size, size, [line for line, _ in POLYLINES], [colour for _, colour in POLYLINES]
+        points * size, size, [line for line, _ in polylines], [colour for _, colour in polylines]
     )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip import IRIS_POINTS, POINTS
+from ..clip import POINTS_WITH_IRISES
 from .network_blocks import InvertedResidual, conv, load_weights
 
 SIZE = 128
@@ -21,7 +21,7 @@ CROP_SIDE = 3.8
 """Side of a crop in root-mean-square radii of the face's landmarks."""
 CELLS = 8
 """Cells of the last feature map in a row."""
-NUM_POINTS = POINTS + 2 * IRIS_POINTS
+NUM_POINTS = POINTS_WITH_IRISES
 KIND = "landmark network"
 SHIPPED = Path(__file__).with_name("landmark_network.safetensors")
 """File of the weights that ship with the package."""

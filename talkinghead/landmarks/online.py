@@ -9,6 +9,7 @@ import numpy as np
 
 from ..clip import Track
 from .detector import MIN_CONFIDENCE, Detector, Face, find_faces, follow_face
+from .face_points import join_points, split_points
 from .online_neutral import OnlineNeutralEstimator, median_centre_and_scale
 from .retarget import NeutralFace, neutral_face, retarget
 from .smoothing import OnlineSmoother
@@ -28,7 +29,7 @@ class OnlineRetargeter:
 
     Args:
         detector: detects and follows the driver's face.
-        reference: [68, 2], the person's neutral face in fractions of the person's crop.
+        reference: [68 or 78, 2], the person's neutral face in fractions of the person's crop.
         keep_proportions: keep the person's own (`talkinghead.landmarks.retarget`); otherwise the driver's
             landmarks are only scaled and shifted.
 
@@ -43,13 +44,14 @@ class OnlineRetargeter:
         self._smooth = OnlineSmoother()
         self._estimate = _neutral_arrays if keep_proportions else median_centre_and_scale
         self._estimate_neutral = OnlineNeutralEstimator(self._estimate)
-        self._transfer = _retargeting(reference) if keep_proportions else _alignment(reference)
+        landmarks, _ = split_points(reference)
+        self._transfer = _retargeting(landmarks) if keep_proportions else _alignment(landmarks)
         self._points = np.array(reference, dtype=np.float32)
         self.without_face = 0
 
     def __call__(self, frame: np.ndarray, t: float) -> np.ndarray:
-        """Return the person's landmarks float32 [68, 2], fractions of the crop, for the driver's frame uint8
-        [H, W, 3] at `t` seconds, rising.
+        """Return the person's points float32 [68, 2], [78, 2] where the detector sees irises, as fractions of
+        the crop, for the driver's frame uint8 [H, W, 3] at `t` seconds, rising.
 
         Without a face they stay where they were; before the first face they are the person's neutral face.
         """
@@ -60,8 +62,8 @@ class OnlineRetargeter:
         if self._track_face.is_new:
             self._smooth.reset()
             self._estimate_neutral = OnlineNeutralEstimator(self._estimate)
-        points = self._smooth(face.landmarks, t)
-        neutral = self._estimate_neutral(replace(face, landmarks=points), t)
+        points = self._smooth(join_points(face.landmarks, face.irises), t)
+        neutral = self._estimate_neutral(replace(face, landmarks=split_points(points)[0]), t)
         self._points = self._transfer(points, neutral)
         return self._points
 
@@ -131,7 +133,7 @@ def _is_near(face: Face, other: Face, max_sides: float) -> bool:
 
 
 Transfer = Callable[[np.ndarray, tuple[np.ndarray, ...]], np.ndarray]
-"""Function from the driver's points [68, 2] and neutral face to the person's points float32 [68, 2]."""
+"""Function from the driver's points [68 or 78, 2] and neutral face to as many of the person, float32."""
 
 
 def _neutral_arrays(landmarks: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -142,7 +144,12 @@ def _neutral_arrays(landmarks: np.ndarray) -> tuple[np.ndarray, ...]:
 def _retargeting(reference: np.ndarray) -> Transfer:
     """Return a transfer that keeps the person's proportions."""
     person = neutral_face(reference[None])
-    return lambda points, neutral: retarget(Track(points[None], (1, 1)), person, NeutralFace(*neutral))[0]
+
+    def transfer(points: np.ndarray, neutral: tuple[np.ndarray, ...]) -> np.ndarray:
+        landmarks, irises = split_points(points[None])
+        return retarget(Track(landmarks, (1, 1), irises=irises), person, NeutralFace(*neutral))[0]
+
+    return transfer
 
 
 def _alignment(reference: np.ndarray) -> Transfer:

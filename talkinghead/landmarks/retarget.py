@@ -16,13 +16,13 @@ import numpy as np
 from ..clip import Track
 from ..errors import TalkingheadError
 from .detector import MIN_CONFIDENCE
+from .face_points import join_points
+from .gaze import EYES, retarget_irises
 from .geometry import centre_and_scale
 from .landmark_image import MIRROR_INDEX
 from .mean_face import MEAN_FACE
 
 JAW, BROWS, NOSE, MOUTH = slice(0, 17), slice(17, 27), slice(27, 36), slice(48, 68)
-EYES = ((36, (37, 41), (38, 40), 39), (42, (43, 47), (44, 46), 45))
-"""Landmarks of each eye: a corner, two pairs of upper and lower lid, the other corner."""
 LIPS = ((61, 67), (62, 66), (63, 65))
 """Pairs of the upper and lower inner lip."""
 _LOWER_LIP, _CHIN = (55, 56, 57, 58, 59, 65, 66, 67), slice(4, 13)
@@ -106,16 +106,17 @@ def neutral_face(landmarks: np.ndarray, confidence: np.ndarray | None = None) ->
 
 
 def retarget(drive: Track, person: NeutralFace, driver: NeutralFace | None = None) -> np.ndarray:
-    """Transfer the driver's motion to the person's face.
+    """Transfer the driver's motion to the person's face, and the driver's gaze where the irises are known.
 
     Args:
-        drive: landmarks [N, 68, 2] of the driver, in any frame.
+        drive: landmarks [N, 68, 2] of the driver, in any frame, with irises or without.
         person: the person's face at rest, in fractions of the person's crop.
         driver: the driver's face at rest; by default estimated from `drive`. Scale, rotation and shift of the
             driver are relative to it.
 
     Returns:
-        float32 [N, 68, 2], fractions of the person's crop, inside it.
+        float32 [N, 78, 2], fractions of the person's crop, the landmarks inside it; [N, 68, 2] of a driver
+        without irises.
 
     Raises:
         TalkingheadError: see `neutral_face`.
@@ -126,9 +127,11 @@ def retarget(drive: Track, person: NeutralFace, driver: NeutralFace | None = Non
     expression = poses.flatten(points, driver.shape) - driver.shape[:, :2]
     scale = _size(person.shape) / _size(driver.shape)
     posed = _Poses(poses.scale, poses.rotation, (poses.place - driver.place) * scale + person.place)
-    return _fit_into_crop(posed.project(_add_expression(expression, driver, person, scale))).astype(
-        np.float32
-    )
+    landmarks = _fit_into_crop(posed.project(_add_expression(expression, driver, person, scale)))
+    irises = None
+    if drive.irises is not None:
+        irises = retarget_irises(drive.irises, drive.landmarks, landmarks)
+    return join_points(landmarks.astype(np.float32), irises)
 
 
 def _add_expression(

@@ -3,7 +3,8 @@
 Each frame is averaged with those within a quarter of a second that differ from it by no more than the jitter:
 a still face becomes steady, and real movements are kept without lag. The head (one similarity) and each part
 of the face are compared separately, so that the eyes are smoothed while the mouth speaks, and the whole face
-while the head turns.
+while the head turns. Irises move along with the smoothed head; their own movement is averaged over two frames
+to either side at most, because a gaze jumps.
 
 Lengths are in radii of the face, the root-mean-square distance of its points from their centre, so smoothing
 commutes with rotation, scaling and translation.
@@ -14,12 +15,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..clip import Track
+from ..clip import POINTS, Track
+from .face_points import split_points, track_points
 
 NOISE = 0.005
 """Jitter of a detector: the standard deviation of a coordinate in radii of the face; dlib's is about this."""
 WINDOW = 0.25
 """Seconds to either side that are averaged over."""
+IRIS_FRAMES = 2
+"""Frames to either side that irises are averaged over: a gaze that jumps arrives within so many frames."""
 BORDER = 0.5
 """Seconds without a face that are not smoothed across."""
 
@@ -31,10 +35,10 @@ _HEAD = 0.35  # of the jitter of a point is left in the similarity
 _STEADY = np.array(
     [*range(4), *range(13, 36), 36, 39, 42, 45]
 )  # points that move with the head: temples, brows, nose, corners of the eyes
-_STARTS = np.array(
-    [0, 2, 19, 24, 29, 38, 44, 50]
-)  # of head, jaw, brows, nose, eyes, lips in the 2 + 68 numbers of a frame
-_LENGTHS = np.diff([*_STARTS, 70])
+# of head, jaw, brows, nose, eyes, lips, irises in the 2 + 78 numbers of a frame, or 2 + 68 without irises
+_STARTS = np.array([0, 2, 19, 24, 29, 38, 44, 50, 70])
+_FACE = slice(2, 2 + POINTS)
+_IRISES = slice(2 + POINTS, None)
 
 
 def smooth(track: Track) -> Track:
@@ -46,7 +50,7 @@ def smooth(track: Track) -> Track:
     numbers = np.flatnonzero(track.seen)
     if not track.fps or len(numbers) < 2:
         return track
-    points = _complex(track.landmarks)
+    points = _complex(track_points(track))
     seen = points[numbers]
     borders = np.flatnonzero((np.diff(numbers) > BORDER * track.fps) | _jumps(seen[:-1], seen[1:])) + 1
     shots = zip(np.split(seen, borders), np.split(numbers, borders), strict=True)
@@ -55,7 +59,8 @@ def smooth(track: Track) -> Track:
     )
     every = np.arange(len(track))
     points = points + np.stack([np.interp(every, numbers, column) for column in moved.T], axis=1)
-    return replace(track, landmarks=_real(points))
+    landmarks, irises = split_points(_real(points))
+    return replace(track, landmarks=landmarks, irises=irises)
 
 
 class OnlineSmoother:
@@ -76,13 +81,16 @@ class OnlineSmoother:
         self._window: deque[tuple[float, np.ndarray]] = deque()
 
     def __call__(self, points: np.ndarray, t: float) -> np.ndarray:
-        """Return smoothed landmarks float32 [68, 2] of the frame at `t` seconds.
+        """Return smoothed points float32 [68 or 78, 2], as many as there are, of the frame at `t` seconds.
 
-        The smoother is reset after 0.5 s without a call, after a jump of half a face, and when `t` decreases.
+        The smoother is reset after 0.5 s without a call, after a jump of half a face, when `t` decreases, and
+        when irises come or go.
         """
         current = _complex(points)
         if self._last is not None and (
-            not 0 < t - self._window[-1][0] <= BORDER or _jumps(self._last, current)
+            len(self._last) != len(current)
+            or not 0 < t - self._window[-1][0] <= BORDER
+            or _jumps(self._last, current)
         ):
             self.reset()
         self._first = current if self._first is None else self._first
@@ -92,11 +100,12 @@ class OnlineSmoother:
             self._window.popleft()
         frames = np.stack([frame for _, frame in self._window])
         weight = _similarity_weight(frames, frames[-1:], self._noise)
+        weight[: -1 - IRIS_FRAMES, _IRISES] = 0
         return _real(_merge_head_face((weight * frames).sum(axis=0) / weight.sum(axis=0)))
 
 
 def _smooth_shot(points: np.ndarray, numbers: np.ndarray, reach: int) -> np.ndarray:
-    """Average points complex [n, 68] of frames with these rising numbers, each with those up to `reach`
+    """Average points complex [n, 68 or 78] of frames with these rising numbers, each with those up to `reach`
     frames away.
     """
     frames = _split_head_face(points, points[0])
@@ -105,6 +114,8 @@ def _smooth_shot(points: np.ndarray, numbers: np.ndarray, reach: int) -> np.ndar
     for step in range(1, min(reach, len(frames) - 1) + 1):
         before, after = frames[:-step], frames[step:]
         like = _similarity_weight(before, after, noise) * (numbers[step:] - numbers[:-step] <= reach)[:, None]
+        if step > IRIS_FRAMES:
+            like[:, _IRISES] = 0
         total[step:] += like * before
         total[:-step] += like * after
         weight[step:] += like
@@ -116,11 +127,11 @@ def _split_head_face(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Split frames into head and face.
 
     Args:
-        points: complex [n, 68], x + iy, so that turning and scaling is one product.
-        reference: complex [68], of the face that the frames show turned, scaled and shifted.
+        points: complex [n, 68 or 78], x + iy, so that turning and scaling is one product.
+        reference: complex [68 or 78], of the face that the frames show turned, scaled and shifted.
 
     Returns:
-        complex [n, 2 + 68]: the head's place; its turn and scale, whose modulus is the radius of the face;
+        complex [n, 70 or 80]: the head's place; its turn and scale, whose modulus is the radius of the face;
         the points as they would be on the upright reference, in radii.
     """
     model = (reference[_STEADY] - reference[_STEADY].mean()) / (_radius(reference) or 1.0)
@@ -132,38 +143,43 @@ def _split_head_face(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _merge_head_face(frames: np.ndarray) -> np.ndarray:
-    """Merge complex [..., 2 + 68] into the points [..., 68], the inverse of `_split_head_face`."""
+    """Merge complex [..., 70 or 80] into the points [..., 68 or 78], the inverse of `_split_head_face`."""
     return frames[..., :1] + frames[..., 1:2] * frames[..., 2:]
 
 
 def _similarity_weight(one: np.ndarray, other: np.ndarray, noise: float) -> np.ndarray:
-    """Return how similar frames complex [n, 70] are but for jitter: 0..1, the same for all the points of a
-    part.
+    """Return how similar frames complex [n, 70 or 80] are but for jitter: 0..1, the same for all the points
+    of a part.
     """
+    starts = _STARTS[one.shape[1] > _STARTS]
+    lengths = np.diff([*starts, one.shape[1]])
     differences = np.square(np.abs(one - other))
     differences[:, :2] /= np.abs(one[:, 1:2] * other[:, 1:2]) * _HEAD**2
     # two coordinates of two frames bring four times the variance of one
-    excess = np.add.reduceat(differences, _STARTS, axis=1) / _LENGTHS / (4 * noise**2) - 1
-    return np.repeat(np.exp(-np.square(np.maximum(excess, 0) / _SHARP)), _LENGTHS, axis=1)
+    excess = np.add.reduceat(differences, starts, axis=1) / lengths / (4 * noise**2) - 1
+    return np.repeat(np.exp(-np.square(np.maximum(excess, 0) / _SHARP)), lengths, axis=1)
 
 
 def _estimate_noise(frames: np.ndarray) -> float:
-    """Return the jitter of complex [n, 70], n >= 4. Third differences leave out motion, the median leaves out
-    the points that move fast.
+    """Return the jitter of complex [n, 70 or 80], n >= 4. Third differences leave out motion, the median
+    leaves out the points that move fast.
     """
-    third = np.median(np.abs(np.diff(frames[:, 2:], n=3, axis=0)))
+    third = np.median(np.abs(np.diff(frames[:, _FACE], n=3, axis=0)))
     # third differences have 20 times the variance, and the median distance from the middle of a normal
     # distribution is 1.18 deviations
     return float(np.clip(third / np.sqrt(20) / 1.18, *_NOISES))
 
 
 def _jumps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return bool [...]: whether a face complex [..., 68] moved, turned or grew by more than half of it."""
-    moved = np.sqrt(np.square(np.abs(after - before)).mean(axis=-1))
+    """Return bool [...]: whether a face complex [..., 68 or 78] moved, turned or grew by more than half of
+    it.
+    """
+    moved = np.sqrt(np.square(np.abs((after - before)[..., :POINTS])).mean(axis=-1))
     return moved > _JUMP * np.minimum(_radius(before), _radius(after))
 
 
 def _radius(points: np.ndarray) -> np.ndarray:
+    points = points[..., :POINTS]
     return np.sqrt(np.square(np.abs(points - points.mean(axis=-1, keepdims=True))).mean(axis=-1))
 
 

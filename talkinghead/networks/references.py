@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from talkinghead_kernels.warp_by_landmarks import GRID, landmark_motion, warp
 from torch import Tensor
 
-from ..clip import POINTS
+from ..clip import IRIS_POINTS, POINTS
 from ..errors import TalkingheadError
+from ..landmarks.face_points import split_points
 from ..media.images import decode_jpeg, encode_jpeg
 from ..media.pixel_range import uint8_to_float
 from ..system.torch_state import from_numpy
@@ -45,6 +46,8 @@ class References:
     Attributes:
         images: uint8 [T, S, S, 3], RGB.
         landmarks: float32 [T, 68, 2], as fractions of the image.
+        irises: float32 [T, 2, 5, 2], as fractions of the image, from which a person learns further; None
+            where the model does not show irises. No view depends on them.
         one_scene: whether the images share a crop, as frames of one video do; then the background is that of
             the nearest of them, else that of the middle one throughout.
         jpegs: the same images as a file holds them; empty where they were never stored.
@@ -57,6 +60,7 @@ class References:
     one_scene: bool = True
     jpegs: tuple[bytes, ...] = field(default=(), repr=False)
     scene: int | None = None
+    irises: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,34 +80,54 @@ class References:
                 f"{list(landmarks.shape)}, expected uint8 [T, S, S, 3] and [T, {POINTS}, 2]; make the person "
                 "again"
             )
-        if not np.isfinite(landmarks).all():
+        shape = (len(images), 2, IRIS_POINTS, 2)
+        if self.irises is not None and self.irises.shape != shape:
+            raise TalkingheadError(
+                f"references: irises {list(self.irises.shape)}, expected {list(shape)}; make the person again"
+            )
+        if not np.isfinite(landmarks).all() or (
+            self.irises is not None and not np.isfinite(self.irises).all()
+        ):
             raise TalkingheadError("references: a landmark is not finite; make the person again")
 
     @classmethod
-    def encode(cls, images: np.ndarray, landmarks: np.ndarray, one_scene: bool = True) -> "References":
+    def encode(
+        cls,
+        images: np.ndarray,
+        landmarks: np.ndarray,
+        one_scene: bool = True,
+        irises: np.ndarray | None = None,
+    ) -> "References":
         """Return references whose images are encoded as JPEG and decoded, as if loaded from a person's file;
         metadata are dropped.
         """
-        return cls.decode([encode_jpeg(image) for image in images], landmarks, one_scene)
+        return cls.decode([encode_jpeg(image) for image in images], landmarks, one_scene, irises=irises)
 
     @classmethod
     def decode(
-        cls, jpegs: Sequence[bytes], landmarks: np.ndarray, one_scene: bool = True, size: int | None = None
+        cls,
+        jpegs: Sequence[bytes],
+        landmarks: np.ndarray,
+        one_scene: bool = True,
+        size: int | None = None,
+        irises: np.ndarray | None = None,
     ) -> "References":
         """Return references from JPEG files.
 
         Args:
             jpegs: the files' contents.
-            landmarks, one_scene: as for `References`.
+            landmarks, one_scene, irises: as for `References`.
             size: expected width and height in pixels; None for any.
 
         Raises:
             ValueError: an image is of another size; it is not decoded then.
         """
-        return cls(np.stack([decode_jpeg(data, size) for data in jpegs]), landmarks, one_scene, tuple(jpegs))
+        images = np.stack([decode_jpeg(data, size) for data in jpegs])
+        return cls(images, landmarks, one_scene, tuple(jpegs), irises=irises)
 
     def with_scene(self, image: np.ndarray, landmarks: np.ndarray) -> "References":
-        """Return these references with the scene of another image of the person as background.
+        """Return these references, to be rendered, with the scene of another image of the person as
+        background.
 
         Args:
             image: uint8 [S, S, 3], RGB.
@@ -139,13 +163,13 @@ def shape_distance(landmarks: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     Args:
         landmarks: [T, 68, 2], of the references.
-        target: [N, 68, 2], driving landmarks in the same unit.
+        target: [N, 68 or 78, 2], driving points in the same unit; their landmarks count.
 
     Returns:
         the least mean distance of the points after the best similarity transform, in root-mean-square radii
         of the face.
     """
-    faces, references = (_as_complex(points) for points in (target, landmarks))
+    faces, references = (_as_complex(points) for points in (split_points(target)[0], landmarks))
     norms = np.einsum("tk,tk->t", references, references.conj()).real
     fit = np.einsum("nk,tk->nt", faces, references.conj()) / norms
     return np.asarray(np.abs(faces[:, None] - fit[..., None] * references).mean(axis=2).min(axis=1))
@@ -166,9 +190,10 @@ def view_references(images: Tensor, landmarks: Tensor, target: Tensor, plates: T
     Args:
         images: [T, 3, S, S] in [-1, 1].
         landmarks: [T, 68, 2], as fractions.
-        target: [B, 68, 2], the driving landmarks as fractions.
+        target: [B, 68 or 78, 2], the driving points as fractions; their landmarks count.
         plates: [T, 4, S, S], from `background_plates`.
     """
+    target, _ = split_points(target)
     weight = reference_weights(landmarks, target)
     row, number = weight.nonzero(as_tuple=True)
     motion = landmark_motion(landmarks[number], target[row], GRID)
@@ -203,7 +228,8 @@ class ReferenceViewer:
             self._plates = plate.expand(len(references), -1, -1, -1)
 
     def __call__(self, target: Tensor) -> ReferenceViews:
-        """Return the views for landmarks [B, 68, 2], as fractions."""
+        """Return the views for points [B, 68 or 78, 2], as fractions, of which the landmarks count."""
+        target, _ = split_points(target)
         views = view_references(self._images, self._landmarks, target, self._plates)
         if self._scene is None:
             return views
@@ -228,9 +254,10 @@ def view_episodes(images: Tensor, landmarks: Tensor, target: Tensor) -> Referenc
 
     Args:
         images: [B, T, 3, S, S] in [-1, 1].
-        landmarks: [B, T, 68, 2], as fractions.
-        target: [B, 68, 2], the driving landmarks as fractions.
+        landmarks: [B, T, 68 or 78, 2], points as fractions, of which the landmarks count.
+        target: [B, 68 or 78, 2], the driving points as fractions.
     """
+    landmarks, _ = split_points(landmarks)
     rows = [
         view_references(row_images, points, to[None], background_plates(row_images, points))
         for row_images, points, to in zip(images, landmarks, target, strict=True)

@@ -16,6 +16,7 @@ from ..engines.torch_engine import TorchEngine
 from ..engines.verify import check_renders_person
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
+from ..landmarks.face_points import fit_points, split_points, track_points
 from ..landmarks.geometry import centre_and_scale
 from ..landmarks.landmark_image import landmark_image
 from ..landmarks.retarget import neutral_face
@@ -52,12 +53,12 @@ def align_track(track: Track, reference: np.ndarray, crop: Crop | None = None) -
     crop.
 
     Args:
-        track: landmarks [N, 68, 2], pixels of the driver's frames.
+        track: landmarks [N, 68, 2], pixels of the driver's frames, with irises or without.
         reference: the person's face at rest [68, 2], fractions of the person's crop.
         crop: the person's crop in the driver's frames, when they are of the same recording.
 
     Returns:
-        float32 [N, 68, 2], fractions of the person's crop.
+        float32 [N, 78, 2], fractions of the person's crop; [N, 68, 2] of a track without irises.
 
     Raises:
         TalkingheadError: the track is empty, or its points all fall together.
@@ -66,7 +67,7 @@ def align_track(track: Track, reference: np.ndarray, crop: Crop | None = None) -
         raise TalkingheadError(
             "animate: the driving track has no frames, expected at least one; give a video that shows a face"
         )
-    return (crop or crop_framed_like(track, reference)).points(track.landmarks, 1)
+    return (crop or crop_framed_like(track, reference)).points(track_points(track), 1)
 
 
 def crop_framed_like(track: Track, reference: np.ndarray, convention: int = 1) -> Crop:
@@ -170,15 +171,18 @@ def check_retarget(retarget: object) -> None:
 def driving_points(
     person: Person, drive: Track, crop: Crop | None = None, retargeted: bool = True
 ) -> np.ndarray:
-    """Return the landmarks to render, float32 [N, 68, 2] in fractions of the person's crop.
+    """Return the points to render in fractions of the person's crop: float32 [N, 78, 2], [N, 68, 2] where the
+    driver's irises are unknown or the person's model does not show irises.
 
     Args:
         person, drive, crop: as for `animate`.
         retargeted: whether to keep the person's own proportions.
     """
     if crop is not None or not retargeted or not len(drive):
-        return align_track(drive, person.neutral_landmarks, crop)
-    return retarget_track(drive, neutral_face(person.neutral_landmarks[None]))
+        points = align_track(drive, person.neutral_landmarks, crop)
+    else:
+        points = retarget_track(drive, neutral_face(person.neutral_landmarks[None]))
+    return points[:, : person.config.networks.num_points]
 
 
 @with_default_torch_state
@@ -194,7 +198,7 @@ def render(
 
     Args:
         person: whom to show.
-        points: float32 [N, 68, 2], landmarks in fractions of the crop.
+        points: float32 [N, 68 or 78, 2], in fractions of the crop, as `Engine.run` takes them.
         precision, fast: as for `TorchEngine`.
         device: where frames are rendered, as for `animate`.
         engine: renders in place of torch; from `talkinghead.engines.load.open_engine`, which checks that it
@@ -212,15 +216,15 @@ def render(
 
 @with_default_torch_state
 def render_landmarks_uint8(points: np.ndarray, size: int) -> np.ndarray:
-    """Return the landmark image that the generator sees, uint8 [size, size, 3], for points [68, 2] in
-    fractions of the crop.
+    """Return the landmark image that the generator sees, uint8 [size, size, 3], for points
+    [68 or 78, 2] in fractions of the crop.
     """
     image = landmark_image(from_numpy(points.astype(np.float32))[None], size)[0]
     return float_to_uint8(image).permute(1, 2, 0).numpy()
 
 
 def warn_of_unlike_frames(person: Person, points: np.ndarray, fps: float, name: str) -> None:
-    """Warn where driving landmarks [N, 68, 2] are far from anything the person's pictures show, such as
+    """Warn where driving points [N, 68 or 78, 2] are far from anything the person's pictures show, such as
     a head turned further.
     """
     if person.references is None:
@@ -252,11 +256,12 @@ def driver_is_same_person(
     name, chosen = frames.reader.path.name, frames.choose(track)
     side = person.config.networks.image_size
     crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
-    network, points = face_similarity_network(), driving_points(person, track[chosen])
+    network = face_similarity_network()
+    points = fit_points(driving_points(person, track[chosen]), person.config.networks.num_points)
     real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
     rendered = np.stack(list(render(person, points, engine=engine)))
     distance = person_distance(
-        network.embed(rendered, points * side),
+        network.embed(rendered, split_points(points)[0] * side),
         network.embed(real, crop.points(track.landmarks[chosen], side)),
     )
     same = distance < MAX_SAME_PERSON_DISTANCE

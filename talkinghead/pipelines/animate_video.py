@@ -1,7 +1,7 @@
 """Video of a person driven by a video: the driver's landmarks, then the frames rendered and encoded.
 
-Only the landmarks of the driving video (a Track, 548 bytes a frame) are kept; nothing else grows with its
-length. See `DriverFrames` for how often it is decoded.
+Only the landmarks of the driving video (a Track, at most 628 bytes a frame) are kept; nothing else grows with
+its length. See `DriverFrames` for how often it is decoded.
 """
 
 import logging
@@ -239,7 +239,7 @@ class _VideoJob:
         results: Iterable[np.ndarray],
         stopped: Callable[[], bool],
     ) -> int:
-        """Write a frame for each of points [N, 68, 2] until the end or a signal; return how many."""
+        """Write a frame for each of points [N, P, 2] until the end or a signal; return how many."""
         panels: Iterable[np.ndarray | None] = repeat(None, len(points))
         if self.layout != "result":
             panels = self.frames.panels()

@@ -35,7 +35,7 @@ from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
 from ..training.finetune import Diverged, Interrupted
 from ..training.step_time import describe_run
-from .animate import SYNTHESISED, animate, render_landmarks_uint8
+from .animate import SYNTHESISED, animate, driving_points, render_landmarks_uint8
 from .demo_source import DemoSource, Split, read_source
 from .finetune import finetune
 
@@ -170,20 +170,19 @@ def _learn_person(
 
 def _animate_held_out(person: Person, source: DemoSource, progress: Progress) -> "DemoOutputs":
     """Render the held-out frames from their landmarks."""
-    cut, side = source.parts.cut, source.frames.shape[1]
+    cut = source.parts.cut
     drive = source.track[cut:]
     results = np.stack(
         list(progress(animate(person, drive, source.crop), desc="animating", total=len(drive)))
     )
-    positions = source.crop.points(drive.landmarks, 1)
-    in_crop = Track(positions * side, (side, side), drive.fps)
+    positions = driving_points(person, drive, source.crop)
     return DemoOutputs(
         parts=source.parts,
         pictures=source.pictures,
         positions=positions,
         results=results,
         truth=source.frames[cut:],
-        nearest=source.pictures.frames[baselines.nearest_frames(source.pictures, in_crop)],
+        nearest=source.pictures.frames[baselines.nearest_frames(source.pictures, source.points[cut:])],
         fps=source.fps,
     )
 
@@ -219,7 +218,7 @@ class DemoOutputs:
     Attributes:
         parts: how the video was split.
         pictures: the frames learned from.
-        positions: [H, 68, 2], driving landmarks as fractions of the crop.
+        positions: [H, 68 or 78, 2], driving points as fractions of the crop.
         results, truth, nearest: uint8 [H, size, size, 3]; `nearest` is for each frame the one of `pictures`
             with the nearest landmarks.
         fps: of the video.

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..clip import POINTS, Clip, Track
+from ..clip import POINTS, POINTS_WITH_IRISES, Clip, Track
 from ..data.crop import Crop
 from ..data.few_shot import evenly_spaced_indices
 from ..data.load import FrameReader, frames_at, open_frames, read_track
 from ..data.pictures import Driver, Picture, is_pil_image, picture_sources
 from ..errors import TalkingheadError, shorten
 from ..landmarks.detector import MIN_CONFIDENCE, Detector
+from ..landmarks.face_points import split_points
 from ..landmarks.open_detector import resolve_detector
 from ..landmarks.smoothing import smooth
 from ..media.images import read_image
@@ -192,7 +193,7 @@ def read_driver(drive: Driver, detector: Detector | str | None, face: int, progr
         fps = drive.track.fps or STREAM_FPS
         return DriverTrack(drive.track, drive.name, DriverFrames(FrameStream(drive.frames, drive.name, fps)))
     values = drive.detach().cpu().numpy() if isinstance(drive, Tensor) else drive
-    if isinstance(values, np.ndarray) and values.shape[-2:] == (POINTS, 2):
+    if isinstance(values, np.ndarray) and values.shape[-2:] in ((POINTS, 2), (POINTS_WITH_IRISES, 2)):
         return DriverTrack(_track_of_landmarks(values))
     reader = _open_frames(drive)
     frames = DriverFrames(reader)
@@ -201,11 +202,11 @@ def read_driver(drive: Driver, detector: Detector | str | None, face: int, progr
 
 
 def _track_of_landmarks(landmarks: np.ndarray) -> Track:
-    """Return landmarks [N, 68, 2] or [68, 2] in pixels as a Track of frames that hold them."""
-    points = landmarks[None] if landmarks.ndim == 2 else landmarks
+    """Return points [N, 68 or 78, 2], or of one frame, in pixels as a Track of frames that hold them."""
+    points, irises = split_points(landmarks[None] if landmarks.ndim == 2 else landmarks)
     extent = np.nan_to_num(points).max(axis=(0, 1)) if len(points) else np.zeros(2)
     width, height = (max(1, int(np.ceil(value))) for value in extent)
-    return Track(points, (height, width))
+    return Track(points, (height, width), irises=irises)
 
 
 def _open_frames(drive: Any) -> FrameReader:

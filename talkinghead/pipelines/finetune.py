@@ -232,5 +232,6 @@ def _add_known_pictures(clip: Clip, person: Person) -> Clip:
 def _clip_of_references(references: References) -> Clip:
     """Return a person's reference images as a Clip."""
     size = references.images.shape[1]
-    track = Track(np.asarray(references.landmarks) * size, (size, size))
+    irises = None if references.irises is None else references.irises * size
+    track = Track(np.asarray(references.landmarks) * size, (size, size), irises=irises)
     return Clip(track, references.images, "pictures of the person")

@@ -24,6 +24,7 @@ from ..engines.torch_engine import TorchEngine
 from ..engines.verify import check_renders_person
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
+from ..landmarks.gaze import points_looking_ahead
 from ..landmarks.online import OnlineRetargeter
 from ..landmarks.open_detector import resolve_detector
 from ..media.frame_sink import Sink, open_sink
@@ -224,11 +225,10 @@ def live(
     if engine is None:
         target = choose_device(device, fast, placed=person.placed)
         engine = TorchEngine(person, target, precision, fast=fast)
-    retargeter = OnlineRetargeter(
-        resolve_detector(detector), person.neutral_landmarks, keep_proportions=retarget != "off"
-    )
+    at_rest = points_looking_ahead(person.neutral_landmarks, person.config.networks.num_points)
+    retargeter = OnlineRetargeter(resolve_detector(detector), at_rest, keep_proportions=retarget != "off")
     # Run the engine once, so that its initialisation does not delay the first frame.
-    engine.run(np.array(person.neutral_landmarks, dtype=np.float32)[None])
+    engine.run(at_rest[None])
     return _run(engine, retargeter, source, sink, realtime=realtime, seconds=seconds, log=log)
 
 

@@ -18,6 +18,7 @@ from ..data.load import read_track
 from ..dataset.discover import find_videos
 from ..errors import TalkingheadError
 from ..landmarks.detector import MIN_CONFIDENCE, Detector
+from ..landmarks.gaze import points_looking_ahead
 from ..media.video import VideoReader
 from ..model import Person
 from ..pretrained.face_recognition import IdentityNetwork, cosine, embed_faces
@@ -96,7 +97,8 @@ def rank_drivers(
         videos += [source.path for source in find_videos([path])] if path.is_dir() else [path]
     source = "the pictures" if pictures is not None else "the person at rest"
     if pictures is None:
-        pictures = np.stack(list(render(person, person.neutral_landmarks[None])))
+        points = points_looking_ahead(person.neutral_landmarks, person.config.networks.num_points)
+        pictures = np.stack(list(render(person, points[None])))
     embeddings = [embedding for embedding in embed_faces(network, pictures) if embedding is not None]
     if not embeddings:
         raise TalkingheadError(

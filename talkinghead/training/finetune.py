@@ -187,7 +187,7 @@ class FinetuneRun:
         self._steps_before = 0 if person is None else int(person.provenance.get("steps", 0))
         guided = model.config.networks.reference_guided
         self._references = make_references(images) if guided else None
-        neutral = neutral_face(images.points.cpu().numpy(), clip.track.confidence)
+        neutral = neutral_face(images.landmarks.cpu().numpy(), clip.track.confidence)
         self._neutral_landmarks = neutral.points.astype(np.float32)
         self._random = np.random.default_rng(seed)
         self._order: list[int] = []

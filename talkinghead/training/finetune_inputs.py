@@ -15,6 +15,7 @@ from ..clip import Clip
 from ..config import FinetuneConfig
 from ..constants import MAX_REFERENCE_IMAGES
 from ..errors import TalkingheadError
+from ..landmarks.face_points import fit_points, split_points, track_points
 from ..landmarks.landmark_image import landmark_image
 from ..media.pixel_range import float_to_uint8, uint8_to_float
 from ..model import Model
@@ -36,7 +37,7 @@ class PersonImages(NamedTuple):
         images: float32 [N, 3, S, S] in [-1, 1], at the size of the model's frames.
         small_images: the same at the networks' size.
         landmark_images: at the networks' size.
-        points: float32 [N, 68, 2], landmarks as fractions of the image.
+        points: float32 [N, 68 or 78, 2] as fractions of the image, as many as the model shows.
         valid: float32 [N, 1, S, S], 0 where an image shows an area beyond its source; None where none does.
         one_scene: whether they share a crop, as frames of one video do.
     """
@@ -47,6 +48,11 @@ class PersonImages(NamedTuple):
     points: Tensor
     valid: Tensor | None
     one_scene: bool = True
+
+    @property
+    def landmarks(self) -> Tensor:
+        """float32 [N, 68, 2], the landmarks among the points."""
+        return split_points(self.points)[0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ def prepare_images(model: Model, clip: Clip) -> PersonImages:
     valid = None
     if clip.valid is not None and not clip.valid.all():
         valid = _resize_images(from_numpy(clip.valid).to(model.device)[:, None].float(), size)
-    points = from_numpy(clip.track.landmarks / height).to(model.device)
+    positions = fit_points(track_points(clip.track) / height, model.config.networks.num_points)
+    points = from_numpy(positions).to(model.device)
     return PersonImages(
         images=images,
         small_images=resize_area(images, layer_size),
@@ -106,7 +113,8 @@ def _resize_images(images: Tensor, size: int) -> Tensor:
 def make_references(images: PersonImages) -> References:
     """Return a person's images as their file stores them."""
     frames = float_to_uint8(images.images).permute(0, 2, 3, 1)
-    return References.encode(frames.cpu().numpy(), images.points.cpu().numpy(), images.one_scene)
+    landmarks, irises = split_points(images.points.cpu().numpy())
+    return References.encode(frames.cpu().numpy(), landmarks, images.one_scene, irises=irises)
 
 
 def sample_guidance(
@@ -129,7 +137,7 @@ def sample_guidance(
     return Guidance(
         views=views,
         own_image_only=own_image_only,
-        boxes=detail_boxes(images.points[chosen], uniform),
+        boxes=detail_boxes(images.landmarks[chosen], uniform),
         valid=None if images.valid is None else images.valid[chosen],
     )
 
@@ -138,10 +146,11 @@ def _sample_views(
     images: PersonImages, number: int, config: FinetuneConfig, random: np.random.Generator
 ) -> ReferenceViews:
     """Return the views for the target of this number."""
-    target = images.points[number, None]
+    landmarks = images.landmarks
+    target = landmarks[number, None]
     others = [other for other in range(len(images.images)) if other != number]
     if others and random.random() < _OTHER_IMAGES_SHARE:
-        references, points = images.images[others], images.points[others]
+        references, points = images.images[others], landmarks[others]
     else:
         points = _move_head(target, config.head_jitter, random)
         references = warp_by_landmarks(images.images[number, None], target, points)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_model
+from ..clip import POINTS
 from ..config import Config, FinetuneConfig
 from ..config_file import resolve_preset
 from ..constants import PRESETS, VARIANTS
@@ -57,6 +58,7 @@ def train(
     save_seconds: float = 120.0,
     on_step: OnStep | None = None,
     fast: bool = False,
+    irises: bool = False,
 ) -> Model:
     """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
@@ -64,8 +66,7 @@ def train(
         data: folder that `prepare` wrote, or several, which are sampled equally often.
         out: folder of the run: `state.safetensors` and the one before it in `previous`, `model.safetensors`,
             `times.json`, TensorBoard's files in `log`.
-        preset: name of a preset, a configuration, or path of a TOML file with a table [preset]
-            (`talkinghead.config_file`).
+        preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's.
         seed: of the initialisation and of the episodes.
@@ -77,6 +78,7 @@ def train(
         save_seconds: time between two saves.
         on_step: called with (step, steps, metrics) every few steps.
         fast: on a GPU, use this package's kernels, which have no measurement yet.
+        irises: teach gaze (`NetworkConfig.irises`), whatever the preset says; `init_from` may lack it.
 
     Raises:
         TalkingheadError: bad data or settings, networks of another shape in `init_from`, `out` cannot be
@@ -86,10 +88,9 @@ def train(
             signals do not interrupt.
     """
     check_callbacks(on_step=on_step)
-    if variant not in VARIANTS:
-        raise TalkingheadError(f"variant {variant!r}: is unknown; choose {' or '.join(VARIANTS)}")
-    config, out, target = _configuration(preset, variant, steps), Path(out), choose_device(device, fast)
-    check_outputs(files_in(out, FILES), [init_from, *(perceptual_files or {}).values()])
+    config = _configuration(preset, variant, steps, irises=irises)
+    target = choose_device(device, fast)
+    check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
     source = _episode_source(data, config, seed, exclude_identities)
     networks = open_perceptual(config.perceptual, perceptual_files, target)
     model, parent = _initial_model(config, seed, init_from)
@@ -97,16 +98,20 @@ def train(
         torch.manual_seed(seed)
         learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps)
     settings = _settings(config, variant, seed, source, parent=parent)
-    with run_folder(out) as folder, ops_on(target, fast):
+    with run_folder(Path(out)) as folder, ops_on(target, fast):
         run = _Run(learner, source, folder, settings, parent=parent)
         run.load_or_initialise()
         run.advance(config.meta.steps, save_seconds, on_step)
     return run.model()
 
 
-def _configuration(preset: str | Path | Config, variant: str, steps: int | None) -> Config:
+def _configuration(preset: str | Path | Config, variant: str, steps: int | None, *, irises: bool) -> Config:
     """Return the configuration of a run."""
+    if variant not in VARIANTS:
+        raise TalkingheadError(f"variant {variant!r}: is unknown; choose {' or '.join(VARIANTS)}")
     config = resolve_preset(preset)
+    if irises:
+        config = replace(config, networks=replace(config.networks, irises=True))
     meta = config.meta if steps is None else replace(config.meta, steps=steps)
     if variant == "ff":
         meta = replace(meta, losses=replace(meta.losses, matching=0.0))
@@ -118,7 +123,7 @@ def _episode_source(
 ) -> EpisodeSource:
     """Open the prepared shards as a configuration samples them."""
     meta = config.meta
-    return EpisodeSource(
+    source = EpisodeSource(
         data,
         size=config.networks.image_size,
         shots=meta.shots,
@@ -128,7 +133,27 @@ def _episode_source(
         exclude_identities=exclude_identities,
         far_targets=meta.far_targets,
         camera_motion=meta.camera_motion,
+        num_points=config.networks.num_points,
     )
+    _report_hidden_irises(source)
+    return source
+
+
+def _report_hidden_irises(source: EpisodeSource) -> None:
+    """Say how many clips lack the irises that the model shows.
+
+    Raises:
+        TalkingheadError: all do.
+    """
+    without_irises = sum(clip.irises is None for clip in source.clips)
+    if source.num_points == POINTS or not without_irises:
+        return
+    if without_irises == len(source.clips):
+        raise TalkingheadError(
+            "irises: no clip of the data has them; prepare it with --landmarks network or a "
+            "face_landmarker.task, or train without"
+        )
+    log.info("%d of %d clips have no irises; in theirs none are visible", without_irises, len(source.clips))
 
 
 def _initial_model(config: Config, seed: int, init_from: str | None) -> tuple[Model, Model | None]:
@@ -283,6 +308,12 @@ def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any])
     as_stored = json.loads(json.dumps(settings))  # tuples become lists
     differing = [name for name, value in as_stored.items() if header.get(name) != value]
     stored, preset = header.get("config"), settings["config"]["preset"]
+    if isinstance(stored, dict) and _shows_irises(stored) != _shows_irises(settings["config"]):
+        kind, option = ("with", "add") if _shows_irises(stored) else ("without", "leave out")
+        raise TalkingheadError(
+            f"{out}: holds a run {kind} irises; {option} --irises, or choose another folder and start from "
+            f"the weights of this run with --init-from {out / 'model.safetensors'}"
+        )
     if differing == ["config"] and isinstance(stored, dict) and stored.get("preset") == preset:
         if preset not in PRESETS:
             raise TalkingheadError(
@@ -299,3 +330,8 @@ def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any])
             f"{out}: holds a run with another {' and '.join(differing)}; choose another folder, or the same "
             "settings"
         )
+
+
+def _shows_irises(config: dict[str, Any]) -> bool:
+    """Return whether a stored configuration's landmark images show irises."""
+    return bool(config.get("networks", {}).get("irises"))

@@ -116,7 +116,7 @@ def test_train_receives_arguments_of_command(
     command = (
         "train people data --out run --preset small --variant ff --steps 12 --seed 5 --device auto "
         "--grad-accum-steps 2 --save-every 7.5 --exclude-identities bob ann --init-from tiny "
-        "--perceptual vgg19=a.pt vggface=b.pt --json"
+        "--perceptual vgg19=a.pt vggface=b.pt --irises --json"
     )
     run_command(*command.split())
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
@@ -136,4 +136,5 @@ def test_train_receives_arguments_of_command(
         "grad_accum_steps": 2,
         "save_seconds": 7.5,
         "fast": False,
+        "irises": True,
     }

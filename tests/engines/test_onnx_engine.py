@@ -230,7 +230,8 @@ def test_verification_detects_wrong_weight(files, people):
         (
             np.zeros((2, 67, 2), np.float32),
             None,
-            r"has the shape \[2, 67, 2\]; give landmarks \[B, 68, 2\] or landmark images \['B', 3, 64, 64\]",
+            r"has the shape \[2, 67, 2\]; give landmarks \[B, 68, 2\], or \[B, 78, 2\] with "
+            r"irises, or landmark images \['B', 3, 64, 64\]",
         ),
         (np.zeros((2, 68, 2), np.float32), None, "was made for many people; give the styles"),
         (

@@ -11,6 +11,7 @@ from test_tracking import Person, Scripted, still, video
 
 from talkinghead.clip import Clip, Track
 from talkinghead.landmarks.detector import Face
+from talkinghead.landmarks.gaze import look_ahead
 from talkinghead.landmarks.online import OnlineFaceTracker, OnlineRetargeter
 from talkinghead.landmarks.online_neutral import median_centre_and_scale
 from talkinghead.landmarks.open_detector import open_detector
@@ -152,7 +153,8 @@ class TrackDetector:
         self.track, self.next = track, 0
 
     def find(self, frames):  # type: ignore[no-untyped-def]
-        face = Face(self.track.landmarks[self.next], float(self.track.confidence[self.next]))
+        irises = None if self.track.irises is None else self.track.irises[self.next]
+        face = Face(self.track.landmarks[self.next], float(self.track.confidence[self.next]), irises)
         return [[face] if face.confidence else []]
 
     def follow(self, frames, near):  # type: ignore[no-untyped-def]
@@ -191,6 +193,20 @@ def test_online_retargeting_converges_to_offline(anna: np.ndarray) -> None:
         for landmarks in (points, whole)
     )
     assert (steps - as_filmed).max() < 0.01
+
+
+@pytest.mark.parametrize("keep_proportions", [True, False])
+def test_online_retargeting_hands_irises_on(anna: np.ndarray, keep_proportions: bool) -> None:
+    track = make_track(BOB, motion(60))
+    irises = look_ahead(track.landmarks)
+    irises[30:, ..., 0] += 0.15 * (track.landmarks[30:, 39, 0] - track.landmarks[30:, 36, 0])[:, None, None]
+    points, _ = drive(replace(track, irises=irises), anna, keep_proportions)
+    landmarks, _ = drive(track, anna, keep_proportions)
+    np.testing.assert_array_equal(points[:, :68], landmarks)
+    moved, ahead = points[:, [68, 73], 0], look_ahead(landmarks)[:, :, 0, 0]
+    shift = (moved - ahead) / (landmarks[:, [39, 45], 0] - landmarks[:, [36, 42], 0])
+    np.testing.assert_allclose(shift[10:29], 0, atol=0.03)
+    np.testing.assert_allclose(shift[32:], 0.15, atol=0.03)  # two frames after the gaze jumped
 
 
 def test_online_retargeting_smooths_still_face(anna: np.ndarray) -> None:
