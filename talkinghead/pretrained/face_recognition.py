@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_SAME_PERSON_DISTANCE = 0.6
 """Euclidean distance of dlib's embeddings below which two images show the same person."""
+NOT_MEASURED = "identity: not measured (pip install 'talkinghead[identity]')"
+"""Text of reports where dlib's network is not installed."""
 _SIDE = 112
 """Height and width of ArcFace's input in pixels."""
 _TEMPLATE = np.array(
@@ -112,6 +114,14 @@ class ArcFace:
         return embedding
 
 
+def open_installed_dlib() -> DlibIdentity | None:
+    """Open dlib's network, or return None where it is not installed."""
+    try:
+        return DlibIdentity()
+    except TalkingheadError:
+        return None
+
+
 def open_identity(path: str | PathLike[str] | None, detector: Detector) -> IdentityNetwork:
     """Open an ArcFace network, or dlib's network where the path is None.
 
@@ -189,10 +199,10 @@ def looks_like_two_people(frames: np.ndarray) -> TwoPeople | None:
     Returns:
         the groups; None where they look like one person, or dlib is not installed.
     """
-    try:
-        embeddings = embed_faces(DlibIdentity(), frames)
-    except TalkingheadError:
+    dlib = open_installed_dlib()
+    if dlib is None:
         return None
+    embeddings = embed_faces(dlib, frames)
     numbers = np.array([number for number, vector in enumerate(embeddings, 1) if vector is not None])
     if len(numbers) < 2:
         return None
