@@ -298,6 +298,7 @@ def test_animate_video_same_person_is_not_retargeted(
         animate_video(person, drive, tmp_path / "out.mp4", detector=red_square, retarget="yes")
 
 
+@pytest.mark.identity
 @pytest.mark.parametrize("same", [True, False])
 def test_driver_is_same_person_compares_faces(
     same: bool,
@@ -313,7 +314,7 @@ def test_driver_is_same_person_compares_faces(
     other = read_clip(tmp_path / "astronaut.png", 64).frames
     results = iter(carphone_clip.frames if same else np.repeat(other, 200, axis=0))
     monkeypatch.setattr(TorchEngine, "run", lambda self, points: np.stack([next(results) for _ in points]))
-    track = read_track(carphone, open_detector("dlib"))
+    track = read_track(carphone, open_detector("network"))
     assert driver_is_same_person(person, DriverFrames(VideoReader(carphone)), track) is same
 
 

@@ -42,6 +42,7 @@ def test_cosine_and_csim_of_known_vectors() -> None:
     assert np.isnan(face_recognition.csim([None, a], [b, None]))
 
 
+@pytest.mark.identity
 def test_csim_of_equal_frames_is_one(carphone_clip: Clip) -> None:
     dlib = face_recognition.DlibIdentity()
     frames = carphone_clip.frames[[0, 20]]
@@ -107,6 +108,7 @@ def test_open_identity_rejects_other_files(tmp_path: Path, red_square: RedSquare
         assert str(raised.value).startswith(str(tmp_path / name)) and "ArcFace" in str(raised.value)
 
 
+@pytest.mark.identity
 def test_two_people_in_images_warns(
     carphone_clip: Clip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
