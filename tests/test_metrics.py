@@ -33,7 +33,6 @@ class Shifted:
     """A detector that finds shifted landmarks and a smaller face, and no face on a black frame."""
 
     name = "shifted"
-    choice_reason = "for tests"
 
     def __init__(self, points: np.ndarray, shift: tuple[float, float]) -> None:
         self.points, self.shift = points, np.array(shift, dtype=np.float32)
@@ -109,11 +108,12 @@ def test_landmark_error_rejects_mismatched_track() -> None:
 
 
 def test_landmark_error_is_small_on_real_frames(carphone_clip: Clip) -> None:
-    clip, detector = carphone_clip[::40], open_detector("dlib")
+    clip, detector = carphone_clip[::40], open_detector("network")
     assert scorer.landmark_error(clip.frames, clip.track, detector) < 0.1
     assert scorer.landmark_error(clip.frames[::-1], clip.track, detector) > 0.15
 
 
+@pytest.mark.identity
 def test_identity_distance_separates_people(carphone_clip: Clip) -> None:
     astronaut = data.astronaut()[:256, 96:352]
     first, later = (np.stack([carphone_clip.frames[number]] * 2) for number in (0, 20))
@@ -251,7 +251,7 @@ def test_warp_accepts_coinciding_and_outside_points() -> None:
 
 
 def test_warp_reduces_landmark_error_on_real_frame(carphone_clip: Clip) -> None:
-    clip, detector = carphone_clip, open_detector("dlib")
+    clip, detector = carphone_clip, open_detector("network")
     for source, drive in ((0, 10), (20, 40)):
         expected = clip[drive : drive + 1].track
         warped = baselines.warp_to_landmarks(

@@ -365,7 +365,7 @@ def caller_state() -> list[Any]:
 
 
 def test_cell_live_from_a_video_to_a_file(person: th.Person, carphone: Path, tmp_path: Path) -> None:
-    report = th.live(person, carphone, tmp_path / "out.mp4", seconds=0.4, realtime=False, detector="dlib")
+    report = th.live(person, carphone, tmp_path / "out.mp4", seconds=0.4, realtime=False, detector="network")
     assert report.frames == report.captured > 5 and (tmp_path / "out.mp4").stat().st_size > 500
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # TensorRT on a GPU, in one command: bench/gpu/tensorrt.sh OUT [ANNA.safetensors BERTA.safetensors]
 # Builds, runs and refits engines, checks them against torch and times them. Leaves in OUT: environment.txt, tensorrt.log, tensorrt.json.
-# Needs torch with CUDA, tensorrt or tensorrt-rtx, onnx, onnxscript and, where no persons are named, the extras app, dlib, train and demo;
+# Needs torch with CUDA, tensorrt or tensorrt-rtx, onnx, onnxscript and, where no persons are named, the extras app, train and demo;
 # with PYTHON=/path/to/python of another one than the first on the PATH.
 set -uo pipefail
 

@@ -18,8 +18,8 @@ example:
   talkinghead demo mine.mp4 --out mine   # the same on your own video of one face, a second or longer
   talkinghead demo --model none          # from random weights: a smeared face without meta-learning
 
-metrics.json holds SSIM, PSNR, identity distance and landmark error of the result, and of the baseline
-"the nearest of the 8 pictures". Look at sheet.png."""
+metrics.json holds SSIM, PSNR and landmark error of the result, and of the baseline "the nearest of the 8
+pictures"; the identity distance too where the extra identity is installed. Look at sheet.png."""
 
 
 def _output_patterns() -> tuple[str, ...]:
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     from ..checkpoint import load_model
     from ..pipelines.demo import compare, demo_clip
     from ..pipelines.demo import run as run_demo
+    from ..pretrained.face_recognition import NOT_MEASURED
 
     video = args.video or demo_clip()
     name = args.model or DEFAULT_MODEL
@@ -76,5 +77,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     )
     files = {"video": str(outputs.video), "sheet": str(outputs.sheet), "metrics": str(outputs.metrics)}
     lines = ["result (nearest of the 8 pictures): " + ", ".join(compare(outputs.figures))]
+    if "identity" not in outputs.figures["result"]:
+        lines.append(NOT_MEASURED)
     lines += [f"{label:8}{path}" for label, path in files.items()]
     console.result({"files": files, **outputs.figures}, lines)

@@ -121,7 +121,7 @@ def _add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    add_identity_network(parser, "an ArcFace network for CSIM (default: dlib's network)")
+    add_identity_network(parser, "an ArcFace network for CSIM (default: dlib's network, extra identity)")
     parser.add_argument(
         "--fid-network",
         type=InputPath,

@@ -16,7 +16,7 @@ _OPTIONAL = {
     "PIL": ("app", "reads and writes pictures"),
     "pillow_heif": ("heic", "reads HEIC pictures, which phones take"),
     "tqdm": ("app", "progress bars"),
-    "dlib": ("dlib", "landmarks offline, identity metric"),
+    "dlib": ("identity", "identity metric, landmarks by dlib"),
     "face_alignment": ("landmarks", "landmarks"),
     "efficientnet_lite_pytorch": ("train", "content loss offline"),
     "tensorboard": ("train", "metrics of a training run"),
@@ -105,10 +105,9 @@ def _version_of(name: str, extra: str, purpose: str) -> str:
 
 
 def _describe_detector() -> str:
-    from ..landmarks.open_detector import describe_automatic_choice, open_detector
+    from ..landmarks.open_detector import open_detector
 
     try:
-        open_detector()
+        return f"{open_detector().name}: the networks that ship with the package"
     except TalkingheadError as error:
         return f"none: {error}"
-    return describe_automatic_choice()

@@ -112,13 +112,13 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="DETECTOR",
         help=f"the landmark detector: {', '.join(DETECTORS)}, or MediaPipe's face_landmarker.task "
-        "(default: %(default)s, which prints its choice)",
+        "(default: %(default)s, the networks of this package)",
     )
     parser.add_argument(
         "--detector-device",
         default="cpu",
         metavar="DEVICE",
-        help="where face-alignment runs, such as cuda (default: %(default)s)",
+        help="where network or face-alignment run, such as cuda (default: %(default)s)",
     )
 
 
@@ -137,8 +137,7 @@ def open_chosen_detector(args: argparse.Namespace, console: "Console") -> "Detec
     from ..landmarks.open_detector import open_detector
 
     detector = open_detector(args.landmarks, args.detector_device)
-    reason = f" ({detector.choice_reason})" if detector.choice_reason else ""
-    console.print(f"landmarks by {detector.name}{reason}")
+    console.print(f"landmarks by {detector.name}")
     return detector
 
 

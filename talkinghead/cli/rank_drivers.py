@@ -39,7 +39,9 @@ def add_parser(commands: Any) -> None:
         metavar="PICTURES_OR_VIDEO",
         help="the person as they are (default: the person at rest, as the model shows them)",
     )
-    add_identity_network(parser, "an ArcFace network that tells faces apart (default: dlib's network)")
+    add_identity_network(
+        parser, "an ArcFace network that tells faces apart (default: dlib's network, extra identity)"
+    )
     add_retarget(parser)
     add_face(parser)
     add_model_of_person(parser)

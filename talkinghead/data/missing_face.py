@@ -1,4 +1,4 @@
-"""What is wrong with pictures in which no face was found."""
+"""Errors about pictures in which no face was found, with the reason where there is a plain one."""
 
 from os import PathLike
 

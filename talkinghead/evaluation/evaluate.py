@@ -152,7 +152,7 @@ def _write_files(
     else:
         files["shots"] = out / "shots.png"
         plot_shots(results, files["shots"])
-        if protocol.curve:
+        if any(results["curve"].values()):
             files["steps"] = out / "steps.png"
             plot_steps(results, files["steps"])
     with atomic_write(files["results"]) as temp_path:

@@ -184,7 +184,7 @@ class ClipEvaluator:
             "protocol": self.protocol.as_dict(),
             "steps": {shots: self.steps(shots) for shots in self.protocol.shots},
             "landmarks": scorer.detector.name,
-            "identity": {"name": scorer.identity.name, "digest": scorer.identity.digest},
+            "identity": scorer.describe_identity(),
             "frechet": {
                 "name": scorer.frechet,
                 "weights": None if self.fid is None else Path(self.fid).name,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..constants import METHODS
+from ..pretrained.face_recognition import NOT_MEASURED
 from .scorer import METRICS
 
 NEARER = "nearer than others"
@@ -22,7 +23,9 @@ def format_markdown(results: Mapping[str, Any]) -> str:
     for shots, rows in results["curve"].items():
         if rows:
             lines += [*_curve(shots, rows), ""]
-    lines += _notes(settings, results["frechet_frames"])
+    lines += [
+        f"- {note}" for note in (*_identity_notes(results), *_notes(settings, results["frechet_frames"]))
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -93,6 +96,8 @@ def _curve(shots: str, methods: Mapping[str, Any]) -> list[str]:
         "landmark_error": "landmark error",
         "perceptual": "perceptual",
     }
+    measured = next(values for by_steps in methods.values() for values in by_steps.values())
+    labels = {name: label for name, label in labels.items() if name in measured}
     lines = [
         f"| T = {shots}: steps | row | {' | '.join(labels.values())} |",
         "|" + "---|" * (len(labels) + 2),
@@ -108,10 +113,7 @@ def _curve(shots: str, methods: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
-    identity, frechet = settings["identity"]["name"], settings["frechet"]["name"]
-    csim = f"CSIM by {identity}"
-    if identity == "dlib":
-        csim += "'s network, which gives two people 0.80 to 0.92: compare with its own only"
+    frechet = settings["frechet"]["name"]
     if frechet == "FED":
         distance = (
             "FED is the Frechet distance between features of EfficientNet-Lite0, not FID: compare it with "
@@ -119,15 +121,36 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
         )
     else:
         distance = f"FID by {settings['frechet']['weights']}"
-    lines = [
-        f"{csim}; identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two "
-        "people); landmark error as a share of the distance between the eyes; perceptual distance by "
+    return [
+        "Landmark error as a share of the distance between the eyes; perceptual distance by "
         "EfficientNet-Lite0 (10: two different frames of one clip).",
         "CSIM, identity distance and landmark error are of the frames in which a face was found; where rows "
         "are compared, one that shows a face in less than half of a person's frames has lost these.",
         f"{distance}. It is of all {frames} held-out frames together, and too high with few frames: compare "
         "only at equal N. It has no interval, for frames drawn twice would raise it.",
-        f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than the '
-        "person's own, by CSIM.",
     ]
-    return ["- " + line for line in lines]
+
+
+def _identity_notes(results: Mapping[str, Any]) -> list[str]:
+    """Return what the columns of identity are by, and which are left out."""
+    network = results["settings"]["identity"]
+    rows = [row for methods in results["summary"]["all"].values() for row in methods.values()]
+    notes = []
+    if network is not None:
+        note = f"CSIM by {network['name']}"
+        if network["name"] == "dlib":
+            note += "'s network, which gives two people 0.80 to 0.92: compare with its own only"
+        notes += [
+            f"{note}.",
+            f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than the '
+            "person's own, by CSIM.",
+        ]
+    if any("identity" in row for row in rows):
+        notes.append(
+            "Identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two people)."
+        )
+    else:
+        notes.append(f"{NOT_MEASURED}.")
+    if network is None:
+        notes.append("A face is found where the landmark detector finds one.")
+    return notes

@@ -58,7 +58,7 @@ class MeasurementKeys:
             "versions": _VERSIONS,
             "landmarks": self._detector,
             "image size": [evaluator.loaded.config.networks.image_size, evaluator.loaded.config.crop],
-            "identity network": [scorer.identity.name, scorer.identity.digest, scorer.dlib is not None],
+            "identity network": [*(scorer.describe_identity() or {}).values(), scorer.dlib is not None],
             "FID network": None if evaluator.fid is None else sha256(evaluator.fid),
         }
 

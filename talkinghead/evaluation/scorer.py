@@ -13,7 +13,13 @@ from ..errors import TalkingheadError
 from ..landmarks.detector import Detector, largest_face
 from ..media.pixel_range import uint8_to_float
 from ..metrics import psnr, ssim
-from ..pretrained.face_recognition import DlibIdentity, IdentityNetwork, csim, embed_faces, open_identity
+from ..pretrained.face_recognition import (
+    ArcFace,
+    IdentityNetwork,
+    csim,
+    embed_faces,
+    open_installed_dlib,
+)
 from ..pretrained.inception import Inception
 from ..pretrained.perceptual import EfficientNetLite0, PerceptualNetwork
 from ..system.torch_state import from_numpy
@@ -61,7 +67,7 @@ class Truth:
 
     Attributes:
         clip: the frames with the driving landmarks.
-        descriptors: of the identity network, one for each frame, None without a face.
+        descriptors: of the identity network, one for each frame, None without a face or a network.
         dlib: those of dlib's network; None when it is not installed.
         features: [N, D], for the Frechet distance.
     """
@@ -92,7 +98,8 @@ class Scorer:
 
     Args:
         detector: the detector that found the driving landmarks.
-        identity: an ArcFace network as ONNX, for CSIM; dlib's network by default.
+        identity: an ArcFace network as ONNX, for CSIM; dlib's network by default. CSIM is left out without
+            either, and the identity distance without dlib's.
         fid: the weights of FID's Inception; by default the features of EfficientNet-Lite0 are used instead,
             and the distance is called FED.
 
@@ -107,32 +114,31 @@ class Scorer:
         fid: str | PathLike[str] | None = None,
     ) -> None:
         self.detector = detector
-        self.identity = open_identity(identity, detector)
-        self.dlib: IdentityNetwork | None = self.identity
-        if identity is not None:
-            try:
-                self.dlib = DlibIdentity()
-            except TalkingheadError:
-                self.dlib = None
+        self.dlib: IdentityNetwork | None = open_installed_dlib()
+        self.identity = self.dlib if identity is None else ArcFace(identity, detector)
         self.perceptual: PerceptualNetwork = EfficientNetLite0()
         self.features = self.perceptual if fid is None else Inception(fid)
         self.frechet = "FED" if fid is None else "FID"
 
     def truth(self, clip: Clip) -> Truth:
         """Run the networks on held-out frames."""
-        descriptors = embed_faces(self.identity, clip.frames)
+        descriptors = self._embed_faces(clip.frames)
         return Truth(clip, descriptors, self._dlib(clip.frames, descriptors), self._features(clip.frames))
 
     def score(self, frames: np.ndarray, truth: Truth) -> Scores:
         """Score frames uint8 [N, size, size, 3] against the true ones."""
-        descriptors = embed_faces(self.identity, frames)
+        descriptors = self._embed_faces(frames)
+        errors = landmark_errors(frames, truth.clip.track, self.detector)
+        has_face = np.isfinite(errors)
         figures = {
             **self.similarity(frames, truth.clip.frames),
             "psnr": psnr(frames, truth.clip.frames),
-            "csim": csim(descriptors, truth.descriptors),
-            "landmark_error": landmark_error(frames, truth.clip.track, self.detector),
-            "faces": float(np.mean([descriptor is not None for descriptor in descriptors])),
+            "landmark_error": float(errors[has_face].mean()) if has_face.any() else float("nan"),
         }
+        if self.identity is not None:
+            figures["csim"] = csim(descriptors, truth.descriptors)
+            has_face = np.array([descriptor is not None for descriptor in descriptors])
+        figures["faces"] = float(has_face.mean())
         dlib = self._dlib(frames, descriptors)
         if dlib is not None and truth.dlib is not None:
             distances = [
@@ -156,6 +162,13 @@ class Scorer:
                 rendered, true = (_images(batch) for batch in batches)
                 total += float(content_loss([self.perceptual], rendered, true)) * len(rendered)
         return {"ssim": ssim(frames, truth), "perceptual": total / len(frames)}
+
+    def describe_identity(self) -> dict[str, str] | None:
+        """Return the name and the digest of the network of CSIM; None without one."""
+        return None if self.identity is None else {"name": self.identity.name, "digest": self.identity.digest}
+
+    def _embed_faces(self, frames: np.ndarray) -> list[np.ndarray | None]:
+        return [None] * len(frames) if self.identity is None else embed_faces(self.identity, frames)
 
     def _dlib(
         self, frames: np.ndarray, descriptors: list[np.ndarray | None]
@@ -189,11 +202,21 @@ def _images(frames: np.ndarray) -> Tensor:
 
 
 def landmark_error(frames: np.ndarray, track: Track, detector: Detector) -> float:
-    """Return the distance between the landmarks detected on frames and the driving landmarks.
+    """Return the mean of `landmark_errors` over the frames in which a face is found; NaN when there is none.
 
-    It is a fraction of the distance between the outer eye corners, the mean over the 68 points and over the
-    frames in which a face is found; NaN when there is none. Both kinds of landmarks must come from the same
-    detector.
+    Raises:
+        TalkingheadError: frames and track differ in number or size.
+    """
+    errors = landmark_errors(frames, track, detector)
+    errors = errors[np.isfinite(errors)]
+    return float(errors.mean()) if len(errors) else float("nan")
+
+
+def landmark_errors(frames: np.ndarray, track: Track, detector: Detector) -> np.ndarray:
+    """Return the distance between the landmarks detected on each of the frames and the driving landmarks.
+
+    It is a fraction of the distance between the outer eye corners, the mean over the 68 points; NaN for a
+    frame in which no face is found. Both kinds of landmarks must come from the same detector.
 
     Args:
         frames: uint8 [N, H, W, 3].
@@ -208,10 +231,10 @@ def landmark_error(frames: np.ndarray, track: Track, detector: Detector) -> floa
             f"landmark_error: {len(frames)} frames of {frames.shape[1:3]} and {len(track)} landmarks of "
             f"{track.size}; give as many of each, of one size"
         )
-    errors = []
-    for frame, driving in zip(frames, track.landmarks, strict=True):
+    errors = np.full(len(frames), np.nan)
+    for number, (frame, driving) in enumerate(zip(frames, track.landmarks, strict=True)):
         face = largest_face(detector, frame)
         if face is not None:
             eye_distance = np.linalg.norm(driving[_EYE_CORNERS[0]] - driving[_EYE_CORNERS[1]])
-            errors.append(float(np.linalg.norm(face.landmarks - driving, axis=1).mean() / eye_distance))
-    return float(np.mean(errors)) if errors else float("nan")
+            errors[number] = np.linalg.norm(face.landmarks - driving, axis=1).mean() / eye_distance
+    return errors

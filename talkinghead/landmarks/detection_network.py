@@ -141,4 +141,6 @@ def load_detection_network(path: Path) -> DetectionNetwork:
     Raises:
         TalkingheadError: the file is missing, damaged, or holds something else.
     """
-    return load_weights(DetectionNetwork(), path, KIND)
+    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
+        network = DetectionNetwork()
+    return load_weights(network, path, KIND)

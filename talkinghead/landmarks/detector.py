@@ -50,11 +50,9 @@ class Detector(Protocol):
 
     Attributes:
         name: such as "network" or "dlib"; data sets store it.
-        choice_reason: why this one runs where another was to be expected; empty elsewhere.
     """
 
     name: str
-    choice_reason: str
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Find all faces of each frame, the largest first; in one batch where the detector can."""

@@ -47,7 +47,6 @@ class DlibDetector:
     """
 
     name = "dlib"
-    choice_reason = ""
 
     def __init__(self) -> None:
         _face_detector()
@@ -90,12 +89,13 @@ def face_descriptor(frame: np.ndarray) -> np.ndarray | None:
     Raises:
         TalkingheadError: dlib or one of its models is not installed.
     """
+    recognizer = _face_recognizer()  # first, so that its absence shows without a face too
     boxes = _find_boxes(frame)
     if not boxes:
         return None
     window, origin, factor = _face_window(frame, boxes[0])
     shape = _shape_predictor()(window, _rectangle(boxes[0], origin, factor))
-    return np.asarray(_face_recognizer().compute_face_descriptor(window, shape), dtype=np.float32)
+    return np.asarray(recognizer.compute_face_descriptor(window, shape), dtype=np.float32)
 
 
 def _find_boxes(frame: np.ndarray) -> list[np.ndarray]:
@@ -214,12 +214,12 @@ def _shape_predictor() -> Any:
 
 @cache
 def _face_recognizer() -> Any:
-    return require("dlib", "dlib").face_recognition_model_v1(
-        _model_file("dlib_face_recognition_resnet_model_v1.dat")
+    return require("dlib", "identity").face_recognition_model_v1(
+        _model_file("dlib_face_recognition_resnet_model_v1.dat", "identity")
     )
 
 
-def _model_file(name: str) -> str:
+def _model_file(name: str, extra: str = "dlib") -> str:
     # the folder is looked up, because importing face_recognition_models fails without pkg_resources
     spec = importlib.util.find_spec("face_recognition_models")
     folders = (
@@ -229,6 +229,6 @@ def _model_file(name: str) -> str:
         if (folder / name).is_file():
             return str(folder / name)
     raise TalkingheadError(
-        f"{name}: dlib's model file is not installed; pip install 'talkinghead[dlib]' (or Debian's "
+        f"{name}: dlib's model file is not installed; pip install 'talkinghead[{extra}]' (or Debian's "
         "libdlib-data)"
     )

@@ -3,7 +3,6 @@
 The only module that imports face_alignment.
 """
 
-import importlib.util
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,21 +25,6 @@ def weights_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def is_installed() -> bool:
-    """Return whether the package is installed."""
-    return importlib.util.find_spec("face_alignment") is not None
-
-
-def unavailable_reason() -> str:
-    """Return why the detector cannot run without a download; empty when it can."""
-    if not is_installed():
-        return "face-alignment is not installed"
-    missing = _missing_weights()
-    return (
-        f"face-alignment's weights {' and '.join(missing)} are not in {weights_folder()}" if missing else ""
-    )
-
-
 class FaceAlignmentDetector:
     """Detector of 68 iBUG landmarks by face-alignment's 2DFAN-4; the package downloads missing weights.
 
@@ -55,7 +39,6 @@ class FaceAlignmentDetector:
     """
 
     name = "face-alignment"
-    choice_reason = ""
 
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
@@ -68,14 +51,14 @@ class FaceAlignmentDetector:
         except OSError as error:
             raise TalkingheadError(
                 f"face-alignment: {' and '.join(_missing_weights()) or 'its weights'} cannot be fetched "
-                f"({error}); put them into {weights_folder()} or use --landmarks dlib"
+                f"({error}); put them into {weights_folder()} or use --landmarks network"
             ) from error
         except (RuntimeError, AssertionError, EOFError, pickle.UnpicklingError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TalkingheadError(
                 f"face-alignment: cannot be set up on {device} with the weights in {weights_folder()} "
                 f"({reason}); "
-                "delete the files to fetch them again, or use --landmarks dlib"
+                "delete the files to fetch them again, or use --landmarks network"
             ) from error
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:

@@ -66,7 +66,6 @@ class FaceLandmarkerDetector:
     """
 
     name = "face-landmarker"
-    choice_reason = ""
 
     def __init__(self, path: str | Path, num_crops: int = 3) -> None:
         self._path, self._num_crops = Path(path), num_crops

@@ -113,4 +113,6 @@ def load_landmark_network(path: Path) -> LandmarkNetwork:
     Raises:
         TalkingheadError: the file is missing, damaged, or holds something else.
     """
-    return load_weights(LandmarkNetwork(), path, KIND)
+    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
+        network = LandmarkNetwork()
+    return load_weights(network, path, KIND)

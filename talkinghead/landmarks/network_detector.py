@@ -46,7 +46,6 @@ class NetworkDetector:
     """
 
     name = "network"
-    choice_reason = ""
 
     def __init__(self, device: str = "cpu", weights: str | Path = SHIPPED) -> None:
         self._device, self._weights = device, Path(weights)

@@ -1,31 +1,22 @@
 """Choice of the landmark detector."""
 
-import logging
-
 from ..constants import DETECTORS
 from ..errors import TalkingheadError
 from .detector import Detector
 from .dlib_detector import DlibDetector
-from .face_alignment_detector import (
-    FaceAlignmentDetector,
-    is_installed,
-    unavailable_reason,
-    weights_folder,
-)
+from .face_alignment_detector import FaceAlignmentDetector
 from .face_landmarker_detector import SUFFIX, FaceLandmarkerDetector
 from .network_detector import NetworkDetector
-
-log = logging.getLogger(__name__)
 
 
 def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
     """Open the landmark detector of that name.
 
     Args:
-        name: "dlib" (offline), "face-alignment" (fetches its weights when they are missing), or "auto":
-            face-alignment where it and its weights are installed, else dlib; nothing is downloaded. Or the
-            path of a face_landmarker.task of MediaPipe, which OpenVINO runs on the CPU, or of a landmark
-            network, .safetensors or .onnx. "network" is the network that ships.
+        name: "network", or "auto", the default: the networks that ship with the package. "dlib",
+            "face-alignment" (fetches its weights when they are missing), or the path of a
+            face_landmarker.task of MediaPipe, which OpenVINO runs on the CPU, or of a landmark network,
+            .safetensors or .onnx.
         device: where face-alignment and networks run, such as "cpu", "cuda" or "cuda:1"; the others run
             on the CPU.
 
@@ -39,31 +30,18 @@ def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
         return FaceLandmarkerDetector(name)
     if name.endswith((".onnx", ".safetensors")):
         return NetworkDetector(device, name)
-    if name == "network":
+    if name in ("auto", "network"):
         return NetworkDetector(device)
     if name not in DETECTORS:
         raise TalkingheadError(
             f"landmarks {name!r}: no such detector; choose one of {', '.join(DETECTORS)}, or name a "
             f"face_landmarker{SUFFIX}"
         )
-    reason = unavailable_reason() if name == "auto" else ""
-    if name == "auto":
-        log.debug("landmarks by %s", describe_automatic_choice())
-    if name != "dlib" and not reason:
+    if name == "face-alignment":
         return FaceAlignmentDetector(device)
     if device != "cpu":
-        explanation = f" ({reason})" if reason else ""
-        raise TalkingheadError(f"dlib: runs on the cpu, not on {device!r}{explanation}; leave the device out")
-    detector = DlibDetector()
-    if reason and is_installed():  # whoever installed the package expects it to run
-        detector.choice_reason = "face-alignment's weights are missing"
-    return detector
-
-
-def describe_automatic_choice() -> str:
-    """Return which detector "auto" stands for here, and the whole reason."""
-    reason = unavailable_reason()
-    return f"dlib: {reason}" if reason else f"face-alignment: its weights are in {weights_folder()}"
+        raise TalkingheadError(f"dlib: runs on the cpu, not on {device!r}; leave the device out")
+    return DlibDetector()
 
 
 def resolve_detector(detector: Detector | str | None) -> Detector:

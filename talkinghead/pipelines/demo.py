@@ -238,7 +238,8 @@ def measure(
 ) -> dict[str, float | None]:
     """Return the similarity of frames to the truth, and the distance of their landmarks to the driving ones.
 
-    See `talkinghead.metrics`. A value is None where it is not finite.
+    See `talkinghead.metrics`. A value is None where it is not finite; the identity distance is left out where
+    dlib's network is not installed.
 
     Args:
         frames, truth: uint8 [N, size, size, 3].
@@ -248,9 +249,10 @@ def measure(
     values = {
         "ssim": metrics.ssim(frames, truth),
         "psnr": metrics.psnr(frames, truth),
-        "identity": face_recognition.identity_distance(frames, truth),
-        "landmark_error": scorer.landmark_error(frames, track, detector),
     }
+    if face_recognition.open_installed_dlib() is not None:
+        values["identity"] = face_recognition.identity_distance(frames, truth)
+    values["landmark_error"] = scorer.landmark_error(frames, track, detector)
     # JSON has neither NaN, of frames without any face, nor the infinite PSNR of frames that equal the truth.
     return {key: round(float(value), 4) if np.isfinite(value) else None for key, value in values.items()}
 
@@ -329,7 +331,11 @@ def compare(figures: dict[str, Any]) -> list[str]:
             return "infinite" if number is None else f"{number:.1f}"
         return "no face" if number is None else f"{number:.2f}"
 
-    return [f"{label} {value('result', key)} ({value('nearest', key)})" for key, label in names.items()]
+    return [
+        f"{label} {value('result', key)} ({value('nearest', key)})"
+        for key, label in names.items()
+        if key in figures["result"]
+    ]
 
 
 def step_callback(progress: Progress, total: int, desc: str) -> Callable[..., None]:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MAX_SAME_PERSON_DISTANCE = 0.6
 """Euclidean distance of dlib's embeddings below which two images show the same person."""
+NOT_MEASURED = "identity: not measured (pip install 'talkinghead[identity]')"
+"""Text of reports where dlib's network is not installed."""
 _SIDE = 112
 """Height and width of ArcFace's input in pixels."""
 _TEMPLATE = np.array(
@@ -109,6 +111,14 @@ class ArcFace:
                 "network, or leave it out"
             )
         return embedding
+
+
+def open_installed_dlib() -> DlibIdentity | None:
+    """Open dlib's network, or return None where it is not installed."""
+    try:
+        return DlibIdentity()
+    except TalkingheadError:
+        return None
 
 
 def open_identity(path: str | PathLike[str] | None, detector: Detector) -> IdentityNetwork:

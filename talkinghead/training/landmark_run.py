@@ -92,17 +92,9 @@ def train_landmarks(
         KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the current step and a save.
     """
     check_callbacks(on_step=on_step)
-    if network not in _TASKS:
-        raise TalkingheadError(
-            f"network {network!r}: is unknown; choose {' or '.join(_TASKS)}{did_you_mean(network, _TASKS)}"
-        )
-    task, out = _TASKS[network], Path(out)
+    task, out = _choose_task(network, whole_frames), Path(out)
     folders = [str(data)] if isinstance(data, (str, Path)) else [str(folder) for folder in data]
     check_outputs(files_in(out, FILES), [init_from])
-    if whole_frames is not None and network != "detection":
-        raise TalkingheadError(
-            "whole frames: only the detection network learns on them; leave them out, or choose detection"
-        )
     faces = FaceSource(folders, exclude_identities, seed)
     frames = None if whole_frames is None else WholeFrames(faces.clips, Path(whole_frames))
     settings: dict[str, Any] = {"network": network, "seed": seed, "init_from": str(init_from or "")}
@@ -123,6 +115,18 @@ def train_landmarks(
         run.resume()
         run.advance(save_seconds, on_step)
     return run.average
+
+
+def _choose_task(network: str, whole_frames: str | Path | None) -> _Task:
+    if network not in _TASKS:
+        raise TalkingheadError(
+            f"network {network!r}: is unknown; choose {' or '.join(_TASKS)}{did_you_mean(network, _TASKS)}"
+        )
+    if whole_frames is not None and network != "detection":
+        raise TalkingheadError(
+            "whole frames: only the detection network learns on them; leave them out, or choose detection"
+        )
+    return _TASKS[network]
 
 
 def _initial_weights(task: _Task, seed: int, init_from: str | Path | None) -> nn.Module:

@@ -34,7 +34,7 @@ def test_finetune_and_animate_write_person_and_video(
     assert not load_person(out).feed_forward
     run_command("animate", out, "--drive", drive_video, "--out", video, "--layout", "side-by-side")
     printed = capsys.readouterr()
-    assert "landmarks by red-square (for tests)" in printed.out
+    assert "landmarks by red-square\n" in printed.out
     assert f"{video}: 20 frames of 192x64, 25 a second" in printed.out
     assert "no face" not in printed.out
     assert "rendering" in printed.err
@@ -98,7 +98,7 @@ def test_finetune_accepts_painting_and_rejects_line_drawing(
     photo = Image.fromarray(data.astronaut()[:300, 80:380])
     painting = photo.filter(ImageFilter.ModeFilter(9)).quantize(24).convert("RGB")
     painting.save(tmp_path / "painted.png")
-    options = ("--model", model_file, "--landmarks", "dlib", "--quiet")
+    options = ("--model", model_file, "--landmarks", "network", "--quiet")
     run_command("finetune", tmp_path / "painted.png", *options, "--steps", "1", "--out", tmp_path / "o")
     assert load_person(tmp_path / "o").provenance["pictures"] == 1
     drawing = Image.new("RGB", (200, 200), "white")
@@ -111,6 +111,7 @@ def test_finetune_accepts_painting_and_rejects_line_drawing(
     assert "drawn.png: no face was found in it, expected one seen from the front; name another" in error
 
 
+@pytest.mark.identity
 def test_finetune_with_two_people_warns(
     tmp_path: Path, model_file: Path, carphone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

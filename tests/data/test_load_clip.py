@@ -183,7 +183,7 @@ def test_read_clip_without_face_reports_user_error(tmp_path: Path, red_square: R
 
 
 def test_read_clip_of_carphone_has_plausible_faces(carphone_clip: Clip, carphone: Path) -> None:
-    # dlib on a small and grainy video: a face in nearly every frame, the eyes above the nose above the mouth,
+    # on a small and grainy video: a face in nearly every frame, the eyes above the nose above the mouth,
     # the head inside the crop
     assert len(carphone_clip) >= 119
     assert np.median(carphone_clip.track.confidence) > 0.7

@@ -1,4 +1,4 @@
-"""What users read of pictures in which no face was found."""
+"""Errors about pictures in which no face was found."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ class SeesIrises:
     """Detector that sees each iris, all of its points, at a corner of its eye."""
 
     def __init__(self, detector: RedSquare) -> None:
-        self.detector, self.name, self.choice_reason = detector, detector.name, ""
+        self.detector, self.name = detector, detector.name
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         return [list(map(self._add, faces)) for faces in self.detector.find(frames)]
@@ -73,7 +73,7 @@ def test_data_set_of_videos_has_irises_of_the_detector(tmp_path: Path) -> None:
 def test_data_set_of_portraits_moves_irises_with_the_head(tmp_path: Path) -> None:
     data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
     write_image(tmp_path / "pictures" / "a.png", data.astronaut())
-    detector = SeesIrises(open_detector("dlib"))  # type: ignore[arg-type]
+    detector = SeesIrises(open_detector("network"))  # type: ignore[arg-type]
     prepare_portraits(
         tmp_path / "pictures", tmp_path / "out", 64, frames_each=4, workers=1, detector=detector
     )

@@ -216,11 +216,10 @@ def test_names_of_all_kinds(tmp_path: Path, red_square: RedSquare) -> None:
 
 
 def test_prepare_opens_detector_by_name(tmp_path: Path) -> None:
-    pytest.importorskip("dlib")
     video = draw_video(tmp_path / "nobody.mp4", FACES)
     with pytest.raises(TalkingheadError, match="no face was found in any of its 16 frames"):
-        prepare([video], tmp_path / "data", 16, "dlib", workers=1)
-    assert json.loads((tmp_path / "data/report.jsonl").read_text().splitlines()[0])["detector"] == "dlib"
+        prepare([video], tmp_path / "data", 16, "network", workers=1)
+    assert json.loads((tmp_path / "data/report.jsonl").read_text().splitlines()[0])["detector"] == "network"
     with pytest.raises(TalkingheadError, match="no such detector"):
         prepare([video], tmp_path / "data", 16, "delib", workers=1)
 

@@ -11,7 +11,7 @@ from talkinghead.dataset.report import MAX_LINE_BYTES, REPORT, read_report
 from talkinghead.dataset.writer import DatasetWriter
 from talkinghead.errors import TalkingheadError
 
-SETTINGS = {"version": 1, "size": 64, "detector": "dlib", "filters": {"min_face": 48.0}, "crop": 2}
+SETTINGS = {"version": 1, "size": 64, "detector": "network", "filters": {"min_face": 48.0}, "crop": 2}
 ACCEPTED = {
     "file": "a.mp4",
     "sha256": "ab" * 32,

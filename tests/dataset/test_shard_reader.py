@@ -28,7 +28,7 @@ def info(name: str, frames: int, person: str = "someone") -> ClipInfo:
         Crop(-3.25, 4.5, 90.125),
         tuple(range(1, 1 + frames)),
         SIZE,
-        "dlib",
+        "network",
     )
 
 

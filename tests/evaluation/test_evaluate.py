@@ -16,6 +16,7 @@ from talkinghead import cli
 from talkinghead.checkpoint import load_model, save_model
 from talkinghead.config import Config, preset
 from talkinghead.constants import DEFAULT_METHODS, METHODS
+from talkinghead.evaluation import scorer
 from talkinghead.evaluation.evaluate_clip import ClipEvaluator, Protocol, RowTask
 from talkinghead.evaluation.scorer import METRICS
 from talkinghead.evaluation.split import find_eval_clips, split_frames
@@ -49,8 +50,9 @@ COMMON = (
     "--steps-curve",
     "2",
     "--landmarks",
-    "dlib",
+    "network",
 )
+WITHOUT_DLIB = [name for name in METRICS if name not in ("csim", "identity")]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def evaluation(
     narrow_model: Path, face_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("evaluation") / "out"
-    assert run(narrow_model, face_shards, "--out", out, "--quiet", "--methods", *METHODS, *COMMON) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "open_installed_dlib", lambda: None)
+        assert run(narrow_model, face_shards, "--out", out, "--quiet", "--methods", *METHODS, *COMMON) == 0
     return out, json.loads((out / "results.json").read_text())
 
 
@@ -71,7 +75,7 @@ def test_evaluate_scores_all_methods(evaluation: tuple[Path, dict[str, Any]]) ->
     for rows in results["summary"]["all"].values():
         assert list(rows) == list(METHODS)
         for row, figures in rows.items():
-            assert set(figures) - {"nearer"} == set(METRICS)
+            assert set(figures) == set(WITHOUT_DLIB)
             assert (
                 figures["ssim"]["people"] == 2
                 and figures["ssim"]["low"] <= figures["ssim"]["mean"] <= figures["ssim"]["high"]
@@ -92,8 +96,12 @@ def test_evaluate_scores_all_methods(evaluation: tuple[Path, dict[str, Any]]) ->
 def test_evaluate_writes_table_and_frames(evaluation: tuple[Path, dict[str, Any]]) -> None:
     out, _ = evaluation
     table = (out / "table.md").read_text()
-    labels = " | ".join(metric.label for metric in METRICS.values())
-    assert f"| T = 2, all, people: 2 | {labels} | FED (N = 6) |" in table
+    labels = " | ".join(METRICS[name].label for name in WITHOUT_DLIB)
+    assert f"| T = 2, all, people: 2 | {labels} | FED (N = 6) |\n" in table
+    assert "| T = 1: steps | row | SSIM | SSIM of the pictures learned from | landmark error | perc" in table
+    assert (
+        "- identity: not measured (pip install 'talkinghead[identity]')." in table and "by dlib" not in table
+    )
     assert all(f"| {label} |" in table for label in METHODS.values())
     assert "not FID" in table and "too high with few frames" in table
     for block in table.split("\n\n"):
@@ -101,6 +109,23 @@ def test_evaluate_writes_table_and_frames(evaluation: tuple[Path, dict[str, Any]
         assert len(widths) <= 1, block
     sheet = np.asarray(Image.open(out / "sheet.png"))
     assert sheet.shape[1] > 6 * 144 and sheet.std() > 20
+
+
+@pytest.mark.identity
+def test_evaluate_with_dlib_compares_identities(
+    narrow_model: Path, face_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(narrow_model, face_shards, "--out", out, "--quiet", "--methods", "nearest", *COMMON) == 0
+    print(json.dumps(json.loads((out / "results.json").read_text())["people"]))
+    figures = json.loads((out / "results.json").read_text())["summary"]["all"]["2"]["nearest"]
+    assert set(figures) == {*METRICS, "nearer"}
+    assert figures["csim"]["mean"] > 0.9 and 0 < figures["identity"]["mean"] < 0.5
+    table = (out / "table.md").read_text()
+    labels = " | ".join(metric.label for metric in METRICS.values())
+    assert f"| T = 2, all, people: 2 | {labels} | FED (N = 6) | nearer than others |" in table
+    assert "CSIM by dlib's network" in table and "Identity distance by dlib" in table
+    assert "not measured" not in table
 
 
 def test_evaluate_writes_plots(evaluation: tuple[Path, dict[str, Any]]) -> None:
@@ -118,6 +143,7 @@ def test_evaluate_resumes_from_stored_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, before = evaluation
+    monkeypatch.setattr(scorer, "open_installed_dlib", lambda: None)
     monkeypatch.setattr(ClipEvaluator, "_measure", lambda *_: pytest.fail("measured again"))
     assert run(narrow_model, face_shards, "--out", out, "--methods", *METHODS, *COMMON) == 0
     printed = capsys.readouterr()
@@ -137,7 +163,7 @@ def test_evaluate_resumes_from_stored_results(
 
 
 def test_pickled_evaluator_gives_same_scores(narrow_model: Path, face_shards: Path) -> None:
-    evaluator = ClipEvaluator(str(narrow_model), Protocol((1,), 2, ("feed-forward", "nearest")), "dlib")
+    evaluator = ClipEvaluator(str(narrow_model), Protocol((1,), 2, ("feed-forward", "nearest")), "network")
     clip = find_eval_clips([face_shards])[1]
     parts = split_frames(clip, None, (1,), 2)
     task = RowTask(0, clip, None, parts, shots=1, method="feed-forward", stages=(0,))
@@ -206,13 +232,14 @@ def test_evaluate_leaves_out_unusable_clips(
     wall = draw_video(tmp_path / "wall.mp4", [None] * 4)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(wall.read_bytes()[:300])
-    rest = ("--out", tmp_path / "out", "--num-held-out", "2", "--methods", "nearest", "--landmarks", "dlib")
+    rest = ("--out", tmp_path / "out", "--num-held-out", "2", "--methods", "nearest", "--steps-curve", "2")
     assert "no clip could be used: " in user_error(capsys, narrow_model, wall, *rest)
     assert run(narrow_model, face_shards, wall, cut, *rest, "--shots", "1") == 0
     printed = capsys.readouterr().err
     assert "left out: " in printed and "wall.mp4: no face was found" in printed
     assert "cut.mp4: holds no moving pictures" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert not (tmp_path / "out" / "steps.png").exists()  # "nearest" is not fine-tuned: there is no curve
     assert set(results["left_out"]) == {"wall.mp4", "cut.mp4"} and set(results["people"]) == {
         "first",
         "second",

@@ -236,12 +236,25 @@ def test_tiny_and_thin_frames_show_no_face(detector: NetworkDetector, shape: tup
     follow_face(detector, [frame], NEAR)  # whatever it returns, it raises nothing
 
 
+def test_detector_leaves_callers_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    find_faces(NetworkDetector(), [ASTRONAUT])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_face_is_followed_through_a_video(detector: NetworkDetector, carphone: Path) -> None:
     frames = list(VideoReader(carphone))[:40]
     (face, *_) = find_faces(detector, frames[:1])[0]
     followed = follow_face(detector, frames, face.landmarks)
     assert len(followed) == 40
     assert np.median([one.confidence for one in followed]) > 0.5
+
+
+@pytest.mark.identity
+def test_followed_face_agrees_with_dlib(detector: NetworkDetector, carphone: Path) -> None:
+    frames = list(VideoReader(carphone))[:40]
+    (face, *_) = find_faces(detector, frames[:1])[0]
+    followed = follow_face(detector, frames, face.landmarks)
     dlib_detector = open_detector("dlib")
     (other, *_) = find_faces(dlib_detector, [frames[39]])[0]
     size = np.linalg.norm(other.landmarks[45] - other.landmarks[36])

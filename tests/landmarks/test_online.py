@@ -147,7 +147,7 @@ def test_tracker_ignores_invalid_faces() -> None:
 class TrackDetector:
     """Detector that returns the landmarks of a track; a confidence of 0 means no face."""
 
-    name = choice_reason = "track"
+    name = "track"
 
     def __init__(self, track: Track) -> None:
         self.track, self.next = track, 0
@@ -256,9 +256,9 @@ def test_retargeter_restarts_for_new_driver(anna: np.ndarray) -> None:
     np.testing.assert_allclose(both[60:], alone, atol=0.01)
 
 
-def test_retargeter_works_with_dlib(carphone: Path, carphone_clip: Clip) -> None:
+def test_retargeter_works_with_network_detector(carphone: Path, carphone_clip: Clip) -> None:
     reference = carphone_clip.track.landmarks[0] / 64
-    live = OnlineRetargeter(open_detector("dlib"), reference)
+    live = OnlineRetargeter(open_detector("network"), reference)
     points = np.stack(
         [live(frame, number / 30) for number, frame in enumerate(islice(VideoReader(carphone), 30))]
     )

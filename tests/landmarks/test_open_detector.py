@@ -1,6 +1,6 @@
 """Tests of the choice of the detector and of face-alignment."""
 
-import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ from skimage.data import astronaut
 
 from conftest import RedSquare
 from talkinghead.errors import TalkingheadError
-from talkinghead.landmarks import face_alignment_detector
-from talkinghead.landmarks import open_detector as open_detector_module
+from talkinghead.landmarks import dlib_detector
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.face_alignment_detector import WEIGHTS, FaceAlignmentDetector
-from talkinghead.landmarks.open_detector import describe_automatic_choice, open_detector, resolve_detector
+from talkinghead.landmarks.network import SHIPPED
+from talkinghead.landmarks.network_detector import NetworkDetector
+from talkinghead.landmarks.open_detector import open_detector, resolve_detector
 
 ASTRONAUT: np.ndarray = astronaut()
 
@@ -67,55 +68,44 @@ def with_weights(checkpoints: Path, random_weights: dict[str, dict[str, torch.Te
     return checkpoints
 
 
-@pytest.fixture
-def package_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let face-alignment count as installed."""
-    monkeypatch.setattr(face_alignment_detector, "is_installed", lambda: True)
-    monkeypatch.setattr(open_detector_module, "is_installed", lambda: True)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_auto_selects_shipped_networks_on_any_device(with_weights: Path, device: str) -> None:
+    detector, named = open_detector("auto", device), open_detector("network", device)
+    assert isinstance(detector, NetworkDetector) and detector.name == "network"
+    assert detector.__reduce__() == named.__reduce__() == (NetworkDetector, (device, SHIPPED))
 
 
-def test_auto_without_weights_selects_dlib_with_short_reason(
-    checkpoints: Path, package_installed: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "talkinghead")
-    detector = open_detector("auto")
-    assert (detector.name, detector.choice_reason) == ("dlib", "face-alignment's weights are missing")
-    whole = f"dlib: face-alignment's weights {WEIGHTS[0]} and {WEIGHTS[1]} are not in {checkpoints}"
-    assert describe_automatic_choice() == whole
-    assert [record.getMessage() for record in caplog.records] == [f"landmarks by {whole}"]
-    assert caplog.records[0].levelno == logging.DEBUG
-    (checkpoints / WEIGHTS[0]).touch()
-    assert (
-        describe_automatic_choice() == f"dlib: face-alignment's weights {WEIGHTS[1]} are not in {checkpoints}"
-    )
-    assert open_detector("dlib").choice_reason == ""
+def test_face_alignment_without_faces_returns_none(with_weights: Path) -> None:
+    assert open_detector("face-alignment").find([ASTRONAUT[:96, :96]] * 2) == [[], []]
 
 
-def test_auto_without_package_selects_dlib_without_reason(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = face_alignment_detector.importlib.util.find_spec
-    monkeypatch.setattr(
-        face_alignment_detector.importlib.util,
-        "find_spec",
-        lambda name: None if name == "face_alignment" else find(name),
-    )
-    detector = open_detector("auto")
-    assert (detector.name, detector.choice_reason) == ("dlib", "")
-    assert describe_automatic_choice() == "dlib: face-alignment is not installed"
+def test_dlib_on_other_device_reports_user_error() -> None:
+    with pytest.raises(
+        TalkingheadError, match=r"^dlib: runs on the cpu, not on 'cuda'; leave the device out"
+    ):
+        open_detector("dlib", "cuda")
 
 
-def test_auto_with_weights_selects_face_alignment(with_weights: Path) -> None:
-    detector = open_detector("auto")
-    assert (detector.name, detector.choice_reason) == ("face-alignment", "")
-    assert describe_automatic_choice() == f"face-alignment: its weights are in {with_weights}"
-    assert detector.find([ASTRONAUT[:96, :96]] * 2) == [[], []]
+def test_missing_dlib_reports_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    for part in (
+        dlib_detector._face_detector,
+        dlib_detector._shape_predictor,
+        dlib_detector._face_recognizer,
+    ):
+        part.cache_clear()
+    with pytest.raises(
+        TalkingheadError, match=r"^dlib is needed here .*; pip install 'talkinghead\[dlib\]'$"
+    ):
+        open_detector("dlib")
+    with pytest.raises(TalkingheadError, match=r"; pip install 'talkinghead\[identity\]'$"):
+        dlib_detector.face_descriptor(ASTRONAUT)
 
 
 def test_failed_download_reports_user_error(checkpoints: Path, random_weights: object) -> None:
     message = (
         f"{WEIGHTS[0]} and {WEIGHTS[1]} cannot be fetched .*no network in tests.* put them into "
-        f"{checkpoints} or use --landmarks dlib"
+        f"{checkpoints} or use --landmarks network"
     )
     with pytest.raises(TalkingheadError, match=message):
         open_detector("face-alignment")
@@ -206,8 +196,8 @@ def test_face_alignment_tracks_face_until_lost(
 def test_resolve_detector_takes_a_detector_a_name_or_nothing() -> None:
     detector = RedSquare()
     assert resolve_detector(detector) is detector
-    assert resolve_detector("dlib").name == "dlib"
-    assert resolve_detector(None).name in ("dlib", "face-alignment")
+    assert resolve_detector("network").name == "network"
+    assert isinstance(resolve_detector(None), NetworkDetector)
     with pytest.raises(
         TalkingheadError, match="detector: got int; give one of auto, network, dlib, face-alignment"
     ):

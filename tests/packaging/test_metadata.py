@@ -4,6 +4,7 @@ files carry.
 
 import email
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -75,6 +76,14 @@ def test_makefile_installs_extras_that_exist() -> None:
     extras = re.search(r"^EXTRAS := ([\w,-]+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert extras and set(extras[1].split(",")) <= set(EXTRAS)
     assert "tensorrt-rtx" not in extras[1]  # Proprietary: it is added where nobody refuses it.
+
+
+def test_makefile_installs_requirements_of_extra_identity_apart() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^IDENTITY := (.+)", makefile, re.MULTILINE)
+    assert shlex.split(line) == EXTRAS["identity"] == EXTRAS["dlib"]
+    installed = re.search(r"^EXTRAS := ([\w,-]+)", makefile, re.MULTILINE)
+    assert installed and not {"dlib", "identity", "all"} & set(installed[1].split(","))
 
 
 def test_extra_all_installs_every_user_extra() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import talkinghead.pipelines.demo as demo
 from conftest import RedSquare, draw_video
-from talkinghead import metrics
+from talkinghead import cli, metrics
 from talkinghead.checkpoint import load_person
 from talkinghead.clip import Clip, Track
 from talkinghead.errors import TalkingheadError
@@ -39,11 +39,12 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, list[
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(demo, "MAX_FRAMES", 60)  # half the clip is half the time
+        patched.setattr(face_recognition, "open_installed_dlib", lambda: None)
         result = demo.run(
             demo.demo_clip(),
             out,
             random_model("tiny"),
-            open_detector("dlib"),
+            open_detector("network"),
             "none",
             steps=2,
             progress=progress,
@@ -57,7 +58,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, list[
 def test_demo_metrics_include_nearest_frame(demo_run: tuple[demo.Demo, Any]) -> None:
     figures = json.loads(demo_run[0].metrics.read_text())
     assert figures == demo_run[0].figures
-    assert set(figures["result"]) == set(figures["nearest"]) == {"ssim", "psnr", "identity", "landmark_error"}
+    assert set(figures["result"]) == set(figures["nearest"]) == {"ssim", "psnr", "landmark_error"}
     assert figures["settings"]["frames"]["learned_from"] == 8
     assert figures["settings"]["frames"]["held_out"] == 20
     assert (figures["settings"]["model"], figures["settings"]["steps"]) == ("none", 2)
@@ -65,7 +66,6 @@ def test_demo_metrics_include_nearest_frame(demo_run: tuple[demo.Demo, Any]) -> 
     # copying a real frame is far better than two steps from random weights
     assert figures["nearest"]["ssim"] > 0.6 > figures["result"]["ssim"]
     assert figures["nearest"]["psnr"] > figures["result"]["psnr"] + 5
-    assert figures["nearest"]["identity"] < 0.5
     assert 0.01 < figures["nearest"]["landmark_error"] < 0.5
 
 
@@ -228,10 +228,34 @@ def test_measure_has_no_nan(monkeypatch: pytest.MonkeyPatch, red_square: RedSqua
         (scorer, "landmark_error"),
     ):
         monkeypatch.setattr(module, name, lambda *arguments: float("nan"))
-    frames = np.zeros((1, 64, 64, 3), np.uint8)
-    assert set(demo.measure(frames, frames, Track(np.zeros((1, 68, 2)), (64, 64)), red_square).values()) == {
-        None
-    }
+    frames, track = np.zeros((1, 64, 64, 3), np.uint8), Track(np.zeros((1, 68, 2)), (64, 64))
+    monkeypatch.setattr(face_recognition, "open_installed_dlib", lambda: object())
+    figures = demo.measure(frames, frames, track, red_square)
+    assert figures == dict.fromkeys(("ssim", "psnr", "identity", "landmark_error"))
+    monkeypatch.setattr(face_recognition, "open_installed_dlib", lambda: None)
+    assert "identity" not in demo.measure(frames, frames, track, red_square)
+
+
+@pytest.mark.identity
+def test_measure_with_dlib_has_identity_distance(carphone_clip: Clip) -> None:
+    clip = carphone_clip[[0, 20]]
+    figures = demo.measure(clip.frames, clip.frames[::-1], clip.track, RedSquare())
+    identity = figures["identity"]
+    assert identity is not None and 0 < identity < 0.5
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_demo_command_reports_identity_distance(
+    measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"ssim": 0.5, "psnr": 20.0, "landmark_error": 0.1} | ({"identity": 0.3} if measured else {})
+    files = (tmp_path / name for name in ("result.mp4", "sheet.png", "metrics.json"))
+    result = demo.Demo(*files, {"result": row, "nearest": row})
+    monkeypatch.setattr(demo, "run", lambda *arguments, **options: result)
+    assert cli.main(["demo", "--model", "none", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert ("identity distance 0.30 (0.30)" in printed) is measured
+    assert ("identity: not measured (pip install 'talkinghead[identity]')\n" in printed) is not measured
 
 
 def test_panels_enlarges_and_labels() -> None:

@@ -23,7 +23,6 @@ class Squares:
     """Detector of bright squares; the brightness, 201 to 250, sets the confidence, 0.02 to 1."""
 
     name = "squares"
-    choice_reason = "for tests"
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         return [

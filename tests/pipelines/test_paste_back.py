@@ -162,7 +162,7 @@ def test_paste_back_invalid_image_raises() -> None:
 @pytest.mark.parametrize("convention", [1, 2])
 def test_find_place_in_own_picture_is_own_crop(convention: int, person: Person) -> None:
     picture = pytest.importorskip("skimage.data").astronaut()
-    detector = open_detector("dlib")
+    detector = open_detector("network")
     face = largest_face(detector, picture)
     assert face is not None
     crop = crop_around(face.landmarks, picture.shape[:2], convention)

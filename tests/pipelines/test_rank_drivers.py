@@ -1,14 +1,16 @@
 """Tests of the ranking of drivers; those that cannot drive are reported, not fatal."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import RedSquare, draw_video
-from talkinghead import cli
+from talkinghead import checkpoint, cli
 from talkinghead.clip import Clip, Track
 from talkinghead.errors import TalkingheadError
+from talkinghead.landmarks import dlib_detector
 from talkinghead.model import Person, random_model
 from talkinghead.pipelines import rank_drivers
 from talkinghead.pipelines.finetune import finetune
@@ -104,3 +106,15 @@ def test_commands_report_missing_and_foreign_options(capsys: pytest.CaptureFixtu
     }.items():
         assert cli.main([*arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_rank_drivers_command_without_dlib_reports_extra(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    dlib_detector._face_recognizer.cache_clear()
+    monkeypatch.setattr(checkpoint, "load_person", lambda *_: person)
+    video = draw_video(tmp_path / "bob.mp4", [None])
+    assert cli.main(["rank-drivers", str(tmp_path / "anna.safetensors"), str(video)]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert error.endswith("pip install 'talkinghead[identity]'")

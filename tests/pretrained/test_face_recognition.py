@@ -41,6 +41,7 @@ def test_cosine_and_csim_of_known_vectors() -> None:
     assert np.isnan(face_recognition.csim([None, a], [b, None]))
 
 
+@pytest.mark.identity
 def test_csim_of_equal_frames_is_one(carphone_clip: Clip) -> None:
     dlib = face_recognition.DlibIdentity()
     frames = carphone_clip.frames[[0, 20]]

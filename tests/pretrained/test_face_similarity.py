@@ -1,4 +1,4 @@
-"""Whether pictures show the same person, without a face recogniser of others."""
+"""Comparison of the people in pictures without a face recogniser of others."""
 
 import logging
 from pathlib import Path

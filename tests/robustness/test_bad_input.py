@@ -89,11 +89,12 @@ def test_command_on_bad_media_reports_user_error(
 
 
 @pytest.mark.parametrize("group", ["whole", "videos", "pictures"])
-def test_dlib_on_readable_media_succeeds(
-    group: str, sandbox: SandboxPool, media: dict[str, list[Path]]
+@pytest.mark.parametrize("detector", ["network", pytest.param("dlib", marks=pytest.mark.identity)])
+def test_detector_on_readable_media_succeeds(
+    detector: str, group: str, sandbox: SandboxPool, media: dict[str, list[Path]]
 ) -> None:
     calls = [
-        SandboxCall("detect", [str(path)], detector="dlib", seconds=60, note_prefixes=[path.name])
+        SandboxCall("detect", [str(path), detector], detector=detector, seconds=60, note_prefixes=[path.name])
         for path in media[group]
     ]
     outcomes = sandbox.run(calls)

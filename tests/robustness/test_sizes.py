@@ -211,7 +211,7 @@ def test_read_index_reads_repacked_shard(tmp_path: Path) -> None:
 def test_prepare_rejects_invalid_crop_size(size: int, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     with pytest.raises(TalkingheadError, match=f"a size of {size} is none of crops"):
-        prepare([tmp_path / "a.mp4"], tmp_path / "data", size, detector="dlib")
+        prepare([tmp_path / "a.mp4"], tmp_path / "data", size, detector="network")
     assert not (tmp_path / "data").exists()
 
 

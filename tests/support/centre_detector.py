@@ -41,7 +41,6 @@ class CentreDetector:
     """Detector that finds one face in the middle of every frame, however small the frame is."""
 
     name = "centre"
-    choice_reason = "for tests"
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Any]]:
         """Return the one face of every frame."""

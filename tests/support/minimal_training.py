@@ -57,7 +57,7 @@ def write_data(folder: Path) -> Path:
                 crop=Crop(0, 0, _SIDE),
                 frames=tuple(range(12)),
                 size=_SIDE,
-                detector="dlib",
+                detector="network",
             )
             frames = random.integers(0, 255, (12, _SIDE, _SIDE, 3), np.uint8)
             writer.write(info, np.repeat(points[None], 12, 0), list(frames))

@@ -98,15 +98,16 @@ def _draw(folder: str) -> None:
         assert episode.frames.isfinite().all() and episode.points.isfinite().all()
 
 
-def _detect(path: str) -> None:
-    """Run dlib on the first frames of a file, also with landmarks nearby and far away as a hint."""
+def _detect(path: str, name: str) -> None:
+    """Run a detector on the first frames of a file, also with landmarks nearby and far away as a hint."""
     from itertools import islice
 
-    from talkinghead.landmarks.dlib_detector import DlibDetector, face_descriptor
+    from talkinghead.landmarks.dlib_detector import face_descriptor
+    from talkinghead.landmarks.open_detector import open_detector
     from talkinghead.media.images import is_image_file, read_image
     from talkinghead.media.video import VideoReader
 
-    detector = DlibDetector()
+    detector = open_detector(name)
     frames = [read_image(Path(path))] if is_image_file(Path(path)) else list(islice(VideoReader(path), 3))
     for faces in detector.find(frames):
         for face in faces:
@@ -115,7 +116,8 @@ def _detect(path: str) -> None:
     for near in (centre, centre + 1000, centre - 1000, 1000 * centre):
         for face in detector.follow(frames, near):
             assert np.isfinite(face.landmarks).all()
-    face_descriptor(frames[0])
+    if name == "dlib":
+        face_descriptor(frames[0])
 
 
 def _read_people(path: str) -> None:

@@ -37,9 +37,9 @@ def serve() -> None:
     for line in sys.stdin:
         call = SandboxCall(**json.loads(line))
         # Load large libraries before the first call that uses them: every child pays for loaded ones.
-        if call.detector != "centre" and "detector" not in loaded:
-            _load_dlib()
-            loaded.add("detector")
+        if call.detector != "centre" and call.detector not in loaded:
+            _load_detector(call.detector)
+            loaded.add(call.detector)
         if call.command == "engine" and "engine" not in loaded:
             for module in ("onnxruntime", "openvino"):
                 with suppress(ImportError):
@@ -71,12 +71,13 @@ def _import_everything() -> None:
     gc.freeze()  # so that the garbage collector of a child does not copy shared pages
 
 
-def _load_dlib() -> None:
-    from skimage.data import astronaut
+def _load_detector(name: str) -> None:
+    from talkinghead.landmarks.open_detector import open_detector
+    from talkinghead.pretrained.face_recognition import open_installed_dlib
 
-    from talkinghead.landmarks.dlib_detector import face_descriptor
-
-    face_descriptor(astronaut()[:256, 96:352])
+    open_detector(name)  # a network runs in children only: its threads do not survive a fork
+    if name == "dlib":
+        open_installed_dlib()
 
 
 def _run_in_child(call: SandboxCall) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("dlib", reason="dlib, which finds the faces of portraits here, is not installed")
 pytest.importorskip("skimage", reason="scikit-image, whose portrait is moved here, is not installed")
 
 from skimage import data
@@ -41,7 +40,7 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def head(astronaut: np.ndarray) -> PortraitHead:
-    return PortraitHead.fit(astronaut, open_detector("dlib").find([astronaut])[0][0].landmarks)
+    return PortraitHead.fit(astronaut, open_detector("network").find([astronaut])[0][0].landmarks)
 
 
 def grey_head(dots: Sequence[int] = ()) -> PortraitHead:
@@ -70,10 +69,10 @@ TURNS = [
 
 
 @pytest.mark.parametrize("motion", TURNS, ids=["right", "left", "up", "down", "tilted"])
-def test_landmarks_of_turned_frame_agree_with_dlib(head: PortraitHead, motion: PortraitMotion) -> None:
+def test_landmarks_of_turned_frame_agree_with_detector(head: PortraitHead, motion: PortraitMotion) -> None:
     points = move_landmarks(head, motion)
     crop = crop_around(np.stack([head.landmarks, points]), (SIDE, SIDE), convention=2)
-    face = open_detector("dlib").find([render_motion(head, motion, crop, 256)])[0][0]
+    face = open_detector("network").find([render_motion(head, motion, crop, 256)])[0][0]
     eyes = np.linalg.norm(points[45] - points[36]) * 256 / crop.side
     distance = np.linalg.norm(face.landmarks - crop.points(points, 256), axis=1) / eyes
     unmoved = np.linalg.norm(face.landmarks - crop.points(head.landmarks, 256), axis=1) / eyes
@@ -118,10 +117,8 @@ def test_landmarks_lie_where_their_pixels_are_drawn(motion: PortraitMotion) -> N
 
 def test_upper_lid_meets_lower_when_lids_close(head: PortraitHead) -> None:
     points = move_landmarks(head, PortraitMotion(lids=(1.0, 0.0)))
-    opening = [
-        np.linalg.norm(head.landmarks[37] - head.landmarks[41]),
-        np.linalg.norm(points[37] - points[41]),
-    ]
+    lids = [(face[37], face[[36, 41, 40, 39]].T) for face in (head.landmarks, points)]
+    opening = [np.interp(upper[0], *lower) - upper[1] for upper, lower in lids]
     assert opening[1] < 0.15 * opening[0]
     np.testing.assert_allclose(points[42:48], head.landmarks[42:48], atol=1e-6)
     x, y = points[36:42].mean(axis=0).astype(int)
@@ -236,7 +233,7 @@ def prepared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     out = tmp_path_factory.mktemp("prepared") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(portraits, "map_ordered", map_in_this_process)
-        yield out, prepare_portraits(folder, out, 64, seed=5, frames_each=4, detector="dlib")
+        yield out, prepare_portraits(folder, out, 64, seed=5, frames_each=4, detector="network")
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -251,7 +248,8 @@ def test_data_set_holds_moved_portraits(prepared: tuple[Path, PortraitReport], a
     assert [clip.person for clip in clips] == ["portrait-2_mirrored", "portrait-10"]
     for clip, picture in zip(clips, (astronaut[:, ::-1], astronaut), strict=True):
         crop = clip.info.crop
-        assert clip.info.frame_size == (SIDE, SIDE) and clip.info.detector == "dlib" and crop.convention == 2
+        assert clip.info.frame_size == (SIDE, SIDE) and clip.info.detector == "network"
+        assert crop.convention == 2
         expected = crop_around(
             clip.landmarks * (crop.side / 64) + [crop.x, crop.y], (SIDE, SIDE), convention=2
         )
@@ -286,7 +284,7 @@ def test_small_or_cornered_face_is_rejected(astronaut: np.ndarray, tmp_path: Pat
     small = np.pad(astronaut[::3, ::3], ((60, 60), (60, 60), (0, 0)), mode="edge")
     write_image(tmp_path / "small.png", small)
     write_image(tmp_path / "tight.png", astronaut[70:182, 92:196])
-    renderer = portraits.PortraitRenderer(open_detector("dlib"), 0, 64, 3)
+    renderer = portraits.PortraitRenderer(open_detector("network"), 0, 64, 3)
     reasons = []
     for name in ("small", "tight"):
         task = portraits._Task(tmp_path / f"{name}.png", "0" * 64, name, name, tmp_path / f"{name}.tar")
@@ -307,7 +305,7 @@ def test_workers_and_tar_give_the_same_bytes(
         tar.addfile(tarfile.TarInfo("notes.txt"), io.BytesIO())
     out = tmp_path / "out"
     pictures = tmp_path / "all.tar"
-    report = prepare_portraits(pictures, out, 64, seed=5, frames_each=4, workers=2, detector="dlib")
+    report = prepare_portraits(pictures, out, 64, seed=5, frames_each=4, workers=2, detector="network")
     assert read_files(out) == read_files(prepared[0])
     assert report.added == 2 and len(report.rejected) == 4
 
@@ -323,17 +321,17 @@ def test_interrupted_run_resumes_with_the_same_bytes(
         raise KeyboardInterrupt
 
     uninterrupted, resumed = tmp_path / "whole", tmp_path / "cut"
-    prepare_portraits(folder, uninterrupted, 32, frames_each=2, detector="dlib")
+    prepare_portraits(folder, uninterrupted, 32, frames_each=2, detector="network")
     with pytest.raises(KeyboardInterrupt):
-        prepare_portraits(folder, resumed, 32, frames_each=2, detector="dlib", progress=stop_after_first)
+        prepare_portraits(folder, resumed, 32, frames_each=2, detector="network", progress=stop_after_first)
     assert [path.name for path in resumed.glob("shard-*.tar")] == ["shard-000000.tar"]
-    report = prepare_portraits(folder, resumed, 32, frames_each=2, detector="dlib")
+    report = prepare_portraits(folder, resumed, 32, frames_each=2, detector="network")
     assert (report.added, report.present) == (1, 1) and len(report.rejected) == 4
     assert read_files(resumed) == read_files(uninterrupted)
-    repeated = prepare_portraits(folder, resumed, 32, frames_each=2, detector="dlib")
+    repeated = prepare_portraits(folder, resumed, 32, frames_each=2, detector="network")
     assert (repeated.added, repeated.present) == (0, 2) and dict(repeated.rejected) == dict(report.rejected)
     with pytest.raises(TalkingheadError, match="prepared with seed 0, expected 1; prepare into another"):
-        prepare_portraits(folder, resumed, 32, seed=1, frames_each=2, detector="dlib")
+        prepare_portraits(folder, resumed, 32, seed=1, frames_each=2, detector="network")
 
 
 def test_tar_members_are_bounded_and_names_sanitised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +378,7 @@ def test_prepare_portraits_rejects_bad_input(
     numbers = {name: value for name, value in settings.items() if name != "pictures"}
     pictures = tmp_path / settings.get("pictures", "blank")
     with pytest.raises(TalkingheadError) as failure:
-        prepare_portraits(pictures, tmp_path / "out", detector="dlib", **numbers)
+        prepare_portraits(pictures, tmp_path / "out", detector="network", **numbers)
     assert message in str(failure.value) and "\n" not in str(failure.value)
     assert not list((tmp_path / "out").glob("shard-*"))
 

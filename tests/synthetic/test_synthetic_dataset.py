@@ -240,7 +240,7 @@ def test_synthetic_people_are_not_added_to_other_data(
         prepare_synthetic(1, 1, face_shards, 64)
     assert read_files(face_shards) == before
     (tmp_path / "report.jsonl").write_text(
-        json.dumps({"version": 1, "size": 64, "detector": "dlib", "filters": {"min_face": 60}}) + "\n"
+        json.dumps({"version": 1, "size": 64, "detector": "network", "filters": {"min_face": 60}}) + "\n"
     )
     # the first line holds settings, which are compared before all else
     with pytest.raises(ValueError, match="was prepared with"):

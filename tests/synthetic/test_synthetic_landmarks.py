@@ -38,6 +38,7 @@ def project_turned(
     return locator.project(space.astype(np.float32), 1.0, (0.0, 0.0))
 
 
+@pytest.mark.identity
 def test_landmarks_agree_with_dlib() -> None:
     results = compare(people=8, frames=2, seed=31)
     assert results["found"] >= 15  # of 16
