@@ -24,7 +24,7 @@ from .network_blocks import prepare_for_inference
 from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
 _MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
-_MIN_DETECTED_CONFIDENCE = 0.3  # of a detected face; less certain ones are none
+_MIN_DETECTED_CONFIDENCE = 0.4  # of a detected face; less certain ones are none
 _LARGE_FACE_SHARE = 0.15  # of the frame's longer side: with such a face, no small ones are looked for
 _MIN_DISTANCE = 0.35  # of the centres of two faces, in sides of the larger
 _MAX_SHIFT, _MAX_GROWTH, _MAX_TURN = 0.05, 1.1, 0.12  # of a crop: beyond, a face is fitted once more

@@ -263,4 +263,4 @@ def test_retargeter_works_with_network_detector(carphone: Path, carphone_clip: C
         [live(frame, number / 30) for number, frame in enumerate(islice(VideoReader(carphone), 30))]
     )
     assert live.without_face == 0 and np.ptp(points, axis=0).max() > 0.01
-    assert np.abs(points - reference).max() < 0.15
+    assert np.abs(points[:, :68] - reference).max() < 0.15

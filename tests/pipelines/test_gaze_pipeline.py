@@ -109,7 +109,7 @@ def test_driver_without_irises_is_reported_once(
     assert caplog.text.count("the driver's irises are unknown") == 1
     # the comparison of a driver with the person says nothing of its own
     caplog.clear()
-    monkeypatch.setattr("talkinghead.pipelines.animate.identity_distance", lambda *_: 0.1)
+    monkeypatch.setattr("talkinghead.pipelines.animate.person_distance", lambda *_: 0.1)
     with caplog.at_level(logging.INFO, "talkinghead"):
         list(animate(person, without_irises(clip), precision="fp32", device="cpu"))
     assert "shows the person it drives" in caplog.text
@@ -216,7 +216,7 @@ def test_refit_refuses_base_with_other_points(person: Person, guided_model: Mode
 class LookingSquare:
     """Detector of red squares whose face looks ahead."""
 
-    name, choice_reason = "looking-square", ""
+    name = "looking-square"
 
     def __init__(self) -> None:
         self.detector = RedSquare()
