@@ -201,8 +201,9 @@ class Engine(ABC):
                     "call set_person(person)"
                 )
             views = self.viewer(from_numpy(landmarks))
-            inputs |= {name: np.ascontiguousarray(view.numpy()) for name, view in views._asdict().items()}
-        return inputs
+            inputs |= {name: view.numpy() for name, view in views._asdict().items()}
+        # compiled packages read memory row by row, whatever the strides
+        return {name: np.ascontiguousarray(rows) for name, rows in inputs.items()}
 
     def _run_reporting(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Run, and raise errors of the runtime as `TalkingheadError`."""

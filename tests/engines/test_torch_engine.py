@@ -162,3 +162,17 @@ def test_unsupported_precision_falls_back_and_warns(monkeypatch, caplog):
 def test_unknown_precision_reports_name(person):
     with pytest.raises(TalkingheadError, match="precision 'int8': is unknown; choose one of auto, fp32"):
         TorchEngine(person, precision="int8")
+
+
+def test_runtimes_get_rows_in_memory_order(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, strides = TorchEngine(person), []
+
+    def record(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        strides.extend(rows.flags.c_contiguous for rows in inputs.values())
+        return np.zeros((len(inputs["points"]), 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(engine, "_run", record)
+    points = np.random.default_rng(0).random((3, 78, 2), np.float32)
+    engine.run(points[:, :68])  # the rest of each row is left out
+    engine.run(np.asfortranarray(points[:, :68]))
+    assert strides == [True] * 4

@@ -171,12 +171,12 @@ def test_efficientnet_equals_package(lite0: EfficientNetLite0) -> None:
 
 
 def test_efficientnet_constants_match_carphone_clip(lite0: EfficientNetLite0, carphone_clip: Clip) -> None:
-    """Measure `activation` and `scale` as the constants were measured, on a crop that was another by 2%."""
+    """Measure `activation` and `scale` as the constants were measured, on another detector's crop."""
     frames = carphone_clip.frames[np.linspace(0, len(carphone_clip) - 1, 8).round().astype(int)]
     images = torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
     activations = lite0(images)
     activation = [layer.abs().mean().item() for layer in activations]
-    assert activation == pytest.approx(lite0.activation, rel=0.05)
+    assert activation == pytest.approx(lite0.activation, rel=0.1)
     costs = [
         sum(
             ((layer[a] - layer[b]).abs().mean() / size).item()
@@ -184,12 +184,12 @@ def test_efficientnet_constants_match_carphone_clip(lite0: EfficientNetLite0, ca
         )
         for a, b in itertools.combinations(range(8), 2)
     ]
-    assert 10 / np.mean(costs) == pytest.approx(lite0.scale, rel=0.05)
+    assert 10 / np.mean(costs) == pytest.approx(lite0.scale, rel=0.1)
     losses = [
         content_loss([lite0], images[a : a + 1], images[b : b + 1]).item()
         for a, b in itertools.combinations(range(8), 2)
     ]
-    assert np.mean(losses) == pytest.approx(10, rel=0.05)
+    assert np.mean(losses) == pytest.approx(10, rel=0.1)
     assert content_loss([lite0], images, images).item() == 0
 
 
