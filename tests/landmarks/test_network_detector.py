@@ -1,12 +1,13 @@
 """The detector of our own networks: its logic with stand-ins, and the shipped networks on real pictures."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detection_network import CELLS, DetectionOutput
@@ -227,6 +228,51 @@ def test_picture_without_a_face_shows_none(detector: NetworkDetector, name: str)
     picture = getattr(skimage_data, name)()
     picture = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]
     assert find_faces(detector, [picture])[0] == []
+
+
+def masked(picture: Image.Image) -> Image.Image:
+    corners = [(95, 140), (135, 128), (175, 140), (172, 180), (135, 200), (98, 180)]
+    ImageDraw.Draw(picture).polygon(corners, fill="#a0c8e8")
+    return picture
+
+
+def with_sunglasses(picture: Image.Image) -> Image.Image:
+    ImageDraw.Draw(picture).rectangle((95, 90, 180, 120), fill="black")
+    return picture
+
+
+def cartoon(picture: Image.Image) -> Image.Image:
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 0, 260, 260), fill="white")
+    pen.ellipse((40, 30, 216, 226), fill="#ffe0b0", outline="black", width=4)
+    for x in (95, 160):
+        pen.ellipse((x - 16, 90, x + 16, 125), fill="white", outline="black", width=3)
+        pen.ellipse((x - 5, 102, x + 7, 116), fill="black")
+    pen.arc((85, 130, 170, 190), 10, 170, fill="red", width=6)
+    return picture
+
+
+def painted(picture: Image.Image) -> Image.Image:
+    return ImageOps.posterize(picture, 1).filter(ImageFilter.ModeFilter(9))
+
+
+@pytest.mark.parametrize("change", [masked, with_sunglasses, cartoon, painted])
+def test_doubtful_face_is_none_or_less_certain(
+    detector: NetworkDetector, change: Callable[[Image.Image], Image.Image]
+) -> None:
+    clear = ASTRONAUT[:260, 90:350]
+    (face,) = find_faces(detector, [np.ascontiguousarray(clear)])[0]
+    doubtful = find_faces(detector, [np.asarray(change(Image.fromarray(clear)))])[0]
+    assert len(doubtful) <= 1
+    for other in doubtful:
+        assert other.confidence < face.confidence - 0.05
+        assert 0 < other.landmarks.min() < other.landmarks.max() < 260
+
+
+def test_upside_down_face_and_noise_show_no_face(detector: NetworkDetector) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    for picture in (ASTRONAUT[::-1], noise):
+        assert find_faces(detector, [np.ascontiguousarray(picture)])[0] == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 400, 3), (400, 3, 3), (12, 12, 3)])
