@@ -37,7 +37,7 @@ test: lint
 
 test-all: lint .identity/.ready
 	$(PYTEST)
-	PYTHONPATH="$(CURDIR)/.identity" $(PYTEST) -m identity
+	TALKINGHEAD_TESTS_NEED_IDENTITY=1 PYTHONPATH="$(CURDIR)/.identity" $(PYTEST) -m identity
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/networks
@@ -64,7 +64,7 @@ clean:
 	rm -rf .venv .identity out build dist *.egg-info .*_cache kernels/talkinghead_kernels/*.so
 
 # dlib and its models, apart from .venv: the other tests run without them, as on most machines.
-.identity/.ready: pyproject.toml constraints.txt Makefile | $(READY)
+.identity/.ready: pyproject.toml constraints.txt Makefile $(READY)
 	@echo "installing dlib and its models into .identity, once (100 MB)"
 	rm -rf .identity && mkdir .identity
 	$(PIP) --no-deps --target .identity $(IDENTITY)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("identity")]
     if marked and not has_dlib_models():
         reason = "dlib's models are not installed: pip install 'talkinghead[identity]'"
+        if os.environ.get("TALKINGHEAD_TESTS_NEED_IDENTITY"):
+            raise pytest.UsageError(reason)
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -53,8 +53,8 @@ def vectors_of_people(
         size = _LOW_SIZES[number % len(_LOW_SIZES)]
         small = np.stack([resize(frame, size) for frame in frames[::2]])
         rows = people.setdefault(clip.person, [])
-        rows.append(network.describe(frames, landmarks).numpy())
-        rows.append(network.describe(small, landmarks[::2] * (size / frames.shape[1])).numpy())
+        rows.append(network.embedder_vectors(frames, landmarks).numpy())
+        rows.append(network.embedder_vectors(small, landmarks[::2] * (size / frames.shape[1])).numpy())
     return {person: np.concatenate(rows).astype(np.float64) for person, rows in people.items()}
 
 

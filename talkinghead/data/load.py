@@ -210,7 +210,7 @@ def read_clip(
     Args:
         pictures: a video or GIF, pictures, a folder of pictures, images in memory, or several of these.
         size: side of the frames in pixels.
-        detector: finds the landmarks; or their name; the best that is installed by default.
+        detector: finds the landmarks; or their name; by default the networks that ship.
         crop: used for all frames, in pixels of the source, in place of the one around the face.
         limit: read at most this many frames of each video and pictures of each folder.
         person: who it shows.
@@ -262,17 +262,15 @@ def _read_source(
         yield track[seen], frames_at(reader, seen)
         return
     pictures = list_images(path) if os.path.isdir(path) else [path]
-    has_face = False
-    for picture in progress(
-        pictures[:limit], desc=path.name, total=min(len(pictures), limit or len(pictures))
-    ):
+    pictures, has_face = pictures[:limit], False
+    for picture in progress(pictures, desc=path.name, total=len(pictures)):
         frame = read_image(picture)
         track = _picture_track(frame, detector)
         if track is not None:
             yield track, [frame]
             has_face = True
     if not has_face:
-        raise missing_face_error(path, len(pictures), detector, frame)
+        raise missing_face_error(path, len(pictures), detector, frame if len(pictures) == 1 else None)
 
 
 def _picture_track(picture: np.ndarray, detector: Detector) -> Track | None:

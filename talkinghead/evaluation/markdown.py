@@ -124,7 +124,7 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
     return [
         "Landmark error as a share of the distance between the eyes; perceptual distance by "
         "EfficientNet-Lite0 (10: two different frames of one clip).",
-        "CSIM, identity distance and landmark error are of the frames in which a face was found; where rows "
+        "Landmark error, and what tells who it is, are of the frames in which a face was found; where rows "
         "are compared, one that shows a face in less than half of a person's frames has lost these.",
         f"{distance}. It is of all {frames} held-out frames together, and too high with few frames: compare "
         "only at equal N. It has no interval, for frames drawn twice would raise it.",

@@ -48,7 +48,9 @@ class MeasurementKeys:
     @cached_property
     def _detector(self) -> list[str]:
         evaluator = self._evaluator
-        return [evaluator.scorer.detector.name, evaluator.device]
+        detector = evaluator.scorer.detector
+        digest = getattr(detector, "digest", "")  # of its weights, where they may change
+        return [detector.name, *([digest] if digest else []), evaluator.device]
 
     @cached_property
     def _frames(self) -> dict[str, Any]:

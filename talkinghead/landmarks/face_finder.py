@@ -13,7 +13,7 @@ from .oriented_crop import OrientedCrop, sample_crops
 MIN_SCORE = 0.3
 """Probability at which a cell counts as a face; the landmark network confirms it."""
 MAX_FACES = 32
-_TILE_SHARE = 0.55  # of the frame's longer side, in which small faces are sought where none is seen at first
+_TILE_SHARE = 0.55  # of the frame's longer side, the side of a part in which small faces are sought
 _MIN_TILED_SIDE = 320  # pixels; smaller frames show no more in tiles
 _MIN_DISTANCE = 1.0  # of two faces, in radii of the larger one
 
@@ -30,8 +30,8 @@ class FaceFinder:
     """
 
     def __init__(self, device: str = "cpu", weights: str | Path = SHIPPED) -> None:
-        self._device = device
-        network: DetectionNetwork = load_detection_network(Path(weights))
+        self._device, self.weights = device, Path(weights)
+        network: DetectionNetwork = load_detection_network(self.weights)
         self._network = prepare_for_inference(network).to(device)
 
     def find(self, frame: np.ndarray, side: float) -> list[OrientedCrop]:

@@ -84,8 +84,16 @@ def save_network(network: nn.Module, path: Path, kind: str, provenance: Mapping[
     write_tensors(path, tensors, {"kind": kind, "version": VERSION, "provenance": dict(provenance)})
 
 
-def load_weights(network: Network, path: Path, kind: str) -> Network:
+def load_weights(
+    network: Network, path: Path, kind: str, remedy: str = "train one with: talkinghead train-landmarks"
+) -> Network:
     """Load a file that `save_network` wrote into a network, and return it.
+
+    Args:
+        network: of the file's architecture.
+        path: the file.
+        kind: what the network is, as for `save_network`.
+        remedy: what an error tells the user to do.
 
     Raises:
         TalkingheadError: the file is missing, damaged, or holds something else.
@@ -103,7 +111,5 @@ def load_weights(network: Network, path: Path, kind: str) -> Network:
                 target.copy_(value)
     except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TalkingheadError(
-            f"{path}: cannot be read as a {kind} ({reason}); train one with: talkinghead train-landmarks"
-        ) from error
+        raise TalkingheadError(f"{path}: cannot be read as a {kind} ({reason}); {remedy}") from error
     return network

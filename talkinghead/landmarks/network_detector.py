@@ -1,6 +1,7 @@
 """Landmark detector of our own: networks that ship with the package find faces, 68 points and the irises."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..clip import IRIS_POINTS, POINTS
 from ..errors import TalkingheadError
+from ..system.file_hash import sha256
 from ..system.onnx_runtime import RUNTIMES, choose_runtime
 from .detector import Face
 from .face_finder import FaceFinder
@@ -25,7 +27,7 @@ from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
 _MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
 _MIN_DETECTED_CONFIDENCE = 0.4  # of a detected face; less certain ones are none
-_LARGE_FACE_SHARE = 0.15  # of the frame's longer side: with such a face, no small ones are looked for
+_LARGE_FACE_SHARE = 0.08  # of the frame's longer side: with such a face, no small ones are looked for
 _MIN_DISTANCE = 0.35  # of the centres of two faces, in sides of the larger
 _MAX_SHIFT, _MAX_GROWTH, _MAX_TURN = 0.05, 1.1, 0.12  # of a crop: beyond, a face is fitted once more
 _PERFECT_SCALE, _WORST_SCALE = -4.6, -2.6  # mean log scale of the points at confidence 1 and 0
@@ -54,6 +56,11 @@ class NetworkDetector:
 
     def __reduce__(self) -> tuple[type["NetworkDetector"], tuple[str, Path]]:
         return NetworkDetector, (self._device, self._weights)  # another process loads its own network
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights of both networks, one after the other."""
+        return f"{sha256(self._weights)}{sha256(self._finder.weights)}"
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""

@@ -2,6 +2,7 @@
 
 from ..constants import DETECTORS
 from ..errors import TalkingheadError
+from ..system.device import choose_device
 from .detector import Detector
 from .dlib_detector import DlibDetector
 from .face_alignment_detector import FaceAlignmentDetector
@@ -29,9 +30,9 @@ def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
             raise TalkingheadError(f"{name}: runs on the cpu, not on {device!r}; leave the device out")
         return FaceLandmarkerDetector(name)
     if name.endswith((".onnx", ".safetensors")):
-        return NetworkDetector(device, name)
+        return NetworkDetector(str(choose_device(device)), name)
     if name in ("auto", "network"):
-        return NetworkDetector(device)
+        return NetworkDetector(str(choose_device(device)))
     if name not in DETECTORS:
         raise TalkingheadError(
             f"landmarks {name!r}: no such detector; choose one of {', '.join(DETECTORS)}, or name a "

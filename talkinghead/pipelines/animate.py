@@ -110,9 +110,9 @@ def animate(
 
     Args:
         person: from `talkinghead.finetune` or `talkinghead.load_person`, or a file.
-        drive: a Track; landmarks [N, 68, 2] in pixels; a path of a video, GIF, picture or folder; or an
-            iterable of frames, of any type of picture. Only the movement matters, not where in the frame the
-            face is. An iterator of frames is read to its end before the first result.
+        drive: a Track; landmarks [N, 68, 2], or [N, 78, 2] with irises, in pixels; a path of a video, GIF,
+            picture or folder; or an iterable of frames, of any type of picture. Only the movement matters, not
+            where in the frame the face is. An iterator of frames is read to its end before the first result.
         crop: see `align_track`; only for a person driven by the recording it was made from, and then
             nothing is retargeted.
         retarget: "on" keeps the person's own proportions (`talkinghead.landmarks.retarget`); "off" lets the
@@ -121,7 +121,7 @@ def animate(
         precision: of the generator's arithmetic, as for `TorchEngine`.
         device: "cpu", "cuda" or "auto": where the person was moved to, else a GPU where there is one.
         engine: renders in place of torch, from `talkinghead.open_engine`.
-        detector: finds the landmarks of frames, or its name; by default the best that is installed.
+        detector: finds the landmarks of frames, or its name; by default the networks that ship.
         face: of frames that show several: 1 is the largest times longest.
         fast: on a GPU, use this package's kernels and CUDA graphs, which have no measurement yet.
         progress: shows the advance of reading.

@@ -115,7 +115,7 @@ def animate_video(
         drive: the driving video.
         out: the mp4 to write; its metadata say that it is synthesised.
         layout: "result" alone, or "side-by-side": the driver, the landmarks, the result, framed alike.
-        detector: detects the landmarks; by default the best that is installed.
+        detector: detects the landmarks; by default the networks that ship.
         face: which of the video's faces drives; 1 is the largest times longest.
         keep_partial: Ctrl-C while frames are rendered ends the video there, else it raises KeyboardInterrupt.
         retarget, precision, device, engine, fast, progress: as for `talkinghead.animate`.

@@ -33,7 +33,7 @@ STREAM_FPS = 25
 """Assumed rate of frames that come without one, for smoothing."""
 
 _KINDS = (
-    "a path of a video, a Track, landmarks [N, 68, 2] or an iterable of frames, "
+    "a path of a video, a Track, landmarks [N, 68 or 78, 2] or an iterable of frames, "
     'such as animate(person, "driver.mp4")'
 )
 
@@ -180,7 +180,7 @@ def read_driver(drive: Driver, detector: Detector | str | None, face: int, progr
 
     Args:
         drive: as the type says.
-        detector: finds the landmarks, where there are frames; by default the best that is installed.
+        detector: finds the landmarks, where there are frames; by default the networks that ship.
         face: which of the faces drives; 1 is the largest times longest.
         progress: shows the advance.
 

@@ -51,7 +51,7 @@ def evaluate(
         methods: of `talkinghead.constants.METHODS`.
         steps, steps_curve: of fine-tuning, the model's own by default, and further numbers to measure at.
         seed: of everything random.
-        detector, detector_device: name of the landmark detector, and where face-alignment runs.
+        detector, detector_device: name of the landmark detector, and where it runs.
         identity_network, fid_network, perceptual_files: weights to use in place of those that ship.
         workers: processes; by default one for each core.
         progress: shows the advance.

@@ -110,7 +110,7 @@ def read_pictures(
         pictures: of any type that `read_clip` takes.
         shots: of a video, the number of evenly spaced frames to learn from.
         face: of a video, which face: 1 is the largest times longest.
-        detector: finds the landmarks, or its name; by default the best that is installed.
+        detector: finds the landmarks, or its name; by default the networks that ship.
         progress: shows the advance.
 
     Raises:

@@ -205,7 +205,7 @@ def live(
             says that it is synthesised, and is there when the loop ends well, Ctrl-C included; until then it
             is NAME.part.mp4, which plays at any time.
         engine: renders the person, from `talkinghead.open_engine`; by default torch does.
-        detector: finds the landmarks, or its name; by default the best that is installed.
+        detector: finds the landmarks, or its name; by default the networks that ship.
         retarget: "on" keeps the person's own proportions; "off" takes the driver's landmarks as they are,
             scaled and shifted; "auto" is on, since nobody is compared while the time runs.
         realtime: a video file plays in real time; otherwise as fast as it goes, and nothing is dropped.

@@ -1,5 +1,4 @@
-"""Face-recognition networks: identity embeddings of faces, their cosine similarity, and a check whether
-reference images show two people.
+"""Face-recognition networks: identity embeddings of faces, and their cosine similarity.
 
 dlib's network works offline. Its embeddings lie close together: the cosine is 0.80 to 0.92 between frames of
 two people and 0.95 to 1.00 between frames of one (18 people, crops of 64 pixels, 5% to 95%). So a CSIM by
@@ -7,7 +6,6 @@ dlib is only comparable with another by dlib. The paper's CSIM uses a network li
 user names.
 """
 
-import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -24,10 +22,6 @@ from ..metrics import check_frame_pair
 from ..system.file_hash import sha256
 from ..system.onnx_runtime import onnxruntime_session
 
-log = logging.getLogger(__name__)
-
-MAX_SAME_PERSON_DISTANCE = 0.6
-"""Euclidean distance of dlib's embeddings below which two images show the same person."""
 NOT_MEASURED = "identity: not measured (pip install 'talkinghead[identity]')"
 """Text of reports where dlib's network is not installed."""
 _SIDE = 112
@@ -207,7 +201,7 @@ def identity_distance(frames: np.ndarray, truth: np.ndarray) -> float:
     """Return the Euclidean distance between dlib's embeddings of frames and truth, mean over the pairs in
     which both show a face; NaN where none does.
 
-    Below `MAX_SAME_PERSON_DISTANCE` dlib takes two images for one person; frames of one clip have 0.2 to 0.4.
+    Below 0.6 dlib takes two images for one person; frames of one clip have 0.2 to 0.4.
 
     Raises:
         TalkingheadError: the shapes differ, or dlib or its models are not installed.

@@ -62,8 +62,8 @@ class FaceSimilarityNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(dimensions))
         self.register_buffer("projection", torch.zeros(dimensions, DIMENSIONS))
 
-    def describe(self, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
-        """Return the embedder's vectors [N, D] of pictures.
+    def embedder_vectors(self, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
+        """Return the embedder's vectors [N, D] of pictures, with all but the face in grey.
 
         Args:
             frames: uint8 [N, S, S, 3], crops around a face as those of a `Clip`.
@@ -84,9 +84,9 @@ class FaceSimilarityNetwork(nn.Module):
         """Return vectors float32 [N, 64] of length 1, whose cosine says how alike the people are.
 
         Args:
-            frames, landmarks: as for `describe`.
+            frames, landmarks: as for `embedder_vectors`.
         """
-        vectors = (self.describe(frames, landmarks) - self.mean) @ self.projection
+        vectors = (self.embedder_vectors(frames, landmarks) - self.mean) @ self.projection
         return F.normalize(vectors, dim=1).numpy()
 
 
@@ -95,7 +95,7 @@ def _face_mask(points: Tensor, size: int) -> Tensor:
     low, high = points.amin(dim=1), points.amax(dim=1)
     centre, half = (low + high) / 2, (high - low) / 2
     centre = centre - half * torch.tensor([0.0, _FOREHEAD / 2])
-    half = half * torch.tensor([1.1, 1.05 + _FOREHEAD / 2])
+    half = (half * torch.tensor([1.1, 1.05 + _FOREHEAD / 2])).clamp(min=1e-3)
     steps = (torch.arange(size) + 0.5) / size
     across = (steps[None, None, :] - centre[:, 0, None, None]) / half[:, 0, None, None]
     down = (steps[None, :, None] - centre[:, 1, None, None]) / half[:, 1, None, None]
@@ -124,7 +124,9 @@ def face_similarity_network() -> FaceSimilarityNetwork:
     Raises:
         TalkingheadError: its file is missing or damaged.
     """
-    network = load_weights(FaceSimilarityNetwork(), SHIPPED, KIND)
+    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
+        network = FaceSimilarityNetwork()
+    load_weights(network, SHIPPED, KIND, remedy="install talkinghead again")
     return network.eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from ..landmarks.network import KIND as LANDMARKS
 from ..landmarks.network import LandmarkNetwork
 from ..landmarks.network_blocks import load_weights, save_network
 from ..landmarks.training import landmark_loss
+from ..system.file_hash import sha256
 from ..system.progress import OnStep, check_callbacks
 from ..system.torch_state import with_default_torch_state
 from .detection_scenes import SceneBatch, SceneSource
@@ -97,12 +98,13 @@ def train_landmarks(
     check_outputs(files_in(out, FILES), [init_from])
     faces = FaceSource(folders, exclude_identities, seed)
     frames = None if whole_frames is None else WholeFrames(faces.clips, Path(whole_frames))
-    settings: dict[str, Any] = {"network": network, "seed": seed, "init_from": str(init_from or "")}
-    settings["clips"] = len(faces.clips)
+    initial = _initial_weights(task, seed, init_from)
+    settings: dict[str, Any] = {"network": network, "seed": seed, "clips": len(faces.clips)}
+    settings["init_from"] = "" if init_from is None else sha256(init_from)
     settings |= {"learning_rate": learning_rate, "whole_frames": frames is not None}
     with run_folder(out) as folder:
         run = NetworkRun(
-            _initial_weights(task, seed, init_from),
+            initial,
             task.open_source(faces, seed, frames),
             task.loss,
             folder,

@@ -111,7 +111,6 @@ def test_finetune_accepts_painting_and_rejects_line_drawing(
     assert "drawn.png: no face was found in it, expected one seen from the front; name another" in error
 
 
-@pytest.mark.identity
 def test_finetune_with_two_people_warns(
     tmp_path: Path, model_file: Path, carphone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,11 +68,16 @@ def with_weights(checkpoints: Path, random_weights: dict[str, dict[str, torch.Te
     return checkpoints
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_auto_selects_shipped_networks_on_any_device(with_weights: Path, device: str) -> None:
-    detector, named = open_detector("auto", device), open_detector("network", device)
+def test_auto_selects_shipped_networks(with_weights: Path) -> None:
+    detector, named = open_detector("auto", "cpu"), open_detector("network", "cpu")
     assert isinstance(detector, NetworkDetector) and detector.name == "network"
-    assert detector.__reduce__() == named.__reduce__() == (NetworkDetector, (device, SHIPPED))
+    assert detector.__reduce__() == named.__reduce__() == (NetworkDetector, ("cpu", SHIPPED))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "nonsense"])
+def test_auto_on_missing_device_reports_user_error(device: str) -> None:
+    with pytest.raises(TalkingheadError, match=f"^device '{device}': "):
+        open_detector("auto", device)
 
 
 def test_face_alignment_without_faces_returns_none(with_weights: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from safetensors import safe_open
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -225,3 +226,12 @@ def test_built_files_carry_their_metadata_and_what_belongs_to_them(tmp_path: Pat
     assert str(metadata.get_payload()).strip() == DESCRIPTION.strip()
     assert set(metadata.get_all("Provides-Extra", [])) == set(EXTRAS)
     assert not metadata.get_all("Project-URL") and not metadata["Home-page"]
+
+
+def test_shipped_weights_name_no_folder() -> None:
+    files = sorted((ROOT / "talkinghead").rglob("*.safetensors"))
+    assert len(files) >= 6
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            text = str(file.metadata())
+        assert not re.search(r"[\"' ](/|~|[A-Z]:\\)[\w.]", text), path.name

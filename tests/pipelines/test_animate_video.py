@@ -296,7 +296,6 @@ def test_animate_video_same_person_is_not_retargeted(
         animate_video(person, drive, tmp_path / "out.mp4", detector=red_square, retarget="yes")
 
 
-@pytest.mark.identity
 @pytest.mark.parametrize("same", [True, False])
 def test_driver_is_same_person_compares_faces(
     same: bool,

@@ -1,4 +1,4 @@
-"""Tests of face-recognition networks: embeddings, refused files, and the warning about two people."""
+"""Tests of face-recognition networks: embeddings, and refused files."""
 
 from pathlib import Path
 

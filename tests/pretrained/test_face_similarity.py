@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import face_clip, face_points
 from talkinghead.clip import Clip, Track
@@ -64,6 +65,13 @@ def test_distance_ignores_background(driver: Clip) -> None:
     assert (frames != driver.frames).mean() > 0.1
     other = Clip(driver.track, frames, "green")
     assert person_distance(embed(driver), embed(other)) < MAX_SAME_PERSON_DISTANCE / 2
+
+
+def test_network_leaves_random_state_alone() -> None:
+    face_similarity_network.cache_clear()
+    state = torch.get_rng_state()
+    face_similarity_network()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_two_people_in_pictures_warn(driver: Clip, astronaut: Clip, caplog: pytest.LogCaptureFixture) -> None:
