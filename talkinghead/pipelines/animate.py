@@ -111,8 +111,9 @@ def animate(
     Args:
         person: from `talkinghead.finetune` or `talkinghead.load_person`, or a file.
         drive: a Track; landmarks [N, 68, 2], or [N, 78, 2] with irises, in pixels; a path of a video, GIF,
-            picture or folder; or an iterable of frames, of any type of picture. Only the movement matters, not
-            where in the frame the face is. An iterator of frames is read to its end before the first result.
+            picture or folder; or an iterable of frames, of any type of picture. Only the movement matters,
+            not where in the frame the face is. An iterator of frames is read to its end before the first
+            result.
         crop: see `align_track`; only for a person driven by the recording it was made from, and then
             nothing is retargeted.
         retarget: "on" keeps the person's own proportions (`talkinghead.landmarks.retarget`); "off" lets the
