@@ -24,7 +24,7 @@ from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.stage_timer import StageTimer
 from ..system.torch_state import with_default_torch_state
 from .crop import Crop, crop_around
-from .missing_face import missing_face_error
+from .missing_face import lies_on_its_side, missing_face_error
 from .pictures import Picture, Pictures, picture_sources
 
 MAX_CLIP_BYTES = 4 << 30
@@ -274,9 +274,11 @@ def _read_source(
 
 
 def _picture_track(picture: np.ndarray, detector: Detector) -> Track | None:
-    """Return the landmarks of a picture's largest face as a Track of one frame, None without a face."""
+    """Return the landmarks of a picture's largest face as a Track of one frame, None without an upright
+    face.
+    """
     face = largest_face(detector, picture)
-    if face is None:
+    if face is None or lies_on_its_side(face, detector, picture):
         return None
     return Track(
         landmarks=face.landmarks[None],

@@ -92,7 +92,7 @@ def test_seed_reaches_weights_and_finetuning(
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_finetune_accepts_painting_and_rejects_line_drawing(
+def test_finetune_accepts_painting_and_rejects_drawing_of_house(
     tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = Image.fromarray(data.astronaut()[:300, 80:380])
@@ -103,9 +103,9 @@ def test_finetune_accepts_painting_and_rejects_line_drawing(
     assert load_person(tmp_path / "o").provenance["pictures"] == 1
     drawing = Image.new("RGB", (200, 200), "white")
     pen = ImageDraw.Draw(drawing)
-    for box in ((40, 30, 160, 170), (70, 70, 85, 85), (115, 70, 130, 85)):
-        pen.ellipse(box, outline="black", width=3)
-    pen.arc((75, 100, 125, 140), 0, 180, "black", 3)
+    for box in ((40, 90, 160, 180), (60, 110, 80, 130), (90, 130, 110, 180)):
+        pen.rectangle(box, outline="black", width=3)
+    pen.polygon(((40, 90), (100, 30), (160, 90)), outline="black", width=3)
     drawing.save(tmp_path / "drawn.png")
     error = command_error(capsys, "finetune", tmp_path / "drawn.png", *options, "--out", tmp_path / "p")
     assert "drawn.png: no face was found in it, expected one seen from the front; name another" in error

@@ -163,7 +163,7 @@ def test_parts_of_large_frames_alone_are_searched(monkeypatch: pytest.MonkeyPatc
     assert frames == [len(tiles)]
 
 
-@pytest.mark.parametrize(("side", "searched"), [(60.0, True), (130.0, False)])
+@pytest.mark.parametrize(("side", "searched"), [(30.0, True), (130.0, False)])
 def test_small_faces_are_searched_without_a_large_one(
     detector: NetworkDetector, monkeypatch: pytest.MonkeyPatch, side: float, searched: bool
 ) -> None:
