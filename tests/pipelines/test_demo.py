@@ -119,7 +119,10 @@ class FakeNetworks:
 
     def finetune(self, model: Any, clip: Clip, steps: int, **rest: Any) -> SimpleNamespace:
         self.pictures = clip
-        return SimpleNamespace()
+        networks = SimpleNamespace(num_points=68)
+        return SimpleNamespace(
+            neutral_landmarks=clip.track.landmarks[0], config=SimpleNamespace(networks=networks)
+        )
 
     def animate(self, person: SimpleNamespace, drive: Track, crop: Any) -> Any:
         self.drive, self.crop = drive, crop
