@@ -133,8 +133,9 @@ class SandboxPool:
 
     def __init__(self, servers: int) -> None:
         root = Path(__file__).resolve().parents[2]
-        paths = os.pathsep.join(str(root / name) for name in ("", "kernels", "tests", "tests/robustness"))
-        settings = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        folders = [str(root / name) for name in ("", "kernels", "tests", "tests/robustness")]
+        paths = [*folders, *filter(None, [os.environ.get("PYTHONPATH")])]  # dlib's models may be there
+        settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._servers = [
             subprocess.Popen(
                 [sys.executable, "-c", "from support.sandbox_server import serve; serve()"],
