@@ -179,7 +179,7 @@ def test_cell_engine_file_and_steps_of_wrong_type_say_what_would_do(
 @pytest.mark.parametrize(
     ("drive", "problem"),
     [
-        (7, "animate: driver: got int 7; give a path of a video, a Track, landmarks [N, 68, 2]"),
+        (7, "animate: driver: got int 7; give a path of a video, a Track, landmarks [N, 68 or 78, 2]"),
         (None, "animate: driver: got NoneType None; give"),
         (b"bytes", "animate: driver: got bytes b'bytes'; give"),
         ([], "animate: the driver has no frames; give at least one"),
