@@ -1,11 +1,14 @@
 """Files of measurements."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from talkinghead.config import preset
 from talkinghead.errors import TalkingheadError
+from talkinghead.evaluation.measurement_keys import MeasurementKeys
 from talkinghead.evaluation.measurement_store import MeasurementKey, MeasurementStore
 
 KEY = MeasurementKey("clip", "T1-nearest", {"versions": {"torch": "2"}, "seed": 0})
@@ -41,3 +44,16 @@ def test_store_rejects_file_of_other_key(tmp_path: Path) -> None:
         TalkingheadError, match="cannot be read again; remove it, it is then measured once more"
     ):
         MeasurementStore(tmp_path).read(other)
+
+
+def test_keys_tell_landmark_weights_apart() -> None:
+    def key(digest: str) -> MeasurementKey:
+        evaluator = SimpleNamespace(
+            loaded=SimpleNamespace(config=preset("tiny")),
+            scorer=SimpleNamespace(detector=SimpleNamespace(name="network", digest=digest)),
+            device="cpu",
+        )
+        return MeasurementKeys(evaluator).landmarks("clip")  # type: ignore[arg-type]
+
+    assert key("a") == key("a")
+    assert key("a") != key("b")

@@ -14,7 +14,8 @@ from talkinghead.landmarks.detection_network import CELLS, DetectionOutput
 from talkinghead.landmarks.detector import find_faces, follow_face
 from talkinghead.landmarks.face_finder import FaceFinder, _tiles
 from talkinghead.landmarks.mean_face import MEAN_FACE
-from talkinghead.landmarks.network import CROP_SIDE
+from talkinghead.landmarks.network import CROP_SIDE, KIND, LandmarkNetwork
+from talkinghead.landmarks.network_blocks import save_network
 from talkinghead.landmarks.network_detector import NetworkDetector
 from talkinghead.landmarks.open_detector import open_detector
 from talkinghead.landmarks.oriented_crop import OrientedCrop, crop_of_landmarks
@@ -311,3 +312,9 @@ def test_followed_face_agrees_with_dlib(detector: NetworkDetector, carphone: Pat
 def test_crop_far_beyond_the_frame_has_no_confident_face(detector: NetworkDetector) -> None:
     (face,) = detector._run([ASTRONAUT], [OrientedCrop(-900, -900, 100)])
     assert face.confidence < 0.1
+
+
+def test_digest_tells_weights_apart(detector: NetworkDetector, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_network(LandmarkNetwork(), path, KIND, {})
+    assert detector.digest == NetworkDetector().digest != NetworkDetector("cpu", path).digest

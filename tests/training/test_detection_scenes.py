@@ -70,3 +70,14 @@ def test_counts_and_ranges(source: SceneSource) -> None:
 
 def test_same_step_draws_same_scenes(source: SceneSource) -> None:
     assert torch.equal(source.draw(3, 4).pictures, source.draw(3, 4).pictures)
+
+
+@pytest.mark.usefixtures("plain")
+def test_some_faces_are_covered(source: SceneSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection_scenes, "_OCCLUDED_SHARE", 0.5)
+    monkeypatch.setattr(
+        detection_scenes, "add_occluder", lambda patch, face, texture, random: torch.ones_like(patch)
+    )
+    pictures = source.draw(4, 32).pictures
+    white = (pictures.amin(dim=1) > 0.99).flatten(1).any(dim=1)
+    assert 4 < white.sum() < 32

@@ -12,7 +12,7 @@ from talkinghead.dataset.shard_reader import ClipInfo
 from talkinghead.dataset.shard_writer import ShardWriter
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.mean_face import MEAN_FACE
-from talkinghead.training import landmark_crops
+from talkinghead.training import landmark_crops, landmark_disturbances
 from talkinghead.training.landmark_crops import FaceSource
 from talkinghead.training.landmark_disturbances import disturb
 
@@ -135,3 +135,18 @@ def test_disturbances_keep_range_and_most_of_the_picture() -> None:
     likeness = (centred @ truth) / centred.norm(dim=1) / truth.norm()
     assert likeness.median() > 0.6  # still the same picture
     assert likeness.min() < 0.95  # and disturbed
+
+
+def test_some_crops_end_at_a_border_of_the_frame() -> None:
+    picture = torch.full((200, 3, 128, 128), 0.7)
+    points = torch.from_numpy(((MEAN_FACE[:, :2] / 3.8) + 0.5).astype(np.float32))
+    points = torch.cat([points, points[:10]]).expand(200, -1, -1)
+    with pytest.MonkeyPatch.context() as patch:  # what else could darken a border, or hide that it is black
+        for name in ("_change_light", "_lower_resolution"):
+            patch.setattr(landmark_disturbances, name, lambda picture, random: picture)
+        disturbed = disturb(picture, points, np.random.default_rng(0)).mean(dim=1)
+    borders = torch.stack(
+        [disturbed[:, :12].mean((1, 2)), disturbed[:, -12:].mean((1, 2))]
+        + [disturbed[:, :, :12].mean((1, 2)), disturbed[:, :, -12:].mean((1, 2))]
+    )
+    assert 10 < (borders.amin(dim=0) < 0.1).sum() < 45

@@ -99,3 +99,11 @@ def test_command_without_data_reports_user_error(tmp_path: Path, capsys: pytest.
     arguments = ["train-landmarks", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     assert cli.main(arguments) == cli.USER_ERROR
     assert "holds no shards" in capsys.readouterr().err
+
+
+def test_learning_rate_scales_the_steps(data: Path, tmp_path: Path) -> None:
+    networks = [
+        train_landmarks(data, tmp_path / str(rate), steps=3, learning_rate=rate) for rate in (1e-9, 1e-2)
+    ]
+    still, moved = (network.state_dict()["votes.weight"] for network in networks)
+    assert (still - moved).abs().max() > 1e-6
