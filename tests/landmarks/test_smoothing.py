@@ -38,7 +38,7 @@ class Limits(NamedTuple):
 
 LIMITS = {
     "dlib": Limits(jitter=0.1, still=0.45, steps=0.33, moving=0.75, eyes=0.4, lag=0.3, blink=0.9),
-    # The network's landmarks jitter two and a half times less than dlib's, and its errors move with the head.
+    # The network's landmarks jitter less than dlib's, and its errors move with the head.
     "network": Limits(jitter=0.05, still=0.52, steps=0.42, moving=0.93, eyes=0.75, lag=0.4, blink=0.88),
 }
 
