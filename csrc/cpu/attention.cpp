@@ -7,7 +7,7 @@
 // side one number at a time, so that lanes are independent, and both sides are first packed in the
 // order in which they are read. Tasks write to separate memory and depend on the shape only, so
 // results do not depend on the number of threads.
-#include "torch_abi.h"
+#include "channels_last.h"
 
 #include <algorithm>
 #include <memory>
@@ -19,8 +19,6 @@ constexpr int64_t kBlock = 128;      // rows whose scores stay in the first-leve
 constexpr int64_t kTile = 16;        // packed rows are a multiple of it
 constexpr int64_t kColumns = 8;      // packed columns are a multiple of it
 constexpr int64_t kGrain = 1 << 19;  // minimum number of multiplications per thread
-
-constexpr int64_t whole(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
 
 // A tensor [B, rows, features] and its packed copies: for products over features, over rows, or
 // both. Sizes are floats per sample.
@@ -82,16 +80,6 @@ const Kernels& kernels_for(ScalarType dtype) {
                   "attention: query must be float32, bfloat16 or float16");
   return *SIMD_BEST(kKernels<Half>);
 }
-
-// Returns floats that start at a cache line.
-struct Lines {
-  explicit Lines(int64_t size) : memory(new float[size + 16]) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.get());
-    start = reinterpret_cast<float*>((address + 63) / 64 * 64);
-  }
-  const std::unique_ptr<float[]> memory;
-  float* start;
-};
 
 void pack_all(Problem& p, const Kernels& kernels, std::unique_ptr<Lines>& packed) {
   const auto words = [&](int64_t count) {

@@ -7,10 +7,9 @@
 // outputs. Intermediate results fit into the caches, and weights are read once per block. Every
 // output is summed in the same order for any division into tasks, so results do not depend on the
 // number of threads.
-#include "torch_abi.h"
+#include "channels_last.h"
 
 #include <algorithm>
-#include <memory>
 
 namespace talkinghead {
 namespace {
@@ -19,10 +18,7 @@ constexpr int64_t kTile = 4;   // side of a tile of outputs
 constexpr int64_t kPatch = 6;  // side of a tile of inputs
 constexpr int64_t kPlaces = kPatch * kPatch;
 constexpr int64_t kPanel = 32;       // columns of a panel of weights
-constexpr int64_t kLine = 16;        // floats of a cache line
 constexpr int64_t kGrain = 1 << 19;  // minimum number of multiplications per thread
-
-constexpr int64_t whole(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
 
 struct Problem {
   const float *x, *weight, *bias;  // bias may be null
@@ -59,31 +55,11 @@ constexpr Kernels kKernels = {kRows, scratch_size, run};
 namespace talkinghead {
 namespace {
 
-// Returns floats that start at a cache line.
-struct Lines {
-  explicit Lines(int64_t size) : memory(new float[size + kLine]) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.get());
-    start = reinterpret_cast<float*>((address + 63) / 64 * 64);
-  }
-  const std::unique_ptr<float[]> memory;
-  float* start;
-};
-
-// Checks what would read or write out of bounds; Python has checked the rest.
-void check_map(const Tensor& map) {
-  bool fits = map.dim() == 4 && map.scalar_type() == ScalarType::Float;
-  int64_t stride = 1;
-  for (const int64_t dim : {1, 3, 2, 0}) {
-    fits = fits && (map.size(dim) == 1 || map.stride(dim) == stride);
-    if (fits) stride *= map.size(dim);
-  }
-  STD_TORCH_CHECK(fits, "winograd: maps must be float32 [B, C, H, W] in channels_last");
-}
-
 void winograd_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                       double low, double high, Tensor y) {
-  check_map(x);
-  check_map(y);
+  // Checks what would read or write out of bounds; Python has checked the rest.
+  STD_TORCH_CHECK(is_channels_last(x) && is_channels_last(y),
+                  "winograd: maps must be float32 [B, C, H, W] in channels_last");
   Problem p = {};
   p.batch = x.size(0);
   p.inputs = x.size(1);

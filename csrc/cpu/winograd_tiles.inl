@@ -48,35 +48,6 @@ SIMD_INLINE Spot spot_of(const Problem& p, int64_t tile) {
   return {tile / each, tile % each / p.across * kTile, tile % p.across * kTile};
 }
 
-// ---- the first lanes of a vector
-
-struct Some {
-  int64_t count;
-  Ints mask;
-};
-
-SIMD_INLINE Some some_of(int64_t count) { return {count, first_lanes(count)}; }
-
-SIMD_INLINE Floats load_some(const float* from, const Some& some) {
-#if SIMD_BYTES == 64
-  return (Floats)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)some.mask), from);
-#elif SIMD_BYTES == 32
-  return (Floats)_mm256_maskload_ps(from, (__m256i)some.mask);
-#else
-  return load_part(from, some.count);
-#endif
-}
-
-SIMD_INLINE void store_some(float* to, Floats v, const Some& some) {
-#if SIMD_BYTES == 64
-  _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)some.mask), (__m512)v);
-#elif SIMD_BYTES == 32
-  _mm256_maskstore_ps(to, (__m256i)some.mask, (__m256)v);
-#else
-  store_part(to, v, some.count);
-#endif
-}
-
 // ---- inputs
 
 SIMD_INLINE void transform(const Floats* d, Floats* to, int64_t step) {

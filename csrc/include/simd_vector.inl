@@ -215,6 +215,35 @@ SIMD_INLINE Ints first_lanes(int64_t count) {
   return mask;
 }
 
+// The first lanes of a vector, as a count and as a mask.
+struct Some {
+  int64_t count;
+  Ints mask;
+};
+
+SIMD_INLINE Some some_of(int64_t count) { return {count, first_lanes(count)}; }
+
+// Loads these lanes; the others are 0. Memory of the others is not read.
+SIMD_INLINE Floats load_some(const float* from, const Some& some) {
+#if SIMD_BYTES == 64
+  return (Floats)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)some.mask), from);
+#elif SIMD_BYTES == 32
+  return (Floats)_mm256_maskload_ps(from, (__m256i)some.mask);
+#else
+  return load_part(from, some.count);
+#endif
+}
+
+SIMD_INLINE void store_some(float* to, Floats v, const Some& some) {
+#if SIMD_BYTES == 64
+  _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)some.mask), (__m512)v);
+#elif SIMD_BYTES == 32
+  _mm256_maskstore_ps(to, (__m256i)some.mask, (__m256)v);
+#else
+  store_part(to, v, some.count);
+#endif
+}
+
 // Stores past the caches values that are not read soon. `to` is aligned to the size of the vector;
 // call stream_end() before another thread reads.
 template <typename T>

@@ -4,6 +4,7 @@ from .adain import adain
 from .attention import attention
 from .backend import backends, use_backend
 from .decompositions import decompositions
+from .inverted_residual import InvertedResidualWeights, inverted_residual, pack_inverted_residual
 from .packed_conv import conv2d, conv_transpose2d, pack
 from .rasterize import draw_polylines
 from .resample import conv_downsample, upsample_conv
@@ -12,6 +13,7 @@ from .spectral_norm import normalise, power_iteration_
 from .warp_by_landmarks import landmark_motion, warp, warp_by_landmarks
 
 __all__ = [
+    "InvertedResidualWeights",
     "adain",
     "attention",
     "backends",
@@ -20,9 +22,11 @@ __all__ = [
     "conv_transpose2d",
     "decompositions",
     "draw_polylines",
+    "inverted_residual",
     "landmark_motion",
     "normalise",
     "pack",
+    "pack_inverted_residual",
     "power_iteration_",
     "residual_block",
     "upsample_conv",

@@ -28,6 +28,7 @@ KERNELS = {
     "normalise": ("normalise_forward", "normalise_backward"),
     "attention": ("attention_forward", "attention_backward"),
     "winograd": ("winograd_forward",),
+    "inverted_residual": ("inverted_residual_forward",),
     "draw_polylines": ("draw_polylines",),
     "landmark_motion": ("landmark_motion",),
     # Triton has warp_forward only; its gradient is computed by the reference

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .detection_network import SHIPPED, SIZE, DetectionNetwork, load_detection_network
-from .network_blocks import prepare_for_inference
+from .network_blocks import load_on_device
 from .oriented_crop import OrientedCrop, sample_crops
 
 MIN_SCORE = 0.3
@@ -32,7 +32,7 @@ class FaceFinder:
     def __init__(self, device: str = "cpu", weights: str | Path = SHIPPED) -> None:
         self._device, self.weights = device, Path(weights)
         network: DetectionNetwork = load_detection_network(self.weights)
-        self._network = prepare_for_inference(network).to(device)
+        self._network = load_on_device(network, device)
 
     def find(self, frame: np.ndarray, side: float) -> list[OrientedCrop]:
         """Find the faces of a frame uint8 [H, W, 3], RGB, that are not small in it.

@@ -89,7 +89,7 @@ class LandmarkRows(nn.Module):
     """The network with one output, as exported files and their runtimes have it.
 
     Args:
-        network: of `prepare_for_inference`.
+        network: of `prepare_for_inference` or `load_on_device`.
     """
 
     def __init__(self, network: LandmarkNetwork) -> None:

@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
 
+import talkinghead_kernels as ops
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -29,11 +30,38 @@ class InvertedResidual(nn.Module):
         self.widen = conv(inputs, wide, kernel=1)
         self.filter = conv(wide, wide, kernel=kernel, stride=stride, groups=wide)
         self.narrow = conv(wide, outputs, kernel=1, relu=False)
+        self.stride = stride
         self.adds_input = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.narrow(self.filter(self.widen(x)))
         return x + result if self.adds_input else result
+
+
+class FusedInvertedResidual(nn.Module):
+    """The same block as one op, on the CPU and without gradients.
+
+    Args:
+        block: of `prepare_for_inference`.
+    """
+
+    def __init__(self, block: InvertedResidual) -> None:
+        super().__init__()
+        self._weights = ops.pack_inverted_residual(
+            *(_weight_and_bias(layers) for layers in (block.widen, block.filter, block.narrow))
+        )
+        self._stride = block.stride
+        self._adds_input = block.adds_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.inverted_residual(x, self._weights, self._stride, self._adds_input)
+
+
+def _weight_and_bias(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Return those of a convolution into which its normalisation was folded."""
+    convolution = layers[0]
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight, convolution.bias
 
 
 def conv(
@@ -57,6 +85,18 @@ def prepare_for_inference(network: Network) -> Network:
             module[0] = fuse_conv_bn_eval(convolution, module[1])
             module[1] = nn.Identity()
     return to_channels_last(result.requires_grad_(False))
+
+
+def load_on_device(network: Network, device: str) -> Network:
+    """Return a copy of a network for inference on a device: on the CPU its blocks are single ops."""
+    result = prepare_for_inference(network)
+    if torch.device(device).type != "cpu":
+        return result.to(device)
+    for module in list(result.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, InvertedResidual):
+                setattr(module, name, FusedInvertedResidual(child))
+    return result
 
 
 def to_channels_last(network: Network) -> Network:

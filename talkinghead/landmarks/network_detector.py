@@ -22,7 +22,7 @@ from .network import (
     LandmarkRows,
     load_landmark_network,
 )
-from .network_blocks import prepare_for_inference
+from .network_blocks import load_on_device
 from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
 _MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
@@ -155,7 +155,7 @@ def _open_network(path: Path, device: str) -> Callable[[Tensor], np.ndarray]:
                 "export-landmarks"
             ) from error
         return lambda pictures: call({"pictures": pictures.contiguous().numpy()})
-    network = LandmarkRows(prepare_for_inference(load_landmark_network(path))).to(device)
+    network = LandmarkRows(load_on_device(load_landmark_network(path), device))
 
     def run(pictures: Tensor) -> np.ndarray:
         with torch.inference_mode():

@@ -90,7 +90,7 @@ def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], si
     Returns:
         float32 [N, 3, size, size], 0..1, in channels_last.
     """
-    result = torch.empty(len(frames), 3, size, size).contiguous(memory_format=torch.channels_last)
+    result = torch.empty(len(frames), 3, size, size, memory_format=torch.channels_last)
     for index, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
         result[index] = _sample(frame, crop, size)
     return result
@@ -98,20 +98,29 @@ def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], si
 
 def _sample(frame: np.ndarray, crop: OrientedCrop, size: int) -> Tensor:
     """Return a crop, float32 [3, size, size]: its surroundings are shrunk first, then turned."""
-    corners = crop.to_frame(np.array([[0, 0], [1, 0], [1, 1], [0, 1]]))
-    limit = np.array(frame.shape[1::-1])
-    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, limit - 1).astype(int)
-    high = np.clip(np.ceil(corners.max(axis=0)) + 1, low + 1, limit).astype(int)
+    height, width = frame.shape[:2]
+    (across_x, across_y), (down_x, down_y) = crop.axes.tolist()
+    reach_x, reach_y = (abs(across_x) + abs(down_x)) / 2, (abs(across_y) + abs(down_y)) / 2
+    left, right = _clipped_span(crop.x - reach_x, crop.x + reach_x, width)
+    top, bottom = _clipped_span(crop.y - reach_y, crop.y + reach_y, height)
     # a copy, because torch does not take read-only arrays and negative strides
-    window = torch.from_numpy(frame[low[1] : high[1], low[0] : high[0]].copy()).permute(2, 0, 1)[None]
-    width_height = high - low
+    window = torch.from_numpy(frame[top:bottom, left:right].copy()).permute(2, 0, 1)[None]
+    width, height = right - left, bottom - top
     shrink = size / crop.side
     if shrink < 0.75:
-        width, height = np.maximum(np.rint(width_height * shrink), 1).astype(int).tolist()
-        window = F.interpolate(window, (height, width), mode="bilinear", antialias=True)
-    steps = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5
-    across, down = (torch.from_numpy((axis * 2 / width_height).astype(np.float32)) for axis in crop.axes)
-    centre = ((np.array([crop.x, crop.y]) - low) * 2 / width_height - 1).astype(np.float32)
-    grid = torch.from_numpy(centre) + steps[None, :, None] * across + steps[:, None, None] * down
+        smaller = (max(round(height * shrink), 1), max(round(width * shrink), 1))
+        window = F.interpolate(window, smaller, mode="bilinear", antialias=True)
+    # positions in the window from -1 to 1 as complex numbers, which torch adds faster than pairs
+    across = complex(across_x * 2 / width, across_y * 2 / height)
+    down = complex(down_x * 2 / width, down_y * 2 / height)
+    centre = complex((crop.x - left) * 2 / width - 1, (crop.y - top) * 2 / height - 1)
+    steps = (torch.arange(size) + 0.5) / size - 0.5
+    grid = torch.view_as_real((steps * across + centre) + (steps * down)[:, None])
     pixels = window.float().mul_(1 / 255)
     return F.grid_sample(pixels, grid[None], mode="bilinear", align_corners=False)[0]
+
+
+def _clipped_span(low: float, high: float, length: int) -> tuple[int, int]:
+    """Return the first and the last pixel + 1 of a span, a pixel wider on both sides and inside 0..length."""
+    first = min(max(math.floor(low) - 1, 0), length - 1)
+    return first, min(max(math.ceil(high) + 1, first + 1), length)

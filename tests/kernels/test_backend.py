@@ -97,6 +97,7 @@ def test_missing_kernel_falls_back_to_reference(install_kernels):
         "normalise": "cpp/reference",
         "attention": "reference",
         "winograd": "reference",
+        "inverted_residual": "reference",
         "draw_polylines": "reference",
         "landmark_motion": "reference",
         "warp": "reference",

@@ -61,6 +61,7 @@ def op_cases() -> dict[str, Case]:
     forms = ["upsample_shuffle", "plain"]
     packed = winograd.transform(random(4, 3, 3, 3))
     points = random(2, 6, 2)
+    block = block_weights()
 
     def normalise(a: torch.Tensor, b: torch.Tensor) -> Any:
         return op.normalise([a, b], [t.to(a) for t in u], [t.to(a) for t in v], 1e-4, forms, None, False)[0]
@@ -124,7 +125,21 @@ def op_cases() -> dict[str, Case]:
         "winograd": Case(
             lambda t: op.winograd(t, packed, None, None, None), [image], REVERSE, "winograd", linear=True
         ),
+        "inverted_residual": Case(
+            lambda t: op.inverted_residual(t, *block, 1, True),
+            [image],
+            REVERSE,
+            "inverted_residual",
+            linear=True,
+        ),
     }
+
+
+def block_weights() -> ops.InvertedResidualWeights:
+    """Return weights of an inverted residual block of 3 channels whose large biases keep it linear."""
+    widen, filter, narrow = random(5, 3, 1, 1), random(5, 1, 3, 3), random(3, 5, 1, 1)
+    bias = random(5).abs()
+    return ops.pack_inverted_residual((widen, bias + 100), (filter, bias + 4000), (narrow, random(3)))
 
 
 def public_cases() -> dict[str, Case]:
@@ -135,6 +150,7 @@ def public_cases() -> dict[str, Case]:
     source, target = cases["landmark_motion"].tensors
     weight, point = random(4, 3, 3, 3), random(4, 3, 1, 1)
     even = random(2, 3, 4, 4)
+    block_of_3 = block_weights()
     packed, onednn = winograd.transform(weight), ops.pack(weight.float()[:, :, :2, :2], (1, 3, 4, 4))
     vectors = [[t.float() for t in (random(4), random(2))], [t.float() for t in (random(27), random(6))]]
 
@@ -181,6 +197,13 @@ def public_cases() -> dict[str, Case]:
         "conv2d, winograd": Case(lambda t: ops.conv2d(t, packed), [image], REVERSE, "winograd", linear=True),
         "conv2d, oneDNN": Case(lambda t: ops.conv2d(t, onednn), [image], BATCHES, "conv2d", linear=True),
         "conv_transpose2d": Case(lambda *t: ops.conv_transpose2d(*t, padding=1), [image, random(3, 4, 3, 3)]),
+        "inverted_residual": Case(
+            lambda t: ops.inverted_residual(t, block_of_3),
+            [image],
+            REVERSE,
+            "inverted_residual",
+            linear=True,
+        ),
         "upsample_conv": Case(ops.upsample_conv, [image, weight]),
         "conv_downsample": Case(ops.conv_downsample, [even, weight]),
         "residual_block": Case(block, [even, weight, random(4, 4, 3, 3), point, scale, bias]),
