@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..clip import IRIS_POINTS
-from .face_points import fit_points, join_points
+from .face_points import HIDDEN_IRIS, fit_points, join_points
 
 EYES = ((36, (37, 41), (38, 40), 39), (42, (43, 47), (44, 46), 45))
 """Landmarks of each eye: a corner, two pairs of upper and lower lid, the other corner."""
@@ -33,16 +33,19 @@ def retarget_irises(irises: np.ndarray, source: np.ndarray, target: np.ndarray) 
     Args:
         irises: [N, 2, 5, 2] in the unit of `source`, in the order of `talkinghead.Track`.
         source: landmarks [N, 68, 2] of the eyes that the irises are of.
-        target: landmarks [N, 68, 2] of the other person in the same poses and expressions.
+        target: landmarks [N, 68, 2] of the other person in the same poses and expressions, in fractions of
+            the crop.
 
     Returns:
-        float32 [N, 2, 5, 2] in the unit of `target`.
+        float32 [N, 2, 5, 2] in fractions of the crop; hidden irises stay hidden.
     """
     eyes, other_eyes = _EyeFrames.of(source), _EyeFrames.of(target)
     places = eyes.to_frame(irises.astype(np.float64))
     centres, edges = places[..., :1, :], places - places[..., :1, :]
     centres = centres * np.stack([np.ones_like(eyes.opening), other_eyes.opening / eyes.opening], -1)
-    return other_eyes.from_frame(centres + edges).astype(np.float32)
+    moved = other_eyes.from_frame(centres + edges).astype(np.float32)
+    is_hidden = np.ptp(irises, axis=-2).max(axis=-1) == 0  # the points of a visible one differ
+    return np.where(is_hidden[..., None, None], np.float32(HIDDEN_IRIS), moved)
 
 
 def look_ahead(landmarks: np.ndarray) -> np.ndarray:

@@ -163,6 +163,16 @@ def test_retarget_keeps_gaze_in_the_eye():
     np.testing.assert_allclose(radius / width, 0.2, rtol=0.01)
 
 
+def test_retarget_keeps_hidden_irises_hidden():
+    # a turned head that looks far to the side would move points at -1 into the picture
+    track = make_track(BOB, motion(4))
+    irises = look_ahead(track.landmarks)
+    irises[1:3] = HIDDEN_IRIS * 20
+    target = make_track(ANNA, motion(4)).landmarks / 400
+    moved = retarget_irises(irises, track.landmarks, target)
+    assert (moved[1:3] == HIDDEN_IRIS).all() and (moved[[0, 3]] > 0).all()
+
+
 def test_retarget_measures_height_in_openings():
     # a wide open eye of the driver, a narrow one of the person: an iris at the upper lid stays there
     source, target = (make_track(ANNA, {**REST, "lids": np.full(8, lids)}).landmarks for lids in (1.0, 0.6))
