@@ -86,5 +86,6 @@ def is_valid_face(face: Face) -> bool:
     return bool(
         np.isfinite(face.confidence)
         and np.isfinite(face.landmarks).all()
+        and (face.irises is None or np.isfinite(face.irises).all())
         and np.ptp(face.landmarks, axis=0).min() > 0
     )
