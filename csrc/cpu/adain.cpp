@@ -110,7 +110,7 @@ SIMD_INLINE Floats get(const T* from, int64_t count) {
   return load_part(from, count);
 }
 template <bool kWhole, typename T>
-SIMD_INLINE void put(T* to, Floats v, int64_t count) {
+SIMD_INLINE void store_value(T* to, Floats v, int64_t count) {
   if constexpr (kWhole) {
     store(to, v);
   } else {
@@ -118,7 +118,7 @@ SIMD_INLINE void put(T* to, Floats v, int64_t count) {
   }
 }
 template <bool kStream, typename T>
-SIMD_INLINE void put_result(T* to, Floats v) {
+SIMD_INLINE void store_result(T* to, Floats v) {
   if constexpr (kStream) {
     stream(to, v);
   } else {
@@ -136,8 +136,8 @@ SIMD_INLINE void put_result2(T* to, Twin v) {
 }
 
 SIMD_INLINE int64_t piece_size(int64_t total, int64_t size, int64_t piece) {
-  const int64_t left = total - piece * size;
-  return left < size ? left : size;
+  const int64_t remaining = total - piece * size;
+  return remaining < size ? remaining : size;
 }
 
 SIMD_INLINE float rstd_of(const Problem& p, float squares) {

@@ -28,11 +28,11 @@ SIMD_INLINE Pair block_gradient_sums(const T* grad, const T* h, int64_t count, F
     }
   }
   for (; i < count; i += kLanes) {
-    const int64_t left = count - i;
-    const bool whole = left >= kLanes;
-    const Floats distance = (whole ? load(h + i) : load_part(h + i, left)) - mean;
-    const Floats g =
-        masked<kRelu>(whole ? load(grad + i) : load_part(grad + i, left), distance, scale, bias);
+    const int64_t remaining = count - i;
+    const bool whole = remaining >= kLanes;
+    const Floats distance = (whole ? load(h + i) : load_part(h + i, remaining)) - mean;
+    const Floats g = masked<kRelu>(whole ? load(grad + i) : load_part(grad + i, remaining),
+                                   distance, scale, bias);
     sums[0] += g;
     products[0] += g * distance;
   }
@@ -46,9 +46,9 @@ SIMD_INLINE Pair gradient_sums(const T* grad, const T* h, int64_t count, Floats 
   constexpr int64_t block = kBlock * kUnroll * kLanes;
   Pair total = {};
   for (int64_t i = 0; i < count; i += block) {
-    const int64_t left = count - i;
-    const Pair sums =
-        block_gradient_sums<kRelu>(grad + i, h + i, left < block ? left : block, mean, scale, bias);
+    const int64_t remaining = count - i;
+    const Pair sums = block_gradient_sums<kRelu>(
+        grad + i, h + i, remaining < block ? remaining : block, mean, scale, bias);
     total.first += sums.first;
     total.second += sums.second;
   }
@@ -110,12 +110,12 @@ SIMD_INLINE void differentiate(const Problem& p, int64_t plane, Place place, int
     put_result2<kStream>(result + i, d);
   }
   for (; i < count; i += kLanes) {
-    const int64_t left = count - i < kLanes ? count - i : kLanes;
-    const Floats distance = load_part(h + i, left) - mean;
-    const Floats g = masked<kRelu>(load_part(grad + i, left), distance, scale, bias);
+    const int64_t remaining = count - i < kLanes ? count - i : kLanes;
+    const Floats distance = load_part(h + i, remaining) - mean;
+    const Floats g = masked<kRelu>(load_part(grad + i, remaining), distance, scale, bias);
     Floats v = scale * (g - level - distance * slope);
-    if constexpr (kGradH) v += load_part(more + i, left);
-    store_part(result + i, v, left);
+    if constexpr (kGradH) v += load_part(more + i, remaining);
+    store_part(result + i, v, remaining);
   }
 }
 
@@ -177,8 +177,9 @@ SIMD_INLINE void add_gradient_sums(const Problem& p, int64_t sample, int64_t fir
     total += g;
     product += g * distance;
   }
-  put<kWhole>(sums + c, get<kWhole>(sums + c, count) + total, count);
-  put<kWhole>(sums + channels + c, get<kWhole>(sums + channels + c, count) + product, count);
+  store_value<kWhole>(sums + c, get<kWhole>(sums + c, count) + total, count);
+  store_value<kWhole>(sums + channels + c, get<kWhole>(sums + channels + c, count) + product,
+                      count);
 }
 
 template <bool kRelu, typename T>
@@ -245,7 +246,7 @@ SIMD_INLINE void differentiate_pixels(const Problem& p, int64_t sample, int64_t 
     Floats v = scale * (g - level - distance * slope);
     if (more) v += get<kWhole>(more + at, count);
     if constexpr (kWhole) {
-      put_result<kStream>(result + at, v);
+      store_result<kStream>(result + at, v);
     } else {
       store_part(result + at, v, count);
     }

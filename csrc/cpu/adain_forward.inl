@@ -81,18 +81,18 @@ SIMD_INLINE LaneMoments lane_moments(Terms<T> from, int64_t count) {
 // Merges the lanes and the remaining elements of the piece.
 template <bool kResidual, typename T>
 SIMD_INLINE Pair merge_lanes(const LaneMoments& m, Terms<T> from, int64_t count) {
-  const int64_t left = count % kLanes, whole = count - left;
+  const int64_t remaining = count % kLanes, whole = count - remaining;
   Pair all = {};
   if (whole > 0) {
     all.first = sum(m.mean) / kLanes;
     const Floats distance = m.mean - all.first;
     all.second = sum(m.squares + distance * distance * static_cast<float>(whole / kLanes));
   }
-  if (left == 0) return all;
-  const Floats v = take<false, kResidual>(from, whole, left);
-  const float added = static_cast<float>(left), before = static_cast<float>(whole);
+  if (remaining == 0) return all;
+  const Floats v = take<false, kResidual>(from, whole, remaining);
+  const float added = static_cast<float>(remaining), before = static_cast<float>(whole);
   const float mean = sum(v) / added, apart = mean - all.first, share = added / (before + added);
-  const Floats distance = where(first_lanes(left), v - mean, Floats{});
+  const Floats distance = where(first_lanes(remaining), v - mean, Floats{});
   all.first += apart * share;
   all.second += sum(distance * distance) + apart * apart * (share * before);
   return all;
@@ -164,13 +164,13 @@ SIMD_INLINE void normalise(const Problem& p, int64_t plane, Place place, int64_t
   }
   for (; i + kLanes <= count; i += kLanes) {
     const Floats v = take<true, kResidual>(from, i, kLanes);
-    if constexpr (kResidual) put_result<kStream>(h + i, v);
-    put_result<kStream>(y + i, at_least(floor, (v - mean) * scale + bias));
+    if constexpr (kResidual) store_result<kStream>(h + i, v);
+    store_result<kStream>(y + i, at_least(floor, (v - mean) * scale + bias));
   }
-  if (const int64_t left = count - i; left > 0) {
-    const Floats v = take<false, kResidual>(from, i, left);
-    if constexpr (kResidual) store_part(h + i, v, left);
-    store_part(y + i, at_least(floor, (v - mean) * scale + bias), left);
+  if (const int64_t remaining = count - i; remaining > 0) {
+    const Floats v = take<false, kResidual>(from, i, remaining);
+    if constexpr (kResidual) store_part(h + i, v, remaining);
+    store_part(y + i, at_least(floor, (v - mean) * scale + bias), remaining);
   }
 }
 
@@ -243,14 +243,15 @@ SIMD_INLINE void merge_pixels(const Problem& p, int64_t start, float before, flo
     store(squares + c, m.squares);
     store(carries + c, m.carry);
   }
-  if (const int64_t left = channels - c; left > 0) {
-    for (int k = 0; k < kCount; ++k) v[k] = take<false, kResidual>(from, k * channels + c, left);
-    LaneMoments m = {load_part(means + c, left), load_part(squares + c, left),
-                     load_part(carries + c, left)};
+  if (const int64_t remaining = channels - c; remaining > 0) {
+    for (int k = 0; k < kCount; ++k)
+      v[k] = take<false, kResidual>(from, k * channels + c, remaining);
+    LaneMoments m = {load_part(means + c, remaining), load_part(squares + c, remaining),
+                     load_part(carries + c, remaining)};
     merge<kCount>(m, v, before);
-    store_part(means + c, m.mean, left);
-    store_part(squares + c, m.squares, left);
-    store_part(carries + c, m.carry, left);
+    store_part(means + c, m.mean, remaining);
+    store_part(squares + c, m.squares, remaining);
+    store_part(carries + c, m.carry, remaining);
   }
 }
 
@@ -319,17 +320,17 @@ SIMD_INLINE void normalise_pixels(const Problem& p, int64_t pixel, const float* 
 #pragma GCC unroll 4
     for (int64_t at = c; at < c + kCount * channels; at += channels) {
       const Floats v = take<true, kResidual>(from, at, kLanes);
-      if constexpr (kResidual) put_result<kStream>(h + at, v);
-      put_result<kStream>(y + at, at_least(floor, (v - m) * s + b));
+      if constexpr (kResidual) store_result<kStream>(h + at, v);
+      store_result<kStream>(y + at, at_least(floor, (v - m) * s + b));
     }
   }
-  if (const int64_t left = channels - c; left > 0) {
-    const Floats m = load_part(mean + c, left), s = load_part(scale + c, left),
-                 b = load_part(bias + c, left);
+  if (const int64_t remaining = channels - c; remaining > 0) {
+    const Floats m = load_part(mean + c, remaining), s = load_part(scale + c, remaining),
+                 b = load_part(bias + c, remaining);
     for (int64_t at = c; at < c + kCount * channels; at += channels) {
-      const Floats v = take<false, kResidual>(from, at, left);
-      if constexpr (kResidual) store_part(h + at, v, left);
-      store_part(y + at, at_least(floor, (v - m) * s + b), left);
+      const Floats v = take<false, kResidual>(from, at, remaining);
+      if constexpr (kResidual) store_part(h + at, v, remaining);
+      store_part(y + at, at_least(floor, (v - m) * s + b), remaining);
     }
   }
 }

@@ -25,7 +25,7 @@ constexpr int64_t kGrain = 1 << 19;  // minimum number of multiplications per th
 struct Matrix {
   const void* data;
   int64_t rows, features;
-  bool rows_wanted, columns_wanted;
+  bool needs_rows, needs_columns;
   float *by_row, *by_column;
   int64_t row_size, column_size;
 };
@@ -89,8 +89,8 @@ void pack_all(Problem& p, const Kernels& kernels, std::unique_ptr<Lines>& packed
   for (int64_t i = 0; i < p.count; ++i) {
     Matrix& m = p.matrices[i];
     const int64_t rows = whole(m.rows, kTile);
-    m.row_size = m.rows_wanted ? rows * words(m.features) : 0;
-    m.column_size = m.columns_wanted ? words(rows) * whole(m.features, kColumns) : 0;
+    m.row_size = m.needs_rows ? rows * words(m.features) : 0;
+    m.column_size = m.needs_columns ? words(rows) * whole(m.features, kColumns) : 0;
     size += whole(m.row_size * p.batch, 16) + whole(m.column_size * p.batch, 16);
     longest = std::max(longest, rows);
   }
@@ -98,9 +98,9 @@ void pack_all(Problem& p, const Kernels& kernels, std::unique_ptr<Lines>& packed
   float* next = packed->start;
   for (int64_t i = 0; i < p.count; ++i) {
     Matrix& m = p.matrices[i];
-    m.by_row = m.rows_wanted ? next : nullptr;
+    m.by_row = m.needs_rows ? next : nullptr;
     next += whole(m.row_size * p.batch, 16);
-    m.by_column = m.columns_wanted ? next : nullptr;
+    m.by_column = m.needs_columns ? next : nullptr;
     next += whole(m.column_size * p.batch, 16);
   }
   const int64_t pieces = (longest + kBlock - 1) / kBlock;
@@ -113,13 +113,13 @@ void pack_all(Problem& p, const Kernels& kernels, std::unique_ptr<Lines>& packed
   });
 }
 
-void add(Problem& p, const Tensor& tensor, bool rows_wanted, bool columns_wanted) {
+void add(Problem& p, const Tensor& tensor, bool needs_rows, bool needs_columns) {
   Matrix& m = p.matrices[p.count++];
   m.data = tensor.data_ptr();
   m.rows = tensor.size(1);
   m.features = tensor.size(2);
-  m.rows_wanted = rows_wanted;
-  m.columns_wanted = columns_wanted;
+  m.needs_rows = needs_rows;
+  m.needs_columns = needs_columns;
 }
 
 // one task for every group of rows of one side

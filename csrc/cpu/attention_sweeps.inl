@@ -28,7 +28,7 @@ template <typename T>
 void forward(const Problem& p, int64_t sample, int64_t group, float* scratch) {
   using Type = typename WordsOf<T>::Type;
   const Matrix &query = p.matrices[0], &key = p.matrices[1], &value = p.matrices[2];
-  const int64_t first = group * kLanes, left = p.queries - first, words = words_of<T>(p.width),
+  const int64_t first = group * kLanes, remaining = p.queries - first, words = words_of<T>(p.width),
                 columns = whole(p.depth, kColumns);
   float *lanes = scratch, *scores = lanes + words * kLanes, *sums = scores + kBlock * kLanes,
         *row = sums + columns * kLanes;
@@ -51,18 +51,18 @@ void forward(const Problem& p, int64_t sample, int64_t group, float* scratch) {
       Floats other = {};
       if (i + 1 < count)
         other = power_of_two<Type::kExactness>(load(score + kLanes) * kLog2OfE - top);
-      added += Type::put(scores + i / Type::kPack * kLanes, one, other);
+      added += Type::store_weights(scores + i / Type::kPack * kLanes, one, other);
     }
     const Floats scale = power_of_two<5>(before - top);
     total = total * scale + added;
     mix<Type>(scores, words_of<T>(count), values + start / Type::kPack * columns, columns, scale,
               sums);
   }
-  const int64_t count = left < kLanes ? left : kLanes;
+  const int64_t count = remaining < kLanes ? remaining : kLanes;
   const int64_t place = sample * p.queries + first;
   for (int64_t lane = 0; lane < count; ++lane)
     p.lse[place + lane] = top[lane] * kLogOf2 + __builtin_logf(total[lane]);
-  put_rows(sums, 1.0f / total, p.depth, count, static_cast<T*>(p.out) + place * p.depth, row);
+  store_rows(sums, 1.0f / total, p.depth, count, static_cast<T*>(p.out) + place * p.depth, row);
 }
 
 // Values subtracted for each query: from its scores, the logarithm of their sum; from the gradients
@@ -93,9 +93,10 @@ void backward(const Problem& p, int64_t sample, int64_t group, float* scratch) {
   using Type = typename WordsOf<T>::Type;
   const Matrix &features = p.matrices[kQueries ? 0 : 1], &others = p.matrices[kQueries ? 1 : 0],
                &values = p.matrices[kQueries ? 3 : 2], &grads = p.matrices[kQueries ? 2 : 3];
-  const int64_t first = group * kLanes, left = features.rows - first, words = words_of<T>(p.width),
-                deep_words = words_of<T>(p.depth), columns = whole(p.width, kColumns),
-                deep_columns = whole(p.depth, kColumns), starts = sample * whole(p.queries, kTile);
+  const int64_t first = group * kLanes, remaining = features.rows - first,
+                words = words_of<T>(p.width), deep_words = words_of<T>(p.depth),
+                columns = whole(p.width, kColumns), deep_columns = whole(p.depth, kColumns),
+                starts = sample * whole(p.queries, kTile);
   float *lanes = scratch, *deep_lanes = lanes + words * kLanes,
         *weights = deep_lanes + deep_words * kLanes, *changes = weights + kBlock * kLanes,
         *sums = changes + kBlock * kLanes, *deep_sums = sums + columns * kLanes,
@@ -128,8 +129,8 @@ void backward(const Problem& p, int64_t sample, int64_t group, float* scratch) {
         g[k] = w[k] * load(change + k * kLanes);
       }
       const int64_t place = i / Type::kPack * kLanes;
-      if constexpr (!kQueries) Type::put(weights + place, w[0], w[1]);
-      Type::put(changes + place, g[0], g[1]);
+      if constexpr (!kQueries) Type::store_weights(weights + place, w[0], w[1]);
+      Type::store_weights(changes + place, g[0], g[1]);
     }
     const int64_t at = start / Type::kPack;
     mix<Type>(changes, words_of<T>(count),
@@ -139,9 +140,11 @@ void backward(const Problem& p, int64_t sample, int64_t group, float* scratch) {
                 grads.by_column + sample * grads.column_size + at * deep_columns, deep_columns, one,
                 deep_sums);
   }
-  const int64_t count = left < kLanes ? left : kLanes, place = sample * features.rows + first;
+  const int64_t count = remaining < kLanes ? remaining : kLanes,
+                place = sample * features.rows + first;
   T* to = static_cast<T*>(kQueries ? p.grad_query : p.grad_key) + place * p.width;
-  put_rows(sums, one, p.width, count, to, row);
+  store_rows(sums, one, p.width, count, to, row);
   if constexpr (!kQueries)
-    put_rows(deep_sums, one, p.depth, count, static_cast<T*>(p.grad_value) + place * p.depth, row);
+    store_rows(deep_sums, one, p.depth, count, static_cast<T*>(p.grad_value) + place * p.depth,
+               row);
 }

@@ -12,7 +12,7 @@ struct Singles {
     return sum + lanes * (*word - Floats{});  // splat adds 0, which changes -0 to 0
   }
   // two rows of weights; returns the sum of the stored values
-  static SIMD_INLINE Floats put(float* to, Floats first, Floats second) {
+  static SIMD_INLINE Floats store_weights(float* to, Floats first, Floats second) {
     store(to, first);
     store(to + kLanes, second);
     return first + second;
@@ -31,7 +31,7 @@ struct Pairs {
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)to_bits(lanes),
                                     (__m512bh)_mm512_set1_epi32(bits));
   }
-  static SIMD_INLINE Floats put(float* to, Floats first, Floats second) {
+  static SIMD_INLINE Floats store_weights(float* to, Floats first, Floats second) {
     const Words words = narrow2({first, second}), ones = Words{} + 0x3f803f80;
     __builtin_memcpy(to, &words, sizeof words);
     return (Floats)_mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)words, (__m512bh)ones);
@@ -88,8 +88,8 @@ SIMD_INLINE Floats power_of_two(Floats t) {
   }
   power = power * f + 1.0f;
 #if SIMD_BYTES == 64
-  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)t, (__m512)splat(kLeast), _CMP_NLT_UQ);
-  return (Floats)_mm512_maskz_scalef_ps(kept, (__m512)power, (__m512)t);  // by 2^floor(t)
+  const __mmask16 mask = _mm512_cmp_ps_mask((__m512)t, (__m512)splat(kLeast), _CMP_NLT_UQ);
+  return (Floats)_mm512_maskz_scalef_ps(mask, (__m512)power, (__m512)t);  // by 2^floor(t)
 #else
   return where(tiny, Floats{}, from_bits(to_bits(power) + ((Words)whole << 23)));
 #endif
@@ -153,8 +153,8 @@ SIMD_INLINE void to_lanes(const float* rows, int64_t words, float* lanes) {
 
 // Stores sums [features][kLanes], scaled, as the first count rows of a result.
 template <typename T>
-SIMD_INLINE void put_rows(float* sums, Floats scale, int64_t features, int64_t count, T* to,
-                          float* row) {
+SIMD_INLINE void store_rows(float* sums, Floats scale, int64_t features, int64_t count, T* to,
+                            float* row) {
   for (int64_t i = 0; i < features; ++i) store(sums + i * kLanes, load(sums + i * kLanes) * scale);
   for (int64_t lane = 0; lane < count; ++lane, to += features) {
     for (int64_t i = 0; i < features; ++i) row[i] = sums[i * kLanes + lane];

@@ -46,13 +46,13 @@ struct Product {
 // Multiplies kCount rows, from `column` on; `added` may be null.
 template <int kCount, int kColumns, bool kPart>
 void multiply(const Product& p, const float* from, int64_t column, float* to, const float* added) {
-  const Some some = some_of(p.outputs - column - (kColumns - 1) * kLanes);
+  const Tail tail = tail_of(p.outputs - column - (kColumns - 1) * kLanes);
   Floats sums[kCount][kColumns];
   const float* weight = p.weight + column;
 #pragma GCC unroll 3
   for (int i = 0; i < kColumns; ++i) {
     const float* at = p.bias + column + i * kLanes;
-    const Floats bias = kPart && i + 1 == kColumns ? load_some(at, some) : load(at);
+    const Floats bias = kPart && i + 1 == kColumns ? load_tail(at, tail) : load(at);
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r) sums[r][i] = bias;
   }
@@ -61,7 +61,7 @@ void multiply(const Product& p, const float* from, int64_t column, float* to, co
 #pragma GCC unroll 3
     for (int i = 0; i < kColumns; ++i) {
       const float* at = weight + i * kLanes;
-      columns[i] = kPart && i + 1 == kColumns ? load_some(at, some) : load(at);
+      columns[i] = kPart && i + 1 == kColumns ? load_tail(at, tail) : load(at);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r)
@@ -78,11 +78,11 @@ void multiply(const Product& p, const float* from, int64_t column, float* to, co
       if (p.is_widening) v = relu(v);
       if (added) {
         const float* at = added + r * p.added_step + column + i * kLanes;
-        v = v + (in_part ? load_some(at, some) : load(at));
+        v = v + (in_part ? load_tail(at, tail) : load(at));
       }
       float* at = to + r * p.to_step + column + i * kLanes;
       if (in_part) {
-        store_some(at, v, some);
+        store_tail(at, v, tail);
       } else {
         store(at, v);
       }
@@ -139,18 +139,18 @@ SIMD_INLINE void widen(const Problem& p, const Band& band, int64_t sample, float
 // kCount adjacent pixels of the output, and a vector of channels.
 template <int kCount>
 void filter_pixels(const Problem& p, const Band& band, const float* from, int64_t channel,
-                   const Some& some, float* to) {
-  const bool in_part = some.count < kLanes;
+                   const Tail& tail, float* to) {
+  const bool in_part = tail.count < kLanes;
   Floats sums[kCount];
   const float* at = p.filter_bias + channel;
-  const Floats bias = in_part ? load_some(at, some) : load(at);
+  const Floats bias = in_part ? load_tail(at, tail) : load(at);
 #pragma GCC unroll 4
   for (int i = 0; i < kCount; ++i) sums[i] = bias;
   const float* weight = p.filter + channel;
   for (int64_t down = 0; down < p.kernel; ++down) {
     const float* row = from + down * band.across * band.step + channel;
     for (int64_t across = 0; across < p.kernel; ++across, row += band.step, weight += p.wide) {
-      const Floats factor = in_part ? load_some(weight, some) : load(weight);
+      const Floats factor = in_part ? load_tail(weight, tail) : load(weight);
 #pragma GCC unroll 4
       for (int i = 0; i < kCount; ++i)
         sums[i] = sums[i] + factor * load(row + i * p.stride * band.step);
@@ -162,16 +162,16 @@ void filter_pixels(const Problem& p, const Band& band, const float* from, int64_
 
 SIMD_INLINE void filter(const Problem& p, const Band& band, const float* widened, float* filtered) {
   for (int64_t channel = 0; channel < p.wide; channel += kLanes) {
-    const Some some = some_of(p.wide - channel < kLanes ? p.wide - channel : kLanes);
+    const Tail tail = tail_of(p.wide - channel < kLanes ? p.wide - channel : kLanes);
     for (int64_t row = 0; row < band.end - band.begin; ++row) {
       const float* from = widened + row * p.stride * band.across * band.step;
       float* to = filtered + row * p.width_out * band.step;
       int64_t column = 0;
       for (; column + kPixels <= p.width_out; column += kPixels)
-        filter_pixels<kPixels>(p, band, from + column * p.stride * band.step, channel, some,
+        filter_pixels<kPixels>(p, band, from + column * p.stride * band.step, channel, tail,
                                to + column * band.step);
       for (; column < p.width_out; ++column)
-        filter_pixels<1>(p, band, from + column * p.stride * band.step, channel, some,
+        filter_pixels<1>(p, band, from + column * p.stride * band.step, channel, tail,
                          to + column * band.step);
     }
   }

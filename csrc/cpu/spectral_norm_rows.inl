@@ -63,7 +63,7 @@ void add(const float* from, int64_t count, float* to) {
 }
 
 template <bool kStream, class T>
-SIMD_INLINE void put(T* to, Floats value) {
+SIMD_INLINE void store_value(T* to, Floats value) {
   if constexpr (kStream) {
     stream(to, value);
   } else {
@@ -74,7 +74,7 @@ SIMD_INLINE void put(T* to, Floats value) {
 template <bool kStream, class T>
 SIMD_INLINE void scale_as(const float* from, float factor, int64_t count, T* to) {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) put<kStream>(to + i, load(from + i) * factor);
+  for (; i + kLanes <= count; i += kLanes) store_value<kStream>(to + i, load(from + i) * factor);
   if (i < count) store_part(to + i, load_part(from + i, count - i) * factor, count - i);
 }
 
@@ -94,7 +94,7 @@ SIMD_INLINE void subtract_as(const T* from, float factor, const float* v, float 
                              int64_t count, float* to) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
-    put<kStream>(to + i, load(from + i) * factor - load(v + i) * rank_one);
+    store_value<kStream>(to + i, load(from + i) * factor - load(v + i) * rank_one);
   if (i < count)
     store_part(to + i,
                load_part(from + i, count - i) * factor - load_part(v + i, count - i) * rank_one,

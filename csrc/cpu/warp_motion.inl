@@ -72,13 +72,13 @@ void motion_row(const Motion& m, int64_t sample, int64_t row, float* shares) {
     const Floats u = scale * (a12 * mean.dy - a22 * mean.dx);  // (p - d*) A^-1
     const Floats v = scale * (a12 * mean.dx - a11 * mean.dy);
     const Floats right = u * b11 + v * b21 + mean.sx, below = u * b12 + v * b22 + mean.sy;
-    const int64_t left = m.grid - first;
-    if (left >= kLanes) {
+    const int64_t remaining = m.grid - first;
+    if (remaining >= kLanes) {
       store(across + first, right);
       store(down + first, below);
     } else {
-      store_part(across + first, right, left);
-      store_part(down + first, below, left);
+      store_part(across + first, right, remaining);
+      store_part(down + first, below, remaining);
     }
   }
 }

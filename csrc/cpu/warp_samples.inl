@@ -171,7 +171,7 @@ void forward(const Warp& w, int64_t sample, int64_t row, float* scratch) {
 // A pixel of the result: its sampling position and weights, and the gradient of its first channel.
 // The functions below return the gradient of the position in pixels, and add the gradients of the
 // taps to `grad_image` if that is not null.
-struct Spot {
+struct SamplingPoint {
   int64_t left, top;
   Quad across, down, across_slope, down_slope;
   const float* grad;
@@ -184,7 +184,8 @@ struct Slope {
 SIMD_INLINE void add4(float* to, Quad v) { store4(to, load4(to) + v); }
 
 template <typename T>
-SIMD_INLINE Slope spread_planes(const Warp& w, const T* image, float* grad_image, const Spot& s) {
+SIMD_INLINE Slope spread_planes(const Warp& w, const T* image, float* grad_image,
+                                const SamplingPoint& s) {
   const int64_t plane = w.height * w.width, at = (s.top - 1) * w.width + s.left - 1;
   const bool inside = is_inside(w, s.left, s.top);
   const Taps taps = inside ? Taps{} : taps_of(w, s.left, s.top);
@@ -212,7 +213,8 @@ SIMD_INLINE Slope spread_planes(const Warp& w, const T* image, float* grad_image
 }
 
 template <typename T>
-SIMD_INLINE Slope spread_colours(const Warp& w, const T* image, float* grad_image, const Spot& s) {
+SIMD_INLINE Slope spread_colours(const Warp& w, const T* image, float* grad_image,
+                                 const SamplingPoint& s) {
   const int64_t at = ((s.top - 1) * w.width + s.left - 1) * 3;
   const Quad grad = Quad{s.grad[0], s.grad[1], s.grad[2], 0};
   if (grad_image) {
@@ -230,7 +232,8 @@ SIMD_INLINE Slope spread_colours(const Warp& w, const T* image, float* grad_imag
 }
 
 template <typename T>
-SIMD_INLINE Slope spread_pixels(const Warp& w, const T* image, float* grad_image, const Spot& s) {
+SIMD_INLINE Slope spread_pixels(const Warp& w, const T* image, float* grad_image,
+                                const SamplingPoint& s) {
   const bool inside = is_inside(w, s.left, s.top);
   if (inside && w.channels == 3) return spread_colours(w, image, grad_image, s);
   const Taps taps = taps_of(w, s.left, s.top);
@@ -311,10 +314,11 @@ void backward(const Warp& w, int64_t sample, float* scratch) {
     const int64_t step = w.channels_last ? w.channels : 1;
     for (int64_t x = 0; x < w.width; ++x) {
       const float right = b.fraction_x[x], below = b.fraction_y[x];
-      const Spot spot = {b.left[x],          b.top[x],           cubic(right),       cubic(below),
-                         cubic_slope(right), cubic_slope(below), b.values + x * step};
-      const Slope slope = w.channels_last ? spread_pixels(w, image, grad_image, spot)
-                                          : spread_planes(w, image, grad_image, spot);
+      const SamplingPoint point = {b.left[x],          b.top[x],           cubic(right),
+                                   cubic(below),       cubic_slope(right), cubic_slope(below),
+                                   b.values + x * step};
+      const Slope slope = w.channels_last ? spread_pixels(w, image, grad_image, point)
+                                          : spread_planes(w, image, grad_image, point);
       b.shift_x[x] = slope.x;
       b.shift_y[x] = slope.y;
     }

@@ -12,9 +12,9 @@ constexpr float kFar = 0x1.6a09e6p0f;
 struct Block {
   int64_t begin, end;
   int64_t groups;
-  int64_t channels;     // of the inputs, with those that fill the last vector
-  int64_t columns;      // of a row of products
-  int64_t place, made;  // floats of a place, of inputs and of products
+  int64_t channels;              // of the inputs, with those that fill the last vector
+  int64_t columns;               // of a row of products
+  int64_t place, product_place;  // floats of a place, of inputs and of products
 
   int64_t tiles() const { return end - begin; }
   int64_t group_begin(int64_t group) const { return tiles() * group / groups; }
@@ -29,21 +29,21 @@ SIMD_INLINE Block block_of(const Problem& p, int64_t begin, int64_t end) {
   block.columns = whole(p.part < p.outputs ? p.part : p.outputs, kLine);
   // a line more, or places would fall on the same lines of the cache
   block.place = whole((end - begin) * block.channels, kLine) + kLine;
-  block.made = (end - begin) * block.columns + kLine;
+  block.product_place = (end - begin) * block.columns + kLine;
   return block;
 }
 
 int64_t scratch_size(const Problem& p, int64_t tiles) {
   const Block block = block_of(p, 0, tiles);
-  return kPlaces * (block.place + block.made);
+  return kPlaces * (block.place + block.product_place);
 }
 
 // where a tile lies
-struct Spot {
+struct Position {
   int64_t sample, row, column;
 };
 
-SIMD_INLINE Spot spot_of(const Problem& p, int64_t tile) {
+SIMD_INLINE Position position_of(const Problem& p, int64_t tile) {
   const int64_t each = p.down * p.across;
   return {tile / each, tile % each / p.across * kTile, tile % p.across * kTile};
 }
@@ -62,7 +62,7 @@ SIMD_INLINE void transform(const Floats* d, Floats* to, int64_t step) {
 }
 
 template <bool kPart>
-SIMD_INLINE void transform_patch(const float* const* from, int64_t channel, const Some& some,
+SIMD_INLINE void transform_patch(const float* const* from, int64_t channel, const Tail& tail,
                                  float* to, int64_t place) {
   Floats half[kPlaces];
 #pragma GCC unroll 6
@@ -71,37 +71,38 @@ SIMD_INLINE void transform_patch(const float* const* from, int64_t channel, cons
 #pragma GCC unroll 6
     for (int64_t row = 0; row < kPatch; ++row) {
       const float* at = from[row * kPatch + column] + channel;
-      d[row] = kPart ? load_some(at, some) : load(at);
+      d[row] = kPart ? load_tail(at, tail) : load(at);
     }
     transform(d, half + column, kPatch);
   }
 #pragma GCC unroll 6
   for (int64_t row = 0; row < kPatch; ++row) {
-    Floats made[kPatch];
-    transform(half + row * kPatch, made, 1);
+    Floats result[kPatch];
+    transform(half + row * kPatch, result, 1);
 #pragma GCC unroll 6
     for (int64_t column = 0; column < kPatch; ++column)
-      store(to + (row * kPatch + column) * place, made[column]);
+      store(to + (row * kPatch + column) * place, result[column]);
   }
 }
 
-SIMD_INLINE void take_tile(const Problem& p, const Block& block, int64_t tile, float* to,
+SIMD_INLINE void load_tile(const Problem& p, const Block& block, int64_t tile, float* to,
                            int64_t step) {
-  const Spot spot = spot_of(p, tile);
+  const Position position = position_of(p, tile);
   const float* from[kPlaces];
   for (int64_t i = 0; i < kPatch; ++i) {
     for (int64_t j = 0; j < kPatch; ++j) {
-      const int64_t row = spot.row + i - 1, column = spot.column + j - 1;
+      const int64_t row = position.row + i - 1, column = position.column + j - 1;
       const bool inside = row >= 0 && row < p.height && column >= 0 && column < p.width;
       from[i * kPatch + j] =
-          inside ? p.x + ((spot.sample * p.height + row) * p.width + column) * p.inputs : p.zeros;
+          inside ? p.x + ((position.sample * p.height + row) * p.width + column) * p.inputs
+                 : p.zeros;
     }
   }
-  const Some some = some_of(p.inputs % kLanes);
+  const Tail tail = tail_of(p.inputs % kLanes);
   int64_t channel = 0;
   for (; channel + kLanes <= p.inputs; channel += kLanes, to += step)
-    transform_patch<false>(from, channel, some, to, block.place);
-  if (channel < p.inputs) transform_patch<true>(from, channel, some, to, block.place);
+    transform_patch<false>(from, channel, tail, to, block.place);
+  if (channel < p.inputs) transform_patch<true>(from, channel, tail, to, block.place);
 }
 
 // ---- products
@@ -112,13 +113,13 @@ constexpr int64_t kAhead = 2048;  // floats; by itself the CPU reads ahead withi
 // kPart, is read in part.
 template <int kCount, int kVectors, bool kPart>
 void multiply(const float* tiles, const float* weights, int64_t inputs, int64_t width,
-              int64_t lanes_left, float* to, int64_t to_step) {
+              int64_t last_lanes, float* to, int64_t to_step) {
   Floats sums[kCount][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kCount; ++r)
 #pragma GCC unroll 2
     for (int i = 0; i < kVectors; ++i) sums[r][i] = Floats{};
-  const Some some = some_of(lanes_left);
+  const Tail tail = tail_of(last_lanes);
   for (int64_t channel = 0; channel < inputs; channel += kLanes, tiles += kCount * kLanes) {
     const int64_t lanes = inputs - channel < kLanes ? inputs - channel : kLanes;
     for (int64_t lane = 0; lane < lanes; ++lane, weights += width) {
@@ -127,7 +128,7 @@ void multiply(const float* tiles, const float* weights, int64_t inputs, int64_t 
       if (kLanes == kLine) __builtin_prefetch(weights + kAhead + kLanes);
 #pragma GCC unroll 2
       for (int i = 0; i < kVectors; ++i)
-        columns[i] = kPart && i + 1 == kVectors ? load_some(weights + i * kLanes, some)
+        columns[i] = kPart && i + 1 == kVectors ? load_tail(weights + i * kLanes, tail)
                                                 : load(weights + i * kLanes);
 #pragma GCC unroll 16
       for (int r = 0; r < kCount; ++r)
@@ -143,7 +144,7 @@ void multiply(const float* tiles, const float* weights, int64_t inputs, int64_t 
 }
 
 using Multiply = void(const float* tiles, const float* weights, int64_t inputs, int64_t width,
-                      int64_t lanes_left, float* to, int64_t to_step);
+                      int64_t last_lanes, float* to, int64_t to_step);
 
 template <int kCount>
 SIMD_INLINE Multiply* multiply_of(int64_t rows, int64_t columns) {
@@ -165,8 +166,8 @@ SIMD_INLINE void transform_back(const Floats* m, Floats* to, int64_t step) {
 }
 
 template <bool kPart>
-SIMD_INLINE void put_patch(const Problem& p, const float* from, int64_t place, int64_t channel,
-                           const Some& some, float* to, int64_t rows, int64_t columns) {
+SIMD_INLINE void store_patch(const Problem& p, const float* from, int64_t place, int64_t channel,
+                             const Tail& tail, float* to, int64_t rows, int64_t columns) {
   Floats half[kTile * kPatch];
 #pragma GCC unroll 6
   for (int64_t column = 0; column < kPatch; ++column) {
@@ -177,21 +178,21 @@ SIMD_INLINE void put_patch(const Problem& p, const float* from, int64_t place, i
     transform_back(m, half + column, kPatch);
   }
   Floats bias = {};
-  if (p.bias) bias = kPart ? load_some(p.bias + channel, some) : load(p.bias + channel);
+  if (p.bias) bias = kPart ? load_tail(p.bias + channel, tail) : load(p.bias + channel);
 #pragma GCC unroll 4
   for (int64_t row = 0; row < kTile; ++row) {
     if (row >= rows) break;
-    Floats made[kTile];
-    transform_back(half + row * kPatch, made, 1);
+    Floats result[kTile];
+    transform_back(half + row * kPatch, result, 1);
 #pragma GCC unroll 4
     for (int64_t column = 0; column < kTile; ++column) {
       if (column >= columns) break;
-      Floats v = made[column] + bias;
+      Floats v = result[column] + bias;
       v = where(v < p.low, splat(p.low), v);  // keeps NaN
       v = where(v > p.high, splat(p.high), v);
       float* at = to + (row * p.width + column) * p.outputs + channel;
       if constexpr (kPart) {
-        store_some(at, v, some);
+        store_tail(at, v, tail);
       } else {
         store(at, v);
       }
@@ -203,17 +204,17 @@ SIMD_INLINE void put_patch(const Problem& p, const float* from, int64_t place, i
 
 void run(const Problem& p, int64_t begin, int64_t end, int64_t part, float* scratch) {
   const Block block = block_of(p, begin, end);
-  float *taken = scratch, *products = scratch + kPlaces * block.place;
+  float *patches = scratch, *products = scratch + kPlaces * block.place;
   for (int64_t group = 0; group < block.groups; ++group) {
     const int64_t first = block.group_begin(group), rows = block.group_begin(group + 1) - first;
     for (int64_t row = 0; row < rows; ++row)
-      take_tile(p, block, begin + first + row, taken + first * block.channels + row * kLanes,
+      load_tile(p, block, begin + first + row, patches + first * block.channels + row * kLanes,
                 rows * kLanes);
   }
   const int64_t last = part + p.part < p.outputs ? part + p.part : p.outputs;
   for (int64_t place = 0; place < kPlaces; ++place) {
-    const float* tiles = taken + place * block.place;
-    float* made = products + place * block.made;
+    const float* tiles = patches + place * block.place;
+    float* to = products + place * block.product_place;
     for (int64_t panel = part; panel < last; panel += kPanel) {
       const float* weights = p.weight + (place * p.outputs + panel) * p.inputs;
       const int64_t width = last - panel < kPanel ? last - panel : kPanel;
@@ -223,22 +224,25 @@ void run(const Problem& p, int64_t begin, int64_t end, int64_t part, float* scra
           const int64_t columns = width - column, over = columns % kLanes;
           multiply_of<kRows>(rows, columns)(tiles + first * block.channels, weights + column,
                                             p.inputs, width, over ? over : kLanes,
-                                            made + first * block.columns + panel - part + column,
+                                            to + first * block.columns + panel - part + column,
                                             block.columns);
         }
       }
     }
   }
-  const Some some = some_of((last - part) % kLanes);
+  const Tail tail = tail_of((last - part) % kLanes);
   for (int64_t tile = begin; tile < end; ++tile) {
-    const Spot spot = spot_of(p, tile);
-    float* to = p.y + ((spot.sample * p.height + spot.row) * p.width + spot.column) * p.outputs;
+    const Position position = position_of(p, tile);
+    float* to =
+        p.y + ((position.sample * p.height + position.row) * p.width + position.column) * p.outputs;
     const float* from = products + (tile - begin) * block.columns;
-    const int64_t rows = p.height - spot.row, columns = p.width - spot.column;
+    const int64_t rows = p.height - position.row, columns = p.width - position.column;
     int64_t channel = part;
     for (; channel + kLanes <= last; channel += kLanes)
-      put_patch<false>(p, from + channel - part, block.made, channel, some, to, rows, columns);
+      store_patch<false>(p, from + channel - part, block.product_place, channel, tail, to, rows,
+                         columns);
     if (channel < last)
-      put_patch<true>(p, from + channel - part, block.made, channel, some, to, rows, columns);
+      store_patch<true>(p, from + channel - part, block.product_place, channel, tail, to, rows,
+                        columns);
   }
 }

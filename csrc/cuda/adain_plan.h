@@ -92,7 +92,7 @@ inline bool plan_planes(Plan& plan, int multiprocessors, bool clusters, int held
 inline bool plan_pixels(Plan& plan, const Problem& problem, int multiprocessors, bool clusters) {
   const int most = 8 / problem.held, rows = plan.layout.rows,
             width = plan.pack_bytes / problem.element_bytes;
-  bool found = false;
+  bool exists = false;
   for (int bytes : {64, 32}) {
     const int lanes = std::min(bytes / plan.pack_bytes, power_of_two_from(plan.layout.stride));
     const int tiles_per_sample = int(divide_up(plan.layout.stride, lanes));
@@ -113,10 +113,10 @@ inline bool plan_pixels(Plan& plan, const Problem& problem, int multiprocessors,
     plan.layout.slice = slice;
     plan.layout.parts = plan.layout.ranks = parts;
     plan.shared_bytes = shared_bytes(lanes * width, plan.threads, parts);
-    found = true;
+    exists = true;
     if (2 * tiles * parts >= multiprocessors) break;
   }
-  return found;
+  return exists;
 }
 
 // A tile too large for registers: two kernels read it, for groups of tiles that fit into a third of
@@ -141,10 +141,10 @@ inline void plan_streamed(Plan& plan, const Problem& problem, int multiprocessor
   const int ranks = clusters ? kClusterMost : 1,
             partials = problem.channels_last && !clusters ? 128 : 32;
   const int64_t iteration = 4 * plan.threads / layout.lanes;
-  const int64_t wanted =
+  const int64_t target =
       std::min(divide_up(4 * multiprocessors, plan.group), divide_up(layout.rows, iteration));
-  layout.ranks = int(std::min<int64_t>(ranks, power_of_two_from(wanted)));
-  layout.parts = int(std::min<int64_t>(partials, divide_up(wanted, layout.ranks))) * layout.ranks;
+  layout.ranks = int(std::min<int64_t>(ranks, power_of_two_from(target)));
+  layout.parts = int(std::min<int64_t>(partials, divide_up(target, layout.ranks))) * layout.ranks;
   layout.slice = int(divide_up(layout.rows, layout.parts));
   plan.partials = int64_t(layout.tiles) * (layout.parts / layout.ranks) * layout.lanes * width;
   plan.shared_bytes = shared_bytes(layout.lanes * width, plan.threads, layout.ranks);

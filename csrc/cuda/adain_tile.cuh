@@ -215,14 +215,14 @@ __device__ void combine(const P& place, const Memory& memory, float n, float2 (&
     if constexpr (Last) {
       cluster_wait();
       if (place.own < place.channels) {
-        const float2 found = in_block(place.own);
+        const float2 merged = in_block(place.own);
         for (int r = 0; r < ranks; ++r)
-          cluster_shared(memory.ranks, r)[rank * width + place.own] = found;
+          cluster_shared(memory.ranks, r)[rank * width + place.own] = merged;
       }
     } else {
-      const float2 found = in_block(0);
+      const float2 merged = in_block(0);
       cluster_wait();
-      if (int(threadIdx.x) < ranks) cluster_shared(memory.ranks, threadIdx.x)[rank] = found;
+      if (int(threadIdx.x) < ranks) cluster_shared(memory.ranks, threadIdx.x)[rank] = merged;
     }
     cluster_sync();
   }

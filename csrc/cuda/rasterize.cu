@@ -64,7 +64,7 @@ __device__ inline float squared_distance(const Segment& segment, float px, float
 }
 
 struct Shared {
-  Segment kept[kSegments];
+  Segment segments[kSegments];
   int count;
 };
 
@@ -82,7 +82,7 @@ __device__ void keep_near(const Table& table, const Picture& picture, float left
   // Distance from the middle of the pixel centres to their corner.
   const float half_width = (kTileWidth - 1) * 0.5f, half_height = (kTileHeight - 1) * 0.5f;
   const float corner = sqrtf(half_width * half_width + half_height * half_height);
-  int kept = 0;
+  int count = 0;
   for (int first = 0; first < table.count; first += 32) {
     const int index = first + static_cast<int>(threadIdx.x);
     bool near = false;
@@ -99,10 +99,10 @@ __device__ void keep_near(const Table& table, const Picture& picture, float left
              is_near(a) && is_near(b);
     }
     const unsigned all = __ballot_sync(0xffffffffu, near);
-    if (near) shared.kept[kept + __popc(all & ((1u << threadIdx.x) - 1))] = segment;
-    kept += __popc(all);
+    if (near) shared.segments[count + __popc(all & ((1u << threadIdx.x) - 1))] = segment;
+    count += __popc(all);
   }
-  if (threadIdx.x == 0) shared.count = kept;
+  if (threadIdx.x == 0) shared.count = count;
 }
 
 __device__ inline void paint(const Table& table, int part, float reach,
@@ -137,11 +137,11 @@ __global__ void __launch_bounds__(kThreads)
   float image[3][kPixels] = {}, squared[kPixels];
   const float y = static_cast<float>(top) + 0.5f;
   for (int index = 0; index < shared.count;) {
-    const int part = shared.kept[index].part;
+    const int part = shared.segments[index].part;
 #pragma unroll
     for (int k = 0; k < kPixels; ++k) squared[k] = INFINITY;
-    for (; index < shared.count && shared.kept[index].part == part; ++index) {
-      const Segment segment = shared.kept[index];
+    for (; index < shared.count && shared.segments[index].part == part; ++index) {
+      const Segment segment = shared.segments[index];
 #pragma unroll
       for (int k = 0; k < kPixels; ++k) {
         const float distance = squared_distance(segment, static_cast<float>(left + k) + 0.5f, y);

@@ -43,8 +43,8 @@ int plan_sweep(const char* op, const Layer* layers, int count, bool iterate, flo
     cost += row_cost(layer) * layer.rows;
   }
   const int64_t most = kBlocksPerMultiprocessor * current_device(op).multiprocessors;
-  const int64_t wanted = std::clamp<int64_t>(cost / kLeastShare, 1, most);
-  sweep.share = (cost + wanted - 1) / wanted;
+  const int64_t pieces = std::clamp<int64_t>(cost / kLeastShare, 1, most);
+  sweep.share = (cost + pieces - 1) / pieces;
   int tickets = 0;
   for (int i = 0; i < count; ++i) {
     SweepLayer& layer = sweep.layers[i];

@@ -271,8 +271,9 @@ __device__ inline float flat_numbers(const WriteLayer& layer, int64_t at, int64_
 template <class T, Task TASK>
 __device__ float flat_tile(const WriteLayer& layer, int64_t tile, const Known& known) {
   const unsigned columns = static_cast<unsigned>(layer.inputs) * layer.area;
-  const int64_t first = tile * kFlat, left = static_cast<int64_t>(layer.rows) * columns - first;
-  const unsigned count = left < kFlat ? static_cast<unsigned>(left) : kFlat;
+  const int64_t first = tile * kFlat,
+                remaining = static_cast<int64_t>(layer.rows) * columns - first;
+  const unsigned count = remaining < kFlat ? static_cast<unsigned>(remaining) : kFlat;
   const int row = static_cast<int>(first / columns);
   const unsigned column = static_cast<unsigned>(first % columns);
   const bool moved = layer.channels_last && layer.area > 1;

@@ -128,11 +128,11 @@ __global__ void __launch_bounds__(kThreads)
     forward_kernel(Sizes s, const T* image, const float* motion, T* result) {
   const Work work = work_of(s.area());
   if (work.index >= s.area()) return;
-  const Spot spot = spot_of(motion, s, work.sample, work.index);
-  const Taps taps = taps_of(spot, s);
+  const SamplingPoint point = sampling_point(motion, s, work.sample, work.index);
+  const Taps taps = taps_of(point, s);
   float across[4], down[4];
-  cubic(spot.x.fraction, across);
-  cubic(spot.y.fraction, down);
+  cubic(point.x.fraction, across);
+  cubic(point.y.fraction, down);
   const int64_t step = s.per_pixel();
   image += work.sample * s.values();
   result += work.sample * s.values() + work.index * step;
@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(kThreads)
   const Work work = work_of(s.area());
   unsigned bits = 0;
   if (work.index < s.area()) {
-    const Spot spot = spot_of(motion, s, work.sample, work.index);
-    const float sum = spot.x.fraction + spot.y.fraction;
+    const SamplingPoint point = sampling_point(motion, s, work.sample, work.index);
+    const float sum = point.x.fraction + point.y.fraction;
     if (!(sum == sum)) bits = kNotFinite;
     grad += work.sample * s.values() + work.index * s.per_pixel();
     for (int channel = 0; channel < s.channels; ++channel)
@@ -196,13 +196,13 @@ __global__ void __launch_bounds__(kThreads)
                   const unsigned* largest, int room, Sum* sums, float* slopes) {
   const Work work = work_of(s.area());
   if (work.index >= s.area()) return;
-  const Spot spot = spot_of(motion, s, work.sample, work.index);
-  const Taps taps = taps_of(spot, s);
+  const SamplingPoint point = sampling_point(motion, s, work.sample, work.index);
+  const Taps taps = taps_of(point, s);
   float across[4], down[4], across_slope[4], down_slope[4];
-  cubic(spot.x.fraction, across);
-  cubic(spot.y.fraction, down);
-  cubic_slope(spot.x.fraction, across_slope);
-  cubic_slope(spot.y.fraction, down_slope);
+  cubic(point.x.fraction, across);
+  cubic(point.y.fraction, down);
+  cubic_slope(point.x.fraction, across_slope);
+  cubic_slope(point.y.fraction, down_slope);
   const int64_t step = s.per_pixel(), start = work.sample * s.values();
   const bool scatter = sums && largest[work.sample] < kNotFinite;
   const float unit = scatter ? unit_of(largest[work.sample], room, false) : 0;

@@ -63,12 +63,12 @@ __device__ __forceinline__ Place displace(float by, int from, int size) {
   return {from + static_cast<int>(below), near - below + by * 0.0f};
 }
 
-struct Spot {
+struct SamplingPoint {
   Place x, y;
 };
 
-__device__ __forceinline__ Spot spot_of(const float* motion, const Sizes& s, int64_t sample,
-                                        int pixel) {
+__device__ __forceinline__ SamplingPoint sampling_point(const float* motion, const Sizes& s,
+                                                        int64_t sample, int pixel) {
   const int row = pixel / s.width, column = pixel % s.width;
   const Between down = between(row, s.height, s.rows);
   const Between across = between(column, s.width, s.columns);
@@ -96,12 +96,12 @@ struct Taps {
   int rows[4], columns[4];
 };
 
-__device__ __forceinline__ Taps taps_of(const Spot& spot, const Sizes& s) {
+__device__ __forceinline__ Taps taps_of(const SamplingPoint& point, const Sizes& s) {
   Taps taps;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    taps.rows[i] = min(max(spot.y.pixel - 1 + i, 0), s.height - 1) * s.width;
-    taps.columns[i] = min(max(spot.x.pixel - 1 + i, 0), s.width - 1);
+    taps.rows[i] = min(max(point.y.pixel - 1 + i, 0), s.height - 1) * s.width;
+    taps.columns[i] = min(max(point.x.pixel - 1 + i, 0), s.width - 1);
   }
   return taps;
 }

@@ -216,31 +216,31 @@ SIMD_INLINE Ints first_lanes(int64_t count) {
 }
 
 // The first lanes of a vector, as a count and as a mask.
-struct Some {
+struct Tail {
   int64_t count;
   Ints mask;
 };
 
-SIMD_INLINE Some some_of(int64_t count) { return {count, first_lanes(count)}; }
+SIMD_INLINE Tail tail_of(int64_t count) { return {count, first_lanes(count)}; }
 
 // Loads these lanes; the others are 0. Memory of the others is not read.
-SIMD_INLINE Floats load_some(const float* from, const Some& some) {
+SIMD_INLINE Floats load_tail(const float* from, const Tail& tail) {
 #if SIMD_BYTES == 64
-  return (Floats)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)some.mask), from);
+  return (Floats)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)tail.mask), from);
 #elif SIMD_BYTES == 32
-  return (Floats)_mm256_maskload_ps(from, (__m256i)some.mask);
+  return (Floats)_mm256_maskload_ps(from, (__m256i)tail.mask);
 #else
-  return load_part(from, some.count);
+  return load_part(from, tail.count);
 #endif
 }
 
-SIMD_INLINE void store_some(float* to, Floats v, const Some& some) {
+SIMD_INLINE void store_tail(float* to, Floats v, const Tail& tail) {
 #if SIMD_BYTES == 64
-  _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)some.mask), (__m512)v);
+  _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)tail.mask), (__m512)v);
 #elif SIMD_BYTES == 32
-  _mm256_maskstore_ps(to, (__m256i)some.mask, (__m256)v);
+  _mm256_maskstore_ps(to, (__m256i)tail.mask, (__m256)v);
 #else
-  store_part(to, v, some.count);
+  store_part(to, v, tail.count);
 #endif
 }
 
