@@ -23,6 +23,7 @@ from .data.output_paths import check_ending
 from .errors import TalkingheadError, check_local, check_path, shorten
 from .model import Model, Person, check_finite, networks_of, random_model, state_tensors
 from .networks import Discriminator, Embedder, References, build_generator
+from .system.hub import MODEL_FILE, PREFIX, hub_file
 from .system.tensor_file import checksum, write_tensors
 from .system.torch_state import from_numpy, with_default_torch_state
 from .weights import shipped_models
@@ -67,7 +68,8 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) ->
     """Read a model from a file, or one that comes with the package by its name. Weights become float32.
 
     Args:
-        source: name or file; "none" is a model of random weights.
+        source: name or file; a folder that holds model.safetensors; "hf://OWNER/NAME" on the Hugging Face Hub
+            (`talkinghead.system.hub.hub_file`); "none" is a model of random weights.
         seed: of these random weights.
 
     Raises:
@@ -79,15 +81,7 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) ->
         raise TalkingheadError(
             f'load_model: got {type(source).__name__}; give a name or a file, such as "{DEFAULT_MODEL}"'
         )
-    check_local(source)
-    shipped = shipped_models()
-    path = shipped.get(str(source), Path(source))
-    if str(source) not in shipped and not os.path.isfile(path):
-        raise TalkingheadError(
-            f"{source}: no such file, and no model that comes with the package (there is: "
-            f"{', '.join(shipped) or 'none'}); "
-            "name one of those, or a file that `talkinghead train` wrote"
-        )
+    path = _model_path(os.fspath(source))
     header, tensors = _load(path, "model")
     config = _config(path, header)
     with torch.device("meta"):
@@ -100,6 +94,30 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) ->
     _fill(path, networks_of(model), tensors)
     model.provenance, model.digest = header["provenance"], header["digest"]
     return model
+
+
+def _model_path(source: str) -> Path:
+    """Return the file of a model that `load_model` takes.
+
+    Raises:
+        TalkingheadError: there is none.
+    """
+    if source.startswith(PREFIX):
+        return hub_file(source)
+    check_local(source)
+    shipped = shipped_models()
+    if source in shipped:
+        return shipped[source]
+    path = Path(source)
+    if path.is_dir():
+        path = path / MODEL_FILE
+    if not os.path.isfile(path):
+        raise TalkingheadError(
+            f"{path}: no such file, and no model that comes with the package (there is: "
+            f"{', '.join(shipped) or 'none'}); "
+            "name one of those, or a file that `talkinghead train` wrote"
+        )
+    return path
 
 
 @with_default_torch_state

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..model import Person
     from .console import Console
 
-MODELS = f"{' or '.join(shipped_models())} (from the package), or a file"
+MODELS = f"{' or '.join(shipped_models())} (from the package), a file, or hf://OWNER/NAME"
 
 
 def add_person(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..constants import DETECTORS, ENGINE_ENDINGS
 from ..errors import TalkingheadError
+from ..system.hub import PREFIX
 from ..weights import shipped_models
 
 
@@ -51,10 +52,12 @@ class VideosPath(InputPath):
 
 
 class ModelPath(InputPath):
-    """Model file, or name of a model that ships with the package."""
+    """Model file, name of a model that ships with the package, or address on the Hugging Face Hub."""
 
     def paths(self) -> list[Path]:
-        """Return the file of the model."""
+        """Return the file of the model, none of an address."""
+        if self.startswith(PREFIX):
+            return []
         return [shipped_models().get(self, Path(self))]
 
 

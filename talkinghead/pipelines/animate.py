@@ -254,17 +254,7 @@ def driver_is_same_person(
         track: its landmarks, of every `stride`-th frame.
         engine: renders the person; by default torch does.
     """
-    name, chosen = frames.reader.path.name, frames.choose(track)
-    side = person.config.networks.image_size
-    crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
-    network = face_similarity_network()
-    points = fit_points(driving_points(person, track[chosen]), person.config.networks.num_points)
-    real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
-    rendered = np.stack(list(render(person, points, engine=engine)))
-    distance = person_distance(
-        network.embed(rendered, split_points(points)[0] * side),
-        network.embed(real, crop.points(track.landmarks[chosen], side)),
-    )
+    name, distance = frames.reader.path.name, distance_to_driver(person, frames, track, stride, engine=engine)
     same = distance < MAX_SAME_PERSON_DISTANCE
     measured = f"by a distance of {distance:.2f} ({MAX_SAME_PERSON_DISTANCE:g} or more is another)"
     if same:
@@ -274,3 +264,24 @@ def driver_is_same_person(
         effect = "its motion is put on the person's own proportions"
     log.info("%s: shows %s: %s", name, f"{who}, {measured}", effect)
     return same
+
+
+def distance_to_driver(
+    person: Person, frames: DriverFrames, track: Track, stride: int = 1, engine: Engine | None = None
+) -> float:
+    """Return the distance, 0 to 2, of the driver's person and of `person` rendered in the driver's place.
+
+    Args:
+        person, frames, track, stride, engine: as for `driver_is_same_person`.
+    """
+    chosen = frames.choose(track)
+    side = person.config.networks.image_size
+    crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
+    network = face_similarity_network()
+    points = fit_points(driving_points(person, track[chosen]), person.config.networks.num_points)
+    real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
+    rendered = np.stack(list(render(person, points, engine=engine)))
+    return person_distance(
+        network.embed(rendered, split_points(points)[0] * side),
+        network.embed(real, crop.points(track.landmarks[chosen], side)),
+    )
