@@ -19,7 +19,11 @@ from talkinghead.data.load import read_track
 from talkinghead.landmarks.open_detector import open_detector
 from talkinghead.media.video import VideoReader
 from talkinghead.model import Person
-from talkinghead.pipelines.animate import distance_to_driver
+from talkinghead.pipelines.animate import (
+    MAX_SHAPE_DIFFERENCE,
+    distance_to_driver,
+    shape_difference,
+)
 from talkinghead.pipelines.driver import DriverFrames
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.45)
@@ -45,17 +49,19 @@ def distances(model: str, clips: list[Path], people: dict[str, str]) -> list[dic
                     "clip": clip.name,
                     "one_studio": clip.name.split("_")[0] == source.name.split("_")[0],
                     "distance": round(distance, 4),
+                    "shape": round(shape_difference(person, track), 4),
                 }
             )
         print(f"{name}: {len(rows)} pairs", flush=True)
     return rows
 
 
-def share(rows: list[dict[str, object]], threshold: float, below: bool) -> float:
-    """Return the share of pairs below or from a threshold, each person weighing the same."""
+def share_taken_for_same(rows: list[dict[str, object]], threshold: float, shape: float) -> float:
+    """Return the share of pairs below both thresholds, each person weighing the same."""
     by_person = defaultdict(list)
     for row in rows:
-        by_person[row["person"]].append((float(str(row["distance"])) < threshold) == below)
+        same = float(str(row["distance"])) < threshold and float(str(row["shape"])) < shape
+        by_person[row["person"]].append(same)
     return float(np.mean([np.mean(values) for values in by_person.values()])) if by_person else float("nan")
 
 
@@ -75,14 +81,13 @@ def main() -> None:
     others = [row for row in rows if row["person"] != row["driver"]]
     one_studio = [row for row in others if row["one_studio"]]
     print(f"pairs: {len(same)} of one person, {len(others)} of two, {len(one_studio)} of these in one studio")
-    print("distance  one person taken for two  two people for one  the same, in one studio")
+    print("distance  shape  one person taken for two  two people for one  the same, in one studio")
     for threshold in THRESHOLDS:
-        rates = (
-            share(same, threshold, False),
-            share(others, threshold, True),
-            share(one_studio, threshold, True),
-        )
-        print(f"{threshold:8.2f}  {rates[0]:24.1%}  {rates[1]:18.1%}  {rates[2]:23.1%}")
+        for shape in (MAX_SHAPE_DIFFERENCE, float("inf")):
+            hit, *wrong = (
+                share_taken_for_same(part, threshold, shape) for part in (same, others, one_studio)
+            )
+            print(f"{threshold:8.2f}  {shape:5.2f}  {1 - hit:24.1%}  {wrong[0]:18.1%}  {wrong[1]:23.1%}")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
 

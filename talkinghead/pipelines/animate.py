@@ -24,15 +24,18 @@ from ..landmarks.retarget import retarget as retarget_track
 from ..media.pixel_range import float_to_uint8
 from ..model import Person
 from ..networks.references import shape_distance
-from ..pretrained.face_similarity import (
-    MAX_SAME_PERSON_DISTANCE,
-    face_similarity_network,
-    person_distance,
-)
+from ..pretrained.face_similarity import face_similarity_network, person_distance
 from ..system.device import choose_device
 from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.torch_state import from_numpy, with_default_torch_state
 from .driver import Driver, DriverFrames, read_driver
+
+MAX_SHAPE_DIFFERENCE = 0.06
+"""Difference of the faces at rest up to which a driver may be the person. Landmarks that are taken as they
+are show the driver's proportions, so this bounds the harm of an error.
+"""
+MAX_SAME_PERSON_DISTANCE = 0.2
+"""Distance of the pictures up to which a driver may be the person; docs/landmarks.md has the error rates."""
 
 log = logging.getLogger(__name__)
 
@@ -245,8 +248,8 @@ def warn_of_unlike_frames(person: Person, points: np.ndarray, fps: float, name: 
 def driver_is_same_person(
     person: Person, frames: DriverFrames, track: Track, stride: int = 1, engine: Engine | None = None
 ) -> bool:
-    """Return whether some of the clearest early frames show the same person as `person` rendered in their
-    place.
+    """Return whether a driver is the person: the face at rest has the person's shape, and some of the
+    clearest early frames look like `person` rendered in their place.
 
     Args:
         person: who is to be driven.
@@ -254,22 +257,47 @@ def driver_is_same_person(
         track: its landmarks, of every `stride`-th frame.
         engine: renders the person; by default torch does.
     """
-    name, distance = frames.reader.path.name, distance_to_driver(person, frames, track, stride, engine=engine)
-    same = distance < MAX_SAME_PERSON_DISTANCE
-    measured = f"by a distance of {distance:.2f} ({MAX_SAME_PERSON_DISTANCE:g} or more is another)"
+    name, difference = frames.reader.path.name, shape_difference(person, track)
+    measured = f"the shape of the face differs by {difference:.3f} of {MAX_SHAPE_DIFFERENCE:g}"
+    same = difference < MAX_SHAPE_DIFFERENCE
     if same:
-        who, effect = "the person it drives", "its landmarks are taken as they are"
+        distance = distance_to_driver(person, frames, track, stride, engine=engine)
+        measured = f"{measured}, the pictures by {distance:.2f} of {MAX_SAME_PERSON_DISTANCE:g}"
+        same = distance < MAX_SAME_PERSON_DISTANCE
+    if same:
+        effect = "taken for the person it drives, so that its proportions are kept; retarget on prevents it"
     else:
-        who = "another person than the one it drives"
-        effect = "its motion is put on the person's own proportions"
-    log.info("%s: shows %s: %s", name, f"{who}, {measured}", effect)
+        effect = "taken for another person than the one it drives, whose proportions are kept"
+    log.info("%s: %s (%s)", name, effect, measured)
     return same
+
+
+def shape_difference(person: Person, track: Track) -> float:
+    """Return how far the driver's face at rest differs from the person's: the root-mean-square distance of
+    landmarks seen from the front, as a share of their root-mean-square radius.
+
+    Args:
+        person: who is to be driven.
+        track: the driver's landmarks.
+    """
+    faces = [
+        neutral_face(person.neutral_landmarks[None]).shape[:, :2],
+        neutral_face(track.landmarks, track.confidence).shape[:, :2],
+    ]
+    driven, driver = (_normalised(face) for face in faces)
+    return float(np.sqrt(np.square(driven - driver).sum(axis=1).mean()))
+
+
+def _normalised(face: np.ndarray) -> np.ndarray:
+    """Return landmarks [68, 2] with their centre at 0 and a root-mean-square radius of 1."""
+    centre, radius = centre_and_scale(face)
+    return (face - centre) / max(float(radius), 1e-9)
 
 
 def distance_to_driver(
     person: Person, frames: DriverFrames, track: Track, stride: int = 1, engine: Engine | None = None
 ) -> float:
-    """Return the distance, 0 to 2, of the driver's person and of `person` rendered in the driver's place.
+    """Return the distance, 0 to 2, of the driver's pictures and of `person` rendered in their place.
 
     Args:
         person, frames, track, stride, engine: as for `driver_is_same_person`.

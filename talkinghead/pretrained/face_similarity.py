@@ -22,11 +22,6 @@ from ..landmarks.network_blocks import load_weights
 from ..media.pixel_range import uint8_to_float
 from ..networks.embedder import Embedder
 
-MAX_SAME_PERSON_DISTANCE = 0.45
-"""Distance below which pictures show the same person. Of people left out of the fit, 6% of the pairs of
-pictures of one person are farther apart, 19% of those from different recordings, and 9% of the pairs of
-pictures of two people are nearer.
-"""
 MIN_DIFFERENT_PEOPLE_DISTANCE = 0.75
 """Distance from which pictures are said to show different people: none of the 636 pairs of pictures of one
 person left out of the fit are so far apart, and 54% of the pairs of two people are.

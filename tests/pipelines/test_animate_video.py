@@ -13,7 +13,7 @@ import pytest
 from conftest import RedSquare, draw_video
 from support.red_square_person import red_square_person
 from talkinghead import Person, animate, animate_video
-from talkinghead.clip import Clip
+from talkinghead.clip import Clip, Track
 from talkinghead.data.crop import Crop
 from talkinghead.data.load import read_clip, read_track
 from talkinghead.engines.torch_engine import TorchEngine
@@ -26,13 +26,15 @@ from talkinghead.media.images import enlarge, write_image
 from talkinghead.media.video import VideoReader
 from talkinghead.pipelines import driver
 from talkinghead.pipelines.animate import (
+    MAX_SAME_PERSON_DISTANCE,
+    MAX_SHAPE_DIFFERENCE,
     crop_framed_like,
     driver_is_same_person,
     driving_points,
     render_landmarks_uint8,
+    shape_difference,
 )
 from talkinghead.pipelines.driver import DriverFrames
-from talkinghead.pretrained.face_similarity import MAX_SAME_PERSON_DISTANCE
 from talkinghead.system.progress import no_progress
 
 FACES = [(40 + 2 * i, 30, 40) for i in range(19)]
@@ -268,7 +270,7 @@ def test_animate_video_reports_times_of_gaps(person: Person, tmp_path: Path, red
 @pytest.mark.parametrize(
     ("distance", "retargeted"),
     [
-        (0.2, False),
+        (0.1, False),
         (MAX_SAME_PERSON_DISTANCE - 0.01, False),
         (MAX_SAME_PERSON_DISTANCE, True),
     ],
@@ -286,6 +288,7 @@ def test_animate_video_same_person_is_not_retargeted(
         return distance
 
     monkeypatch.setattr(sys.modules[animate.__module__], "person_distance", measured)
+    monkeypatch.setattr(sys.modules[animate.__module__], "shape_difference", lambda *_: 0.05)
     drive = draw_video(tmp_path / "drive.mp4", FACES)
     assert animate_video(person, drive, tmp_path / "out.mp4", detector=red_square).retargeted is retargeted
     assert (
@@ -294,6 +297,25 @@ def test_animate_video_same_person_is_not_retargeted(
     )
     with pytest.raises(TalkingheadError, match="retarget 'yes': is unknown; choose one of auto, on, off"):
         animate_video(person, drive, tmp_path / "out.mp4", detector=red_square, retarget="yes")
+
+
+def test_driver_of_another_shape_is_retargeted_without_rendering(
+    person: Person, tmp_path: Path, red_square: RedSquare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the harm of landmarks that are taken as they are grows with the difference of the shapes
+    module = sys.modules[animate.__module__]
+    monkeypatch.setattr(module, "shape_difference", lambda *_: MAX_SHAPE_DIFFERENCE)
+    monkeypatch.setattr(module, "distance_to_driver", lambda *_, **__: pytest.fail("rendered"))
+    drive = draw_video(tmp_path / "drive.mp4", FACES)
+    assert animate_video(person, drive, tmp_path / "out.mp4", detector=red_square).retargeted
+
+
+def test_shape_difference_ignores_place_and_size_and_sees_proportions(person: Person) -> None:
+    face = person.neutral_landmarks
+    moved = Track(np.repeat(face[None] * 300 + [20, -7], 9, axis=0), (400, 400))
+    assert shape_difference(person, moved) < 0.01
+    wide = Track(moved.landmarks * [1.2, 1], (400, 400))
+    assert 0.08 < shape_difference(person, wide) < 0.3
 
 
 @pytest.mark.parametrize("same", [True, False])
