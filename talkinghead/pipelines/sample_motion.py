@@ -7,15 +7,15 @@ from ..landmarks.geometry import centre_and_scale
 from ..landmarks.mean_face import MEAN_FACE
 from ..model import Person
 
-SAMPLE_FRAMES = 48
-SAMPLE_FPS = 16
+SAMPLE_FRAMES = 36
+SAMPLE_FPS = 12
 """Length of the motion, and its frames a second: 3 seconds."""
 _YAW_DEGREES, _PITCH_DEGREES, _ROLL_DEGREES = 9.0, 4.0, 2.5
 _MOUTH_OPENING = 0.22  # in root-mean-square radii of the face
 _LOWER_LIP = np.array([*range(55, 60), *range(65, 68)])
 _CHIN = np.arange(5, 12)
 _UPPER_LIDS, _LOWER_LIDS = np.array([37, 38, 43, 44]), np.array([41, 40, 47, 46])
-_BLINK = {0.45: 0.5, 0.47: 0.9, 0.49: 0.5}
+_BLINK = {16 / 36: 0.5, 17 / 36: 0.9, 18 / 36: 0.5}
 """Closing of the eyes by the share of the motion that has passed."""
 
 

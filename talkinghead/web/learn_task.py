@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import save_person
-from ..clip import Clip
+from ..clip import Clip, Track
+from ..engines.base import Engine
 from ..engines.torch_engine import TorchEngine
 from ..errors import TalkingheadError, quantity
 from ..landmarks.gaze import points_looking_ahead
+from ..landmarks.mean_face import MEAN_FACE
 from ..media.video import write_video
 from ..model import Model, Person
-from ..pipelines.animate import SYNTHESISED, render
+from ..pipelines.animate import BATCH, SYNTHESISED, render
 from ..pipelines.finetune import read_pictures
 from ..pipelines.sample_motion import SAMPLE_FPS, sample_motion
 from ..system.device import choose_device
@@ -95,8 +97,9 @@ def _learn_in_stages(
     person: Person | None = None
     try:
         for person in finetune_at_steps(model, clip, stages, on_step=on_step):
-            write_jpeg(preview, render_still(person))
-            report.preview(preview)
+            if steps:
+                write_jpeg(preview, render_still(TorchEngine(person, model.device, "auto"), person))
+                report.preview(preview)
     except (Interrupted, Diverged) as ended:
         if ended.person is None:
             raise
@@ -110,21 +113,29 @@ def _about(seconds: float) -> str:
     return quantity(max(1, round(seconds)), "second") if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
-def render_still(person: Person) -> np.ndarray:
+def render_still(engine: Engine, person: Person) -> np.ndarray:
     """Return the person at rest, uint8 [size, size, 3]."""
-    points = points_looking_ahead(person.neutral_landmarks, person.config.networks.num_points)
-    return next(iter(render(person, points[None])))
+    return engine.run(points_looking_ahead(person.neutral_landmarks, engine.spec.num_points)[None])[0]
 
 
 def _write_sample(person: Person, out: Path, report: JobReport) -> None:
     """Write a person at rest, and the person in a short motion."""
-    points = sample_motion(person)
-    side = person.config.networks.image_size
-    engine = TorchEngine(person, choose_device("auto", placed=person.placed), "auto", len(points))
+    points, side = sample_motion(person), person.config.networks.image_size
+    engine = TorchEngine(person, choose_device("auto", placed=person.placed), "auto", BATCH)
+    write_jpeg(out.with_suffix(".still"), render_still(engine, person))
     frames = render(person, points, engine=engine)
-    write_jpeg(out.with_suffix(".still"), render_still(person))
     with write_video(
         out.with_suffix(".mp4"), SAMPLE_FPS, (side, side), metadata={"comment": SYNTHESISED}
     ) as video:
         for frame in report.progress(frames, desc="drawing a sample", total=len(points)):
             video.write(frame)
+
+
+def warm_up_model(model: Model) -> None:
+    """Make a person of a grey picture and render some frames, so that the first person is fast."""
+    size = model.config.networks.image_size
+    points = (MEAN_FACE[None, :, :2] * 0.17 + 0.5) * size
+    clip = Clip(Track(points, (size, size)), np.full((1, size, size, 3), 128, np.uint8), "grey")
+    (person,) = finetune_at_steps(model, clip, [0])
+    for _ in render(person, sample_motion(person, BATCH)):
+        pass

@@ -5,11 +5,12 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, one_line
 from .actions import Actions
 from .aiohttp_module import aio_web
 from .live_pool import LivePool
@@ -72,6 +73,32 @@ async def _sweep(store: SessionStore) -> None:
             log.info("%d old sessions were removed", number)
 
 
+class _OneLineFormatter(logging.Formatter):
+    """Formatter that escapes what a terminal would obey in a message, and keeps a traceback's lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+@contextmanager
+def server_log(stream: TextIO) -> Iterator[None]:
+    """Write what the server logs to a stream, with times, within the block."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger(__package__)
+    before = logger.propagate, logger.level
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate, level = before
+        logger.setLevel(level)
+
+
 def serve(settings: ServerSettings, announce: Callable[[str, int], None]) -> None:
     """Serve the page until Ctrl-C.
 
@@ -82,7 +109,8 @@ def serve(settings: ServerSettings, announce: Callable[[str, int], None]) -> Non
     Raises:
         TalkingheadError: the port is in use, or the folder cannot be used.
     """
-    asyncio.run(_serve(build_app(settings), settings, announce))
+    with server_log(sys.stderr):
+        asyncio.run(_serve(build_app(settings), settings, announce))
 
 
 async def _serve(app: Any, settings: ServerSettings, announce: Callable[[str, int], None]) -> None:

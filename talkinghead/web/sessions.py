@@ -61,8 +61,8 @@ class Session:
                 return entry
         raise TalkingheadError(f"{kind}: this one is no longer here; load the page again")
 
-    def add(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Append an entry with a new id to a list and return it."""
+    def add(self, kind: str, /, **fields: Any) -> dict[str, Any]:
+        """Append an entry to a list and return it; its id is new unless the fields hold one."""
         entry = {"id": secrets.token_hex(8), "created": time.time(), **fields}
         self.entries(kind).append(entry)
         return entry

@@ -29,7 +29,8 @@ from ..pipelines.animate import animate
 from ..pipelines.animate_video import animate_video
 from ..pipelines.face_drawing import draw_face
 from ..system.atomic_file import atomic_write
-from .learn_task import learn
+from ..system.device import choose_device
+from .learn_task import learn, warm_up_model
 from .report import JobReport
 from .task_files import named_error, write_jpeg
 from .task_resources import TaskResources
@@ -181,7 +182,7 @@ def warm_up(resources: TaskResources, request: Mapping[str, Any], report: JobRep
     detector = resources.detector(request)
     detector.find([np.full((240, 320, 3), 128, np.uint8)])
     if request.get("model"):
-        resources.model(request["model"])
+        warm_up_model(resources.model(request["model"]).on(choose_device(request["device"])))
     return {}
 
 

@@ -22,6 +22,7 @@ export function startPeople() {
   subscribe((state) => {
     byId("people").hidden = !state.persons.length;
     byId("move").hidden = !state.persons.length;
+    let fresh = false;
     const ids = new Set(state.persons.map((person) => person.id));
     for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
     for (const person of state.persons) {
@@ -31,11 +32,13 @@ export function startPeople() {
       // a new person is the one to be moved next
       chosen.clear();
       chosen.add(person.id);
+      fresh = true;
       announce(`${person.name} is ready`);
     }
     if (first && state.persons.length) chosen.add(state.persons.at(-1).id);
-    first = false;
     reconcile(byId("people-list"), [...state.persons].reverse(), createPerson, (node, person) => updatePerson(node, person, state));
+    if (fresh) byId("people").scrollIntoView({ block: "nearest" }); // browsers play what is in view
+    first = false;
     tell();
   });
   jobList("export-jobs", ["export"]);
