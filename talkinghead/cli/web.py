@@ -121,10 +121,10 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     )
 
     def announce(host: str, port: int) -> None:
-        shown = f"[{host}]" if ":" in host else host
+        name = f"[{host}]" if ":" in host else host
         query = f"/?token={token}" if token else ""
         console.print(f"files are kept in {settings.folder}, each for {args.keep_days:g} days without use")
-        console.print(f"open http://{shown}:{port}{query} in a browser; Ctrl-C ends the server")
+        console.print(f"open http://{name}:{port}{query} in a browser; Ctrl-C ends the server")
 
     serve(settings, announce)
     console.result({"folder": str(settings.folder)}, ["the server has ended"])

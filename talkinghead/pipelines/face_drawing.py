@@ -28,9 +28,7 @@ def square_lines(square: Crop, scale: float, corner: tuple[int, int] = (0, 0)) -
     large.
     """
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * square.side + (square.x, square.y)
-    return [
-        Polyline((corners - corner) * scale, colour, width) for colour, width in ((DARK, 3), (GREY, 1))
-    ]
+    return [Polyline((corners - corner) * scale, colour, width) for colour, width in ((DARK, 3), (GREY, 1))]
 
 
 def draw_face(frame: np.ndarray, landmarks: np.ndarray, square: Crop | None, side: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A person who follows a driver frame by frame, from past frames alone: the work of `live` and of the page."""
+"""A person who follows a driver frame by frame, from past frames alone, for `live` and the page."""
 
 from collections.abc import Callable
 from typing import Any

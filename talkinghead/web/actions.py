@@ -189,7 +189,7 @@ class Actions:
         }[entry["job"]]
         request = {"kind": entry["job"], **self._common, **build(session, entry)}
         queue = self.uploads if entry["job"] == "examine" else self.work
-        queue.submit(Job(session, entry, request, _keep_result, _remove_remains))
+        queue.submit(Job(session, entry, request, on_done=_keep_result, on_end=_remove_remains))
 
     def _examine_request(self, session: Session, entry: dict[str, Any]) -> dict[str, Any]:
         stem = session.path(entry["id"])

@@ -150,7 +150,9 @@ class JobQueue:
                 continue
             if message is None:
                 await self._worker.kill()
-                self._end(job, "failed", "the process that did it has ended, perhaps out of memory; try again")
+                self._end(
+                    job, "failed", "the process that did it has ended, perhaps out of memory; try again"
+                )
                 return
             if message[0].get("job") == job.number and self._handle(job, message[0]):
                 return

@@ -74,9 +74,7 @@ def learn(resources: TaskResources, request: Mapping[str, Any], report: JobRepor
 def _steps(model: Model, clip: Clip, quality: str) -> int:
     """Return the number of steps of a choice."""
     if quality not in STEP_FACTORS:
-        raise TalkingheadError(
-            f"quality: no such choice is here; choose one of {', '.join(STEP_FACTORS)}"
-        )
+        raise TalkingheadError(f"quality: no such choice is here; choose one of {', '.join(STEP_FACTORS)}")
     return round(model.config.finetune.steps(len(clip)) * STEP_FACTORS[quality])
 
 

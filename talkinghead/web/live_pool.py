@@ -10,9 +10,9 @@ from ..errors import TalkingheadError
 from .worker_process import WorkerProcess
 
 FRAME_HEADER = struct.Struct(">IB")
-"""In front of a JPEG to the page: the number of the camera's frame, and whether a face was seen in it."""
+"""Header of a JPEG to the page: the number of the camera's frame, and whether a face was seen in it."""
 CAMERA_HEADER = struct.Struct(">I")
-"""In front of a JPEG from the page: the number of the frame."""
+"""Header of a JPEG from the page: the number of the frame."""
 _MAX_IN_FLIGHT = 2  # frames that a worker has and has not answered
 _MAX_SILENCE_S = 60.0  # without a frame from the page, after which live driving ends
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..config import preset
 from ..constants import DEFAULT_MODEL, DEFAULT_SHOTS
 from ..errors import TalkingheadError
 from ..weights import shipped_models
@@ -202,8 +203,6 @@ def download_name(entry: dict[str, Any], suffix: str) -> str:
 
 
 def _describe_model(name: str) -> dict[str, Any]:
-    from ..config import preset
-
     config = preset(name)
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""Who may use the server: checks of Host, Origin and token, headers of every answer, errors in one line."""
+"""Checks of who may use the server: those of Host, Origin and token, headers of every answer, errors in one line."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, shorten
 from .aiohttp_module import aio_web
 from .settings import LOOPBACK_HOSTS, ServerSettings
 
@@ -78,7 +78,9 @@ class Guard:
             own = (self._settings.host, socket.gethostname(), socket.getfqdn())
             allowed = allowed or host in own or _is_address(host)
         if not allowed:
-            raise RefusedRequest(403, "host: this server does not go by that name; use the address it printed")
+            raise RefusedRequest(
+                403, "host: this server does not go by that name; use the address it printed"
+            )
 
     def _check_origin(self, request: Any) -> None:
         """Refuse what another site's page sends."""
@@ -106,10 +108,10 @@ def guard_middleware(guard: Guard) -> Any:
             guard.set_access_cookie(request, response)
             return response
         except RefusedRequest as error:
-            log.warning("%s %s from %s: %s", request.method, request.path, request.remote, error)
+            log.warning("%s from %s: %s", _describe(request), request.remote, error)
             return error_response(error.status, str(error))
         except TalkingheadError as error:
-            log.info("%s %s: %s", request.method, request.path, error)
+            log.info("%s: %s", _describe(request), error)
             return error_response(400, str(error))
         except aio_web().HTTPException as error:
             return error_response(error.status, _http_message(error.status))
@@ -117,10 +119,15 @@ def guard_middleware(guard: Guard) -> Any:
             raise
         except Exception:
             number = secrets.token_hex(4)
-            log.exception("failure %s in %s %s", number, request.method, request.path)
+            log.exception("failure %s in %s", number, _describe(request))
             return error_response(500, f"something went wrong; the server's log has more under {number}")
 
     return middleware
+
+
+def _describe(request: Any) -> str:
+    """Return method and path of a request, without the query, which may hold the token."""
+    return f"{request.method} {shorten(request.path, 120)}"
 
 
 def _http_message(status: int) -> str:

@@ -38,9 +38,7 @@ def build_app(settings: ServerSettings) -> Any:
     os.umask(0o077)  # whatever is written in the folder is the user's own
     store = SessionStore(settings.folder, settings.limits)
     store.remove_old()
-    app = web.Application(
-        middlewares=[guard_middleware(Guard(settings))], client_max_size=_MAX_JSON_BYTES
-    )
+    app = web.Application(middlewares=[guard_middleware(Guard(settings))], client_max_size=_MAX_JSON_BYTES)
 
     actions = Actions(settings, store)
     pool = LivePool(settings.limits.live, {"landmarks": settings.landmarks})
@@ -49,8 +47,7 @@ def build_app(settings: ServerSettings) -> Any:
     async def run_workers(_: Any) -> AsyncIterator[None]:
         actions.resume()
         tasks = [
-            asyncio.create_task(work)
-            for work in (actions.uploads.run(), actions.work.run(), _sweep(store))
+            asyncio.create_task(work) for work in (actions.uploads.run(), actions.work.run(), _sweep(store))
         ]
         yield
         for task in tasks:
@@ -146,5 +143,5 @@ def _address_error(settings: ServerSettings, error: OSError) -> TalkingheadError
             f"port {settings.port}: is used by another program; choose another --port, or end that program"
         )
     return TalkingheadError(
-        f"host {settings.host}, port {settings.port}: cannot be listened on ({error.strerror}); choose another"
+        f"host {settings.host}, port {settings.port}: cannot be used ({error.strerror}); choose another"
     )

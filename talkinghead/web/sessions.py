@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 _FOLDER_NAME = re.compile(r"[0-9a-f]{40}")
 _LISTS = ("pictures", "drivers", "persons", "results", "engines", "jobs")
-_EMPTY_SESSION_S = 3600.0  # after which a session without content may make room for another
+_EMPTY_SESSION_S = 300.0  # after which a session without content may make room for another
 _TOUCH_INTERVAL_S = 600.0  # between two notes of the last use
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Session:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no content and no open tab."""
+        """Return whether there is no content and no open tab."""
         return not self.changed and not any(self.entries(kind) for kind in _LISTS)
 
     @classmethod

@@ -70,7 +70,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not self.is_local and not self.token:
             raise TalkingheadError(
-                f"host {self.host}: others can reach it, and there is no token; give one, or leave the host out"
+                f"host {self.host}: is reached by others, and there is no token; give one, or leave the host out"
             )
         if self.token and len(self.token) < MIN_TOKEN_CHARACTERS:
             raise TalkingheadError(
@@ -80,5 +80,5 @@ class ServerSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """Return whether only this machine can reach the server."""
         return self.host in LOOPBACK_HOSTS

@@ -12,7 +12,7 @@ from ..weights import shipped_models
 
 
 class TaskResources:
-    """What several jobs of a worker use: the landmark detector, and the model that was used last."""
+    """Landmark detector and last model of a worker, which several jobs use."""
 
     def __init__(self) -> None:
         self._detector: tuple[str, Detector] | None = None

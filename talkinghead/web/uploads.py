@@ -74,7 +74,9 @@ class Receiver:
 
     def _too_large(self) -> RefusedRequest:
         megabytes = self._limits.upload_bytes / (1 << 20)
-        return RefusedRequest(413, f"upload: is larger than {megabytes:.4g} MB, the most; choose a smaller file")
+        return RefusedRequest(
+            413, f"upload: is larger than {megabytes:.4g} MB, the most; choose a smaller file"
+        )
 
     def _too_slow(self) -> RefusedRequest:
         return RefusedRequest(408, "upload: came too slowly and was given up; try again with a better line")

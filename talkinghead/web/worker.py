@@ -106,7 +106,7 @@ class Worker:
 
 def main() -> None:
     """Run a worker on the standard streams."""
-    source, sink = (os.fdopen(os.dup(number), mode) for number, mode in ((0, "rb"), (1, "wb")))
+    source, sink = open(os.dup(0), "rb"), open(os.dup(1), "wb")  # noqa: SIM115  open to the end
     os.dup2(2, 1)  # prints of libraries must not mix with messages
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.umask(0o077)

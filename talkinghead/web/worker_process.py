@@ -30,7 +30,7 @@ class WorkerProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process."""
+        """Return whether there is a process."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:

@@ -17,7 +17,7 @@ export function startLearn() {
     const usable = state.pictures.filter((picture) => picture.state === "done").length;
     const looking = state.pictures.some((picture) => !["done", "failed"].includes(picture.state));
     byId("learn-start").disabled = !usable || looking;
-    let hint = usable ? `from ${counted(usable, "picture or clip").replace("clips", "clips")}` : "Add a picture first.";
+    let hint = usable ? `from ${counted(usable, "file")}` : "Add a picture first.";
     if (looking) hint = "Looking at the pictures …";
     setText(byId("learn-hint"), hint);
     byId("name").placeholder = `Person ${state.persons.length + 1}`;

@@ -102,7 +102,7 @@ function updateTile(role, tile, entry, choosable) {
   } else if (entry.state === "failed") {
     setText(tile.querySelector(".wait"), "not used");
     detail.className = "detail reason";
-    setText(detail, entry.error);
+    setText(detail, entry.error.replace(`${entry.name}: `, ""));
     announce(entry.error);
   }
 }
