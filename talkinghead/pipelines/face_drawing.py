@@ -10,6 +10,7 @@ from ..media.images import resize_to_fit
 GREY = (176, 180, 188)
 DARK = (12, 13, 16)
 """Colours of crops and of the edges of all lines."""
+_MARGIN = 0.12  # of a picture around a crop, in sides of the crop
 _WIDE_FACE_PX = 140  # width of a face from which on its lines are wider
 
 
@@ -31,18 +32,22 @@ def square_lines(square: Crop, scale: float, corner: tuple[int, int] = (0, 0)) -
     return [Polyline((corners - corner) * scale, colour, width) for colour, width in ((DARK, 3), (GREY, 1))]
 
 
-def draw_face(frame: np.ndarray, landmarks: np.ndarray, square: Crop | None, side: int) -> np.ndarray:
-    """Return a picture with a face's landmarks and its crop drawn.
+def draw_face(frame: np.ndarray, landmarks: np.ndarray, square: Crop, side: int) -> np.ndarray:
+    """Return the part of a picture around a face, with its landmarks and its crop drawn.
 
     Args:
         frame: uint8 [H, W, 3].
         landmarks: [68, 2] in pixels of the frame.
-        square: the crop; None draws none.
-        side: the longer side of the result in pixels; a smaller frame is not enlarged.
+        square: the crop.
+        side: the longer side of the result in pixels; a smaller part is not enlarged.
     """
-    image = resize_to_fit(frame, side)
-    scale = image.shape[1] / frame.shape[1]
-    lines = [] if square is None else square_lines(square, scale)
-    points = landmarks * scale
+    margin = _MARGIN * square.side
+    left, top = (max(0, int(edge - margin)) for edge in (square.x, square.y))
+    reach = square.side + margin
+    part = frame[top : max(top + 1, int(square.y + reach)), left : max(left + 1, int(square.x + reach))]
+    image = resize_to_fit(np.ascontiguousarray(part), side)
+    scale = image.shape[1] / part.shape[1]
+    lines = square_lines(square, scale, (left, top))
+    points = (landmarks - (left, top)) * scale
     width = 2 if np.ptp(points[:, 0]) > _WIDE_FACE_PX else 1
     return draw_polylines(image, lines + face_lines(points, width))

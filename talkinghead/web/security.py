@@ -1,4 +1,4 @@
-"""Checks of who may use the server: those of Host, Origin and token, headers of every answer, errors in one line."""
+"""Checks of requests: Host, Origin and token; headers of every answer, and errors in one line."""
 
 import hashlib
 import hmac

@@ -70,7 +70,8 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not self.is_local and not self.token:
             raise TalkingheadError(
-                f"host {self.host}: is reached by others, and there is no token; give one, or leave the host out"
+                f"host {self.host}: is reached by others, and there is no token; "
+                "give one, or leave the host out"
             )
         if self.token and len(self.token) < MIN_TOKEN_CHARACTERS:
             raise TalkingheadError(

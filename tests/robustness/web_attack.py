@@ -68,9 +68,9 @@ def hostile_name(name: str) -> Callable[[Attacker], str]:
 
     def run(attacker: Attacker) -> str:
         entry = attacker.upload(b"hello", name)
-        shown = str(entry.get("name"))
-        is_clean = "/" not in shown and shown.isprintable() and len(shown) < 100
-        return "cleaned" if is_clean else f"kept as {shown[:40]!r}"
+        kept = str(entry.get("name"))
+        is_clean = "/" not in kept and kept.isprintable() and len(kept) < 100
+        return "cleaned" if is_clean else f"kept as {kept[:40]!r}"
 
     return run
 

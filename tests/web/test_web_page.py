@@ -131,6 +131,7 @@ def test_two_sessions_at_once_see_their_own(server: WebServer, browser: Any, med
     second_tab.goto(server.url)
     second_tab.wait_for_selector("#people-list .person")
     second_tab.on("dialog", lambda dialog: dialog.accept())
+    second_tab.click("#people-list summary")
     second_tab.click("#people-list .danger")
     pages[0].until("document.querySelectorAll('#people-list .person').length === 0")
     assert pages[1].page.locator("#people-list .person").count() == 1

@@ -6,7 +6,7 @@ import { jobList } from "./jobs.js";
 import { store, subscribe } from "./store.js";
 
 const QUALITIES = [["at-once", "At once", 0], ["quick", "Quick", 0.5], ["standard", "Standard", 1], ["thorough", "Thorough", 2]];
-const MODELS = { portrait: "Portrait: sharp, keeps the pictures", small: "Small: softer", tiny: "Tiny: softest, fastest" };
+const MODELS = { portrait: "Portrait, sharp", small: "Small, softer", tiny: "Tiny, softest" };
 
 export function startLearn() {
   const form = byId("learn-form");

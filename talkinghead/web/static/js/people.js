@@ -62,15 +62,14 @@ function createPerson(person) {
     element("label", {}, pick, element("span", {}, person.name)),
     element("p", { className: "hint" }, `${person.model}, ${person.size} px, ${counted(person.pictures, "picture")}, ${steps}`),
     element("p", { className: "hint note" }),
-    element("div", { className: "row" },
+    element("details", {}, element("summary", {}, "Download, export, delete"), element("div", { className: "row" },
       element("a", { className: "button quiet tiny", href: fileAddress("persons", person, "file", "?download") },
         `Person (${megabytes(person.bytes)})`),
       exportButton(person, "onnx", "Make ONNX engine"), exportButton(person, "aoti", "Make .pt2 engine"),
       element("button", {
         type: "button", className: "quiet danger tiny", textContent: "Delete",
         "aria-label": `Delete ${person.name}`, onclick: () => deletePerson(person),
-      })),
-    element("div", { className: "row engines" })));
+      })), element("div", { className: "row engines" }))));
 }
 
 function exportButton(person, format, label) {
