@@ -84,8 +84,8 @@ class Actions:
             raise TalkingheadError("pictures: there is none to learn from; add one that shows a face")
         model = choice(fields, "model", tuple(shipped_models()), DEFAULT_MODEL)
         quality = choice(fields, "quality", QUALITIES, "standard")
-        number = session.state["named"] = session.state.get("named", 0) + 1
-        name = clean_name(str(fields.get("name") or "")) or f"Person {number}"
+        session.state["named"] += 1
+        name = clean_name(str(fields.get("name") or "")) or f"Person {session.state['named']}"
         entry = session.add("jobs", job="learn", name=name, pictures=pictures, model=model, quality=quality)
         return self._start(session, "jobs", entry)
 

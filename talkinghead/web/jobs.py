@@ -164,14 +164,14 @@ class JobQueue:
         if "preview" in fields:
             job.entry["preview"] = job.entry.get("preview", 0) + 1
         if "note" in fields and len(job.entry.setdefault("notes", [])) < 5:
-            job.entry["notes"].append(fields["note"])
+            job.entry["notes"].append(job.session.hide_paths(fields["note"]))
         if "result" in fields:
             job.on_done(job, fields["result"])
             self._end(job, "done", "")
         elif "stopped" in fields:
             self._end(job, "stopped", "")
         elif "error" in fields:
-            self._end(job, "failed", fields["error"])
+            self._end(job, "failed", job.session.hide_paths(fields["error"]))
         elif "failure" in fields:
             number = fields["failure"]
             self._end(job, "failed", f"something went wrong; the server's log has more under {number}")

@@ -101,7 +101,7 @@ class PageSocket:
             self._live = LiveRun(self._pool, request, self._output)
             ending = {"state": "stopped", "note": await self._live.run()}
         except TalkingheadError as error:
-            ending = {"state": "failed", "error": str(error)}
+            ending = {"state": "failed", "error": self._session.hide_paths(str(error))}
         self._live = None
         self._output.put({"live": ending})
 
@@ -135,4 +135,4 @@ class PageSocket:
 def public_state(session: Session) -> dict[str, Any]:
     """Return what a page shows of its session."""
     kinds = ("pictures", "drivers", "persons", "results", "engines", "jobs")
-    return {kind: session.entries(kind) for kind in kinds}
+    return {kind: session.entries(kind) for kind in kinds} | {"named": session.state["named"]}

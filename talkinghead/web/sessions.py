@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from .settings import Limits
 
 STATE_FILE = "state.json"
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+_ENTRY_ID = re.compile(r"[0-9a-f]{16}")
 _FOLDER_NAME = re.compile(r"[0-9a-f]{40}")
 _LISTS = ("pictures", "drivers", "persons", "results", "engines", "jobs")
 _EMPTY_SESSION_S = 300.0  # after which a session without content may make room for another
@@ -43,7 +45,10 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.state: dict[str, Any] = {name: [] for name in _LISTS} | {"used": time.time()}
+        self.state: dict[str, Any] = {name: [] for name in _LISTS} | {
+            "used": time.time(),
+            "named": 0,
+        }
         self.changed: set[asyncio.Event] = set()
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
@@ -83,6 +88,10 @@ class Session:
         """Return the path of a file of an entry."""
         return self.folder / f"{number}{suffix}"
 
+    def hide_paths(self, text: str) -> str:
+        """Return a message without the folder, which is no matter of the user's."""
+        return text.replace(f"{self.folder}{os.sep}", "")
+
     def save(self) -> None:
         """Write the state and tell open tabs of it."""
         with atomic_write(self.folder / STATE_FILE) as temp_path:
@@ -118,13 +127,22 @@ class Session:
             part.unlink(missing_ok=True)
         try:
             state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            used = float(state["used"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             log.warning("%s: its state cannot be read; the session starts anew", folder)
             return session
         for kind in _LISTS:
-            session.state[kind] = [entry for entry in state.get(kind, []) if isinstance(entry, dict)]
-        session.state["used"] = float(state.get("used", time.time()))
+            entries = state.get(kind)
+            if isinstance(entries, list):
+                session.state[kind] = [entry for entry in entries if _is_entry(entry)]
+        named = state.get("named")
+        session.state.update(used=used, named=named if isinstance(named, int) else 0)
         return session
+
+
+def _is_entry(entry: object) -> bool:
+    """Return whether a part of a state is an entry, whose id names its files."""
+    return isinstance(entry, dict) and _ENTRY_ID.fullmatch(str(entry.get("id"))) is not None
 
 
 class SessionStore:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,14 +35,14 @@ class WorkerProcess:
 
     async def start(self) -> None:
         """Start the process unless it runs."""
-        if self.is_running:
-            return
+        if not self.is_running:
+            await self._start([sys.executable, "-m", f"{__package__}.worker"])
+
+    async def _start(self, command: Sequence[str]) -> None:
         # the worker imports the package from where this process does
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            f"{__package__}.worker",
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -20,7 +20,7 @@ export function startLearn() {
     let hint = usable ? `from ${counted(usable, "file")}` : "Add a picture first.";
     if (looking) hint = "Looking at the pictures …";
     setText(byId("learn-hint"), hint);
-    byId("name").placeholder = `Person ${state.persons.length + 1}`;
+    byId("name").placeholder = `Person ${state.named + 1}`;
   });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
