@@ -30,8 +30,8 @@ def test_session_is_read_again_by_its_key(tmp_path: Path) -> None:
     key, session = store(tmp_path).create()
     entry = session.add("pictures", name="a.png", kind="picture", state="done")
     session.save()
-    again = store(tmp_path).find(key)
-    assert again is not None and again.entry("pictures", entry["id"]) == entry
+    reread = store(tmp_path).find(key)
+    assert reread is not None and reread.entry("pictures", entry["id"]) == entry
     assert stat.S_IMODE(session.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((session.folder / STATE_FILE).stat().st_mode) == 0o600
 
@@ -64,8 +64,8 @@ def test_damaged_state_starts_anew(content: str, tmp_path: Path) -> None:
     key, session = store(tmp_path).create()
     (session.folder / STATE_FILE).write_text(content)
     (session.folder / "cut.part").write_text("an upload that was cut off")
-    again = store(tmp_path).find(key)
-    assert again is not None and again.entries("pictures") == []
+    reread = store(tmp_path).find(key)
+    assert reread is not None and reread.entries("pictures") == []
     assert not (session.folder / "cut.part").exists()
 
 
