@@ -128,6 +128,7 @@ def test_two_persons_are_moved_by_one_driver(
         ("bomb.png", web_media.png_bomb(), "million pixels"),
         ("coffee.png", web_media.saved(web_media.Image.fromarray(data.coffee()), "PNG"), "no face was found"),
     ],
+    ids=["text", "engine", "svg", "playlist", "bomb", "no face"],
 )
 def test_file_that_cannot_be_used_reports_reason(
     name: str, content: bytes, problem: str, server: WebServer
