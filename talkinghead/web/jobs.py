@@ -188,7 +188,9 @@ class JobQueue:
         jobs = job.session.entries("jobs")
         for old in [entry for entry in jobs if entry["state"] in ENDED][:-_NUM_KEPT_JOBS]:
             jobs.remove(old)
-        if job.session.folder.exists():
+        if job.session.is_removed:
+            job.session.delete_files()
+        else:
             job.session.save()
         self._number_waiting()
 

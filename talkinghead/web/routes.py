@@ -95,8 +95,8 @@ class Routes:
 
     async def _open_session(self, request: Any) -> Any:
         """Answer with the session of the cookie, or with a new one."""
-        session = self._store.find(request.cookies.get(SESSION_COOKIE, ""))
-        key = ""
+        key = request.cookies.get(SESSION_COOKIE, "")
+        session = self._store.find(key)
         if session is None:
             key, session = self._store.create()
         limits = self._settings.limits
@@ -113,11 +113,9 @@ class Routes:
                 },
             }
         )
-        if key:
-            seconds = int(limits.keep_days * 86400)
-            response.set_cookie(
-                SESSION_COOKIE, key, max_age=seconds, httponly=True, samesite="Strict", path="/"
-            )
+        # also where there is one, so that it lasts as long as the session
+        seconds = int(limits.keep_days * 86400)
+        response.set_cookie(SESSION_COOKIE, key, max_age=seconds, httponly=True, samesite="Strict", path="/")
         return response
 
     async def _remove_session(self, request: Any, session: Session) -> Any:

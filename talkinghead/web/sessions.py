@@ -41,6 +41,7 @@ class Session:
     Attributes:
         state: lists of plain values by name; see `_LISTS`.
         changed: is set when the state has changed, for each open tab.
+        is_removed: whether its files were deleted; a job that still ran may write some more.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,6 +51,7 @@ class Session:
             "named": 0,
         }
         self.changed: set[asyncio.Event] = set()
+        self.is_removed = False
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
         """Return a list of the state."""
@@ -98,6 +100,10 @@ class Session:
             temp_path.write_text(json.dumps(self.state), encoding="utf-8")
         (self.folder / STATE_FILE).chmod(0o600)
         self.notify()
+
+    def delete_files(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def notify(self) -> None:
         """Tell open tabs that the state has changed."""
@@ -202,7 +208,8 @@ class SessionStore:
     def remove(self, session: Session) -> None:
         """Remove a session with all its files."""
         self._sessions.pop(session.folder.name, None)
-        shutil.rmtree(session.folder, ignore_errors=True)
+        session.is_removed = True
+        session.delete_files()
 
     def remove_old(self) -> int:
         """Remove sessions that were not used for too long; return how many."""

@@ -207,6 +207,23 @@ def test_stopped_learning_keeps_person_so_far(server: WebServer, face: bytes) ->
     run(server, work)
 
 
+def test_removed_session_leaves_no_file_though_its_job_ran(server: WebServer, face: bytes) -> None:
+    async def work(client: PageClient) -> None:
+        before = set(server.folder.iterdir())
+        async with PageClient(server.url) as other:
+            await other.add("pictures", face)
+            job = await other.post("/api/learn", model="tiny", quality="thorough")
+            await other.wait("jobs", job, "running")
+            assert len(set(server.folder.iterdir()) - before) == 1
+            await other.delete("/api/session")
+            await other.get_bytes("/api/state", status=401)
+        await client.add("pictures", face)
+        await client.learn()  # it waits until the other job has ended
+        assert set(server.folder.iterdir()) == before
+
+    run(server, work)
+
+
 def test_waiting_job_shows_position_and_can_be_stopped(server: WebServer, face: bytes) -> None:
     async def work(client: PageClient) -> None:
         await client.add("pictures", face)
