@@ -117,6 +117,9 @@ def guard_middleware(guard: Guard) -> Any:
             return error_response(error.status, _http_message(error.status))
         except (ConnectionError, TimeoutError):
             raise
+        except aio_web().RequestPayloadError:
+            log.info("%s: was cut off", _describe(request))
+            return error_response(400, "request: was cut off; send it again")
         except Exception:
             number = secrets.token_hex(4)
             log.exception("failure %s in %s", number, _describe(request))

@@ -78,22 +78,37 @@ class _OneLineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _WithoutTraceback(logging.Filter):
+    """Filter of what aiohttp logs of malformed requests and lost connections: a line is enough."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg, record.args = f"{record.getMessage()} ({type(error).__name__})", ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
 @contextmanager
 def server_log(stream: TextIO) -> Iterator[None]:
     """Write what the server logs to a stream, with times, within the block."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger(__package__)
-    before = logger.propagate, logger.level
-    logger.addHandler(handler)
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
+    loggers = [logging.getLogger(name) for name in (__package__, "aiohttp.server")]
+    before = [(logger.propagate, logger.level) for logger in loggers]
+    without_traceback = _WithoutTraceback()
+    loggers[1].addFilter(without_traceback)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate, level = before
-        logger.setLevel(level)
+        loggers[1].removeFilter(without_traceback)
+        for logger, (propagate, level) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+            logger.setLevel(level)
 
 
 def serve(settings: ServerSettings, announce: Callable[[str, int], None]) -> None:
