@@ -17,6 +17,7 @@ import torch
 from talkinghead_kernels import backends, use_backend
 
 import talkinghead
+from support.browser import NO_BROWSER, has_browser
 from talkinghead.checkpoint import Model, Person, load_model, random_model
 from talkinghead.clip import Clip, Track
 from talkinghead.config import Config, NetworkConfig, preset
@@ -47,11 +48,17 @@ import_all_modules()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of dlib's models where these are not installed."""
-    marked = [item for item in items if item.get_closest_marker("identity")]
-    if marked and not has_dlib_models():
-        reason = "dlib's models are not installed: pip install 'talkinghead[identity]'"
-        if os.environ.get("TALKINGHEAD_TESTS_NEED_IDENTITY"):
+    """Skip tests of dlib's models, and of the page in a browser, where these are not installed."""
+    reason = "dlib's models are not installed: pip install 'talkinghead[identity]'"
+    _skip_marked(items, "identity", reason, has_dlib_models)
+    _skip_marked(items, "browser", f"{NO_BROWSER}: sudo apt install chromium", has_browser)
+
+
+def _skip_marked(items: list[pytest.Item], marker: str, reason: str, can_run: Callable[[], bool]) -> None:
+    """Skip the tests with a marker where they cannot run; fail where the environment requires them."""
+    marked = [item for item in items if item.get_closest_marker(marker)]
+    if marked and not can_run():
+        if os.environ.get(f"TALKINGHEAD_TESTS_NEED_{marker.upper()}"):
             raise pytest.UsageError(reason)
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "print what an engine holds and compare it with PyTorch's output",
     "export-landmarks": "write the landmark network as ONNX, for other runtimes and --landmarks",
     "live": "make a person do what a webcam sees, in real time",
+    "web": "serve a page to learn a person, drive it by a video or live by the webcam, all in the browser",
     "landmarks": "draw the landmarks that are detected in a video or picture, to see why something fails",
     "prepare": "make the data that `talkinghead train` reads, from videos, portraits or synthetic people; an "
     "interrupted run resumes",

@@ -181,28 +181,31 @@ class ImageReader:
             yield image
 
 
-def encode_jpeg(frame: np.ndarray, quality: int = _JPEG_QUALITY) -> bytes:
-    """Encode uint8 [H, W, 3] as JPEG of a quality 1..95 at full colour resolution."""
-    buffer = io.BytesIO()
-    pil("Image").fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=0)
+def encode_jpeg(frame: np.ndarray, quality: int = _JPEG_QUALITY, comment: str = "") -> bytes:
+    """Encode uint8 [H, W, 3] as JPEG of a quality 1..95 at full colour resolution, with a comment inside."""
+    buffer, image = io.BytesIO(), pil("Image").fromarray(frame)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, comment=comment.encode())
     return buffer.getvalue()
 
 
-def decode_jpeg(data: bytes, size: int | None = None) -> np.ndarray:
+def decode_jpeg(data: bytes, size: int | None = None, max_pixels: int | None = None) -> np.ndarray:
     """Decode JPEG bytes to uint8 [H, W, 3], RGB.
 
     Args:
         data: the bytes.
         size: side that the square image must have, checked before it is decoded.
+        max_pixels: that the image may have, checked before it is decoded.
 
     Raises:
-        ValueError: the image has another size.
+        ValueError: the image has another size, or more pixels.
         Exception: of various types, for damaged data.
     """
     # unlike Image.open, this accepts no other format and does not warn of large sizes
     with pil("JpegImagePlugin").JpegImageFile(io.BytesIO(data)) as image:
         if size is not None and image.size != (size, size):
             raise ValueError(f"it is {image.width}x{image.height}, expected {size}x{size}")
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ValueError(f"it is {image.width}x{image.height}, expected at most {max_pixels} pixels")
         return np.array(image.convert("RGB"))
 
 
@@ -225,6 +228,16 @@ def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
     image, (height, width) = pil("Image"), frame.shape[:2]
     size = (width * factor, height * factor)
     return np.array(image.fromarray(frame).resize(size, image.Resampling.LANCZOS))
+
+
+def resize_to_fit(frame: np.ndarray, side: int) -> np.ndarray:
+    """Return uint8 [H, W, 3] reduced so that its longer side has at most `side` pixels, antialiased."""
+    image, (height, width) = pil("Image"), frame.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return frame
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.array(image.fromarray(frame).resize(size, image.Resampling.BICUBIC, reducing_gap=3))
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from ..data.output_paths import check_outputs
 from ..errors import TalkingheadError
 from ..landmarks.detector import MIN_CONFIDENCE, Detector
 from ..landmarks.geometry import bounding_boxes
-from ..landmarks.landmark_image import IRIS_POLYLINES, POLYLINES
+from ..landmarks.landmark_image import IRIS_POLYLINES
 from ..media.contact_sheet import BRIGHT, FAINT, SheetRow, blank_canvas, draw_contact_sheet
 from ..media.drawing import Polyline, Text, draw_polylines, draw_text
 from ..media.images import WRITABLE_SUFFIXES, ImageReader, is_image_file, list_images, write_image
@@ -27,11 +27,10 @@ from ..media.video import VideoReader, VideoWriter, write_video
 from ..system.atomic_file import atomic_write
 from ..system.progress import Progress, no_progress
 from ..system.torch_state import from_numpy, with_default_torch_state
+from .face_drawing import DARK, GREY, face_lines, square_lines
 
 _RED = (255, 92, 82)
 _AMBER = (255, 190, 70)
-_GREY = (176, 180, 188)
-_DARK = (12, 13, 16)
 _MIN_SIDE_PX = 640  # longer side of the output video; smaller videos are enlarged by a whole factor
 _MAX_SIDE_PX = 1280  # longer side of the output video; larger videos are reduced
 _BAR_HEIGHT_PX = 32  # of the text above the frames of the output video
@@ -198,7 +197,7 @@ class _Scene:
             index = int(np.searchsorted(track.numbers, number))
             if other != self.face and index < len(track) and track.numbers[index] == number:
                 points = (track.landmarks[index] - corner) * scale
-                lines += _face_lines(points, 1, _GREY)
+                lines += face_lines(points, 1, GREY)
                 left, top = points.min(axis=0).round().astype(int).tolist()
                 texts += _text_with_shadow(max(left, 4), max(top - 24, 4), str(other), BRIGHT)
         if self._square is not None and (self.faces.fps or self.track.seen[number]):
@@ -206,14 +205,10 @@ class _Scene:
             square = (
                 self._square if self.faces.fps else crop_around(self.track.landmarks[number : number + 1])
             )
-            corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * square.side + (square.x, square.y)
-            lines += [
-                Polyline((corners - corner) * scale, colour, width)
-                for colour, width in ((_DARK, 3), (_GREY, 1))
-            ]
+            lines += square_lines(square, scale, corner)
         if self.track.seen[number]:
             width = 2 if self._face_side * scale > 140 else 1
-            lines += _face_lines((self.track.landmarks[number] - corner) * scale, width)
+            lines += face_lines((self.track.landmarks[number] - corner) * scale, width)
             if self.track.irises is not None:
                 irises = (self.track.irises[number].reshape(-1, 2) - corner) * scale
                 lines += [Polyline(irises[list(part)], own, 1) for part, own in IRIS_POLYLINES]
@@ -330,20 +325,10 @@ def _view(faces: FaceTracks) -> tuple[int, int, int, int]:
     return (*corner.tolist(), *(corner + view_size).tolist())
 
 
-def _face_lines(points: np.ndarray, width: int, colour: tuple[int, int, int] | None = None) -> list[Polyline]:
-    """Return the lines of a face [68, 2] in pixels of the picture, dark at their edges so that they show on
-    any skin.
-    """
-    parts = [(points[list(part)], colour or own) for part, own in POLYLINES]
-    return [Polyline(part, _DARK, width + 2) for part, _ in parts] + [
-        Polyline(part, own, width) for part, own in parts
-    ]
-
-
 def _text_with_shadow(left: int, top: int, text: str, colour: tuple[int, int, int]) -> list[Text]:
     """Return text with a shadow, legible on any image."""
     return [
-        Text(left + 1, top + 1, text, 17, colour=_DARK),
+        Text(left + 1, top + 1, text, 17, colour=DARK),
         Text(left, top, text, 17, colour=colour),
     ]
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,21 +19,17 @@ import torch
 from ..checkpoint import load_person
 from ..data.output_paths import check_outputs
 from ..engines.base import Engine
-from ..engines.torch_engine import TorchEngine
-from ..engines.verify import check_renders_person
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
-from ..landmarks.gaze import points_looking_ahead
 from ..landmarks.online import OnlineRetargeter
-from ..landmarks.open_detector import resolve_detector
 from ..media.frame_sink import Sink, open_sink
 from ..media.frame_source import FrameSource, SourceFrame, open_source
 from ..model import Person
-from ..system.device import choose_device
 from ..system.signals import graceful_shutdown, interruptible
 from ..system.stage_pipeline import StagePipeline
 from ..system.torch_state import with_default_torch_state
 from .animate import SYNTHESISED, check_retarget
+from .live_person import LivePerson
 
 _POLL_S = 0.05  # after which a window is polled, though no frame came
 _GRACE_S = 5.0  # for frames on their way after the end was asked for
@@ -221,20 +216,20 @@ def live(
     check_retarget(retarget)
     if not isinstance(person, Person):
         person = load_person(person)
-    check_renders_person(engine, person)
-    if engine is None:
-        target = choose_device(device, fast, placed=person.placed)
-        engine = TorchEngine(person, target, precision, fast=fast)
-    at_rest = points_looking_ahead(person.neutral_landmarks, person.config.networks.num_points)
-    retargeter = OnlineRetargeter(resolve_detector(detector), at_rest, keep_proportions=retarget != "off")
-    # Run the engine once, so that its initialisation does not delay the first frame.
-    engine.run(at_rest[None])
-    return _run(engine, retargeter, source, sink, realtime=realtime, seconds=seconds, log=log)
+    live_person = LivePerson(
+        person,
+        engine=engine,
+        detector=detector,
+        retarget=retarget,
+        precision=precision,
+        device=device,
+        fast=fast,
+    )
+    return _run(live_person, source, sink, realtime=realtime, seconds=seconds, log=log)
 
 
 def _run(
-    engine: Engine,
-    retargeter: OnlineRetargeter,
+    live_person: LivePerson,
     source: str | Path,
     sink: str | Path,
     *,
@@ -243,14 +238,13 @@ def _run(
     log: Callable[[str], None],
 ) -> LiveReport:
     """Run the stages until the end; arguments as for `live`."""
-    size = (engine.size, engine.size)
-    stages = {"landmarks": partial(_find_landmarks, retargeter), "render": partial(_render, engine)}
+    size, retargeter = (live_person.size, live_person.size), live_person.retargeter
     with graceful_shutdown() as stopped, ExitStack() as stack:  # until the sink is closed: a complete video
         with interruptible():
             frames = stack.enter_context(closing(open_source(source, realtime)))
             opened_sink = stack.enter_context(open_sink(sink, frames.fps, size, {"comment": SYNTHESISED}))
         limited = TimeLimitedSource(frames, seconds)
-        pipeline = stack.enter_context(StagePipeline(limited, stages, "sink", frames.is_blocking))
+        pipeline = stack.enter_context(StagePipeline(limited, live_person.stages, "sink", frames.is_blocking))
         # Close the source before the pipeline, or a thread may wait for the next frame.
         stack.enter_context(closing(frames))
         stats = LiveStats(log, retargeter)
@@ -267,17 +261,6 @@ def _run(
         seconds=duration,
         **stats.summary(duration),
     )
-
-
-def _find_landmarks(
-    retargeter: OnlineRetargeter, source_frame: SourceFrame
-) -> tuple[SourceFrame, np.ndarray]:
-    return source_frame, retargeter(source_frame.image, source_frame.t)
-
-
-def _render(engine: Engine, landmarks_of: tuple[SourceFrame, np.ndarray]) -> tuple[SourceFrame, np.ndarray]:
-    source_frame, points = landmarks_of
-    return source_frame, engine.run(points[None])[0]
 
 
 def _show(

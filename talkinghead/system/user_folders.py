@@ -15,3 +15,10 @@ def state_folder() -> Path:
     It is `$XDG_STATE_HOME/talkinghead`, by default `~/.local/state/talkinghead`.
     """
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "talkinghead"
+
+
+def data_folder() -> Path:
+    """Return the folder of what a user made: `$XDG_DATA_HOME/talkinghead`, by default
+    `~/.local/share/talkinghead`.
+    """
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "talkinghead"

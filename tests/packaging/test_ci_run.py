@@ -1,0 +1,54 @@
+"""Tests of `.ci/run`: it installs Chromium, requires the tests that need it, and says why it cannot."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Return a folder of fake programs, which alone are on the path."""
+    for name in ("sh", "dirname", "cat"):
+        target = next(Path(folder, name) for folder in ("/bin", "/usr/bin") if Path(folder, name).exists())
+        (tmp_path / name).symlink_to(target)
+    write_tool(tmp_path, "make", 'echo "make $* with $TALKINGHEAD_TESTS_NEED_BROWSER"')
+    return tmp_path
+
+
+def write_tool(folder: Path, name: str, script: str) -> None:
+    """Write a fake program."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def run_ci(tools: Path) -> subprocess.CompletedProcess[str]:
+    """Run `.ci/run` with fake programs."""
+    environment = {**os.environ, "PATH": str(tools)}
+    return subprocess.run(
+        ["/bin/sh", str(ROOT / ".ci" / "run")], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_chromium_is_installed_and_its_tests_required(tools: Path) -> None:
+    write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
+    done = run_ci(tools)
+    assert done.returncode == 0 and done.stdout == "make test-all with 1\n"
+    assert "install -y -qq --no-install-recommends chromium" in (tools / "calls").read_text()
+
+
+def test_present_chromium_is_kept(tools: Path) -> None:
+    write_tool(tools, "chromium", "true")
+    assert run_ci(tools).stdout == "make test-all with 1\n"
+
+
+@pytest.mark.parametrize("script", ["exit 100", None])
+def test_failed_installation_is_reported(script: str | None, tools: Path) -> None:
+    if script is not None:
+        write_tool(tools, "apt-get", script)
+    done = run_ci(tools)
+    assert done.returncode == 1 and "make" not in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(".ci/run: Chromium cannot be installed")
