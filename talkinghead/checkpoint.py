@@ -37,8 +37,8 @@ _HEADER_TYPES: dict[str, dict[str, type]] = {
 }
 """Types of the header's fields, by kind of file."""
 _OTHER_KIND = {
-    "person": "name the file of a {kind}, or let the person learn further: --from {path}, in Python "
-    "finetune(load_person('{path}'), pictures)",
+    "person": "name a {kind}, such as portrait, or its file; a person learns further by `talkinghead "
+    "finetune PICTURES --from {path}`, in Python finetune(load_person('{path}'), pictures)",
     "model": "name the file of a {kind}, which `talkinghead finetune PICTURES --model {path}` makes of it",
 }
 """Remedies for a file of another kind, by the kind that it is of."""
@@ -63,16 +63,27 @@ def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -
 
 
 @with_default_torch_state
-def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) -> Model:
+def load_model(
+    source: str | os.PathLike[str] = DEFAULT_MODEL,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Model:
     """Read a model from a file, or one that comes with the package by its name. Weights become float32.
 
     Args:
         source: name or file; "none" is a model of random weights.
         seed: of these random weights.
+        device: where `Model.to` moves it; by default it stays on the CPU.
 
     Raises:
-        TalkingheadError: missing, cut, edited, foreign, or of another version.
+        TalkingheadError: missing, cut, edited, foreign, or of another version; torch has no such device.
     """
+    model = _read_model(source, seed)
+    return model if device is None else model.to(device)
+
+
+def _read_model(source: str | os.PathLike[str], seed: int) -> Model:
+    """Read a model; arguments as for `load_model`."""
     if source == RANDOM_MODEL:
         return random_model(_RANDOM_PRESET, seed)
     if not isinstance(source, (str, os.PathLike)):
@@ -104,7 +115,7 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) ->
 
 @with_default_torch_state
 def save_person(person: Person, path: str | os.PathLike[str], keep_discriminator: bool = False) -> None:
-    """Write a person: styles and, unless it is a feed-forward person, the generator and w'.
+    """Write a person: styles and, unless it is feed-forward, the generator and w'. Sets `person.file`.
 
     Args:
         person: to be written.
@@ -139,20 +150,26 @@ def save_person(person: Person, path: str | os.PathLike[str], keep_discriminator
         "feed_forward": person.feed_forward,
     }
     _save(path, header, tensors)
+    person.file = Path(path)
 
 
 @with_default_torch_state
-def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[str] | None = None) -> Person:
+def load_person(
+    path: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+) -> Person:
     """Read a person.
 
     Args:
         path: what `save_person` wrote.
         model: for a feed-forward person its model, or the file or name of it; by default the shipped model of
             its preset.
+        device: where `Person.to` moves them; by default they stay on the CPU.
 
     Raises:
         TalkingheadError: missing, cut, edited, foreign, of another version, or `model` is not the one it was
-            made with.
+            made with; torch has no such device.
     """
     check_path("load_person", path, "anna.safetensors")
     path = Path(path)
@@ -180,7 +197,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         raise TalkingheadError(
             f"{path}: its styles, reference or embedding do not fit its configuration; make the person again"
         )
-    return Person(
+    person = Person(
         config=config,
         generator=generator,
         styles=styles,
@@ -192,6 +209,8 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         provenance=header["provenance"],
         references=references,
     )
+    person.file = path
+    return person if device is None else person.to(device)
 
 
 def _pop_discriminator(path: Path, config: Config, tensors: dict[str, Tensor]) -> Discriminator | None:
