@@ -79,6 +79,7 @@ _MODULES = {
     "load_model": "checkpoint",
     "load_person": "checkpoint",
     "open_engine": "engines.load",
+    "points_of_driver": "pipelines.animate",
     "prepare": "dataset.prepare",
     "read_clip": "data.load",
     "save_model": "checkpoint",
@@ -86,7 +87,9 @@ _MODULES = {
     "train": "training.meta",
     "verify_engine": "engines.report",
 }
-"""Public name -> the module that defines it; `metrics` is a module itself."""
+"""Public name -> the module that defines it; `metrics` is a module itself. `points_of_driver` is for
+`Person.points` alone.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -196,8 +196,7 @@ class Person:
         Raises:
             TalkingheadError: the driver is empty, none, or cannot be read; an argument is unknown.
         """
-        animation = importlib.import_module(".pipelines.animate", __package__)
-        points: np.ndarray = animation.points_of_driver(
+        points: np.ndarray = _public_api().points_of_driver(
             self, drive, crop, retarget, detector=detector, face=face, progress=progress
         )
         return points

@@ -79,10 +79,9 @@ def write_onnx(
 
 def _name_batch_dimension(model: Any) -> None:
     """Call the number of rows N in an onnx_ir model, where torch calls it by a symbol such as s32."""
-    ir = require("onnx_ir", "onnx")  # comes with onnxscript
     symbols = {str(value.shape[0]) for value in model.graph.inputs if not isinstance(value.shape[0], int)}
     for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
         if value.shape is not None:
-            value.shape = ir.Shape(
+            value.shape = type(value.shape)(
                 [BATCH_DIMENSION if str(size) in symbols else size for size in value.shape]
             )

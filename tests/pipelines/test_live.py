@@ -196,7 +196,7 @@ def test_live_report_as_dict_and_lines(person: Person, drive: Path, recorded: Re
     )
     first, second = report.lines()
     assert first.startswith(f"recorded: {COUNT} frames of 64x64 shown in ") and second.startswith(
-        f"from {drive} to there: "
+        "latency from capture to recorded: "
     )
 
 
