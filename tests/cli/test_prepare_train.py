@@ -43,7 +43,7 @@ def test_prepare_reports_added_and_rejected_videos(
     run_command(*command)
     printed = capsys.readouterr()
     assert "1 video added, 0 were there, 1 rejected" in printed.out and "report.jsonl" in printed.out
-    assert "people: 1 (the person of 1 video by file name, of 1 video by table of people)" in printed.out
+    assert "people: 1 (the person of 1 video by " in printed.out and "by table of people" in printed.out
     assert "videos" in printed.err
     [clip] = read_index(data)
     assert (clip.person, clip.size, len(clip.landmarks)) == ("bob", 64, 18)
