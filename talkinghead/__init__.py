@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .dataset.prepare import prepare
     from .engines.base import Engine
     from .engines.load import open_engine
+    from .engines.report import verify_engine
     from .errors import TalkingheadError
     from .exporters.export import export_person
     from .model import Model, Person
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from .pipelines.evaluate import evaluate
     from .pipelines.finetune import finetune
     from .pipelines.live import live
+    from .training.interrupted import Interrupted
     from .training.meta import train
 
 __all__ = [
     "Clip",
     "Engine",
+    "Interrupted",
     "Model",
     "Person",
     "TalkingheadError",
@@ -56,11 +59,13 @@ __all__ = [
     "save_model",
     "save_person",
     "train",
+    "verify_engine",
 ]
 
 _MODULES = {
     "Clip": "clip",
     "Engine": "engines.base",
+    "Interrupted": "training.interrupted",
     "Model": "model",
     "Person": "model",
     "TalkingheadError": "errors",
@@ -74,13 +79,17 @@ _MODULES = {
     "load_model": "checkpoint",
     "load_person": "checkpoint",
     "open_engine": "engines.load",
+    "points_of_driver": "pipelines.animate",
     "prepare": "dataset.prepare",
     "read_clip": "data.load",
     "save_model": "checkpoint",
     "save_person": "checkpoint",
     "train": "training.meta",
+    "verify_engine": "engines.report",
 }
-"""Public name -> the module that defines it; `metrics` is a module itself."""
+"""Public name -> the module that defines it; `metrics` is a module itself. `points_of_driver` is for
+`Person.points` alone.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -20,13 +20,12 @@ from .clip import POINTS
 from .config import Config
 from .constants import DEFAULT_MODEL
 from .data.output_paths import check_ending
-from .errors import TalkingheadError, check_local, check_path, shorten
+from .errors import TalkingheadError, check_path, shorten
 from .model import Model, Person, check_finite, networks_of, random_model, state_tensors
 from .networks import Discriminator, Embedder, References, build_generator
-from .system.hub import MODEL_FILE, PREFIX, hub_file
 from .system.tensor_file import checksum, write_tensors
 from .system.torch_state import from_numpy, with_default_torch_state
-from .weights import shipped_models
+from .weights import model_path
 
 VERSION = 2
 MAX_REFERENCES = 64
@@ -38,8 +37,8 @@ _HEADER_TYPES: dict[str, dict[str, type]] = {
 }
 """Types of the header's fields, by kind of file."""
 _OTHER_KIND = {
-    "person": "name the file of a {kind}, or let the person learn further: --from {path}, in Python "
-    "finetune(load_person('{path}'), pictures)",
+    "person": "name a {kind}, such as portrait, or its file; a person learns further by `talkinghead "
+    "finetune PICTURES --from {path}`, in Python finetune(load_person('{path}'), pictures)",
     "model": "name the file of a {kind}, which `talkinghead finetune PICTURES --model {path}` makes of it",
 }
 """Remedies for a file of another kind, by the kind that it is of."""
@@ -64,24 +63,35 @@ def save_model(model: Model, path: str | os.PathLike[str], half: bool = False) -
 
 
 @with_default_torch_state
-def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) -> Model:
+def load_model(
+    source: str | os.PathLike[str] = DEFAULT_MODEL,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Model:
     """Read a model from a file, or one that comes with the package by its name. Weights become float32.
 
     Args:
         source: name or file; a folder that holds model.safetensors; "hf://OWNER/NAME" on the Hugging Face Hub
             (`talkinghead.system.hub.hub_file`); "none" is a model of random weights.
         seed: of these random weights.
+        device: where `Model.to` moves it; by default it stays on the CPU.
 
     Raises:
-        TalkingheadError: missing, cut, edited, foreign, or of another version.
+        TalkingheadError: missing, cut, edited, foreign, or of another version; torch has no such device.
     """
+    model = _read_model(source, seed)
+    return model if device is None else model.to(device)
+
+
+def _read_model(source: str | os.PathLike[str], seed: int) -> Model:
+    """Read a model; arguments as for `load_model`."""
     if source == RANDOM_MODEL:
         return random_model(_RANDOM_PRESET, seed)
     if not isinstance(source, (str, os.PathLike)):
         raise TalkingheadError(
             f'load_model: got {type(source).__name__}; give a name or a file, such as "{DEFAULT_MODEL}"'
         )
-    path = _model_path(os.fspath(source))
+    path = model_path(os.fspath(source))
     header, tensors = _load(path, "model")
     config = _config(path, header)
     with torch.device("meta"):
@@ -96,33 +106,9 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_MODEL, seed: int = 0) ->
     return model
 
 
-def _model_path(source: str) -> Path:
-    """Return the file of a model that `load_model` takes.
-
-    Raises:
-        TalkingheadError: there is none.
-    """
-    if source.startswith(PREFIX):
-        return hub_file(source)
-    check_local(source)
-    shipped = shipped_models()
-    if source in shipped:
-        return shipped[source]
-    path = Path(source)
-    if path.is_dir():
-        path = path / MODEL_FILE
-    if not os.path.isfile(path):
-        raise TalkingheadError(
-            f"{path}: no such file, and no model that comes with the package (there is: "
-            f"{', '.join(shipped) or 'none'}); "
-            "name one of those, or a file that `talkinghead train` wrote"
-        )
-    return path
-
-
 @with_default_torch_state
 def save_person(person: Person, path: str | os.PathLike[str], keep_discriminator: bool = False) -> None:
-    """Write a person: styles and, unless it is a feed-forward person, the generator and w'.
+    """Write a person: styles and, unless it is feed-forward, the generator and w'. Sets `person.file`.
 
     Args:
         person: to be written.
@@ -157,20 +143,26 @@ def save_person(person: Person, path: str | os.PathLike[str], keep_discriminator
         "feed_forward": person.feed_forward,
     }
     _save(path, header, tensors)
+    person.file = Path(path)
 
 
 @with_default_torch_state
-def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[str] | None = None) -> Person:
+def load_person(
+    path: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+) -> Person:
     """Read a person.
 
     Args:
         path: what `save_person` wrote.
         model: for a feed-forward person its model, or the file or name of it; by default the shipped model of
             its preset.
+        device: where `Person.to` moves them; by default they stay on the CPU.
 
     Raises:
         TalkingheadError: missing, cut, edited, foreign, of another version, or `model` is not the one it was
-            made with.
+            made with; torch has no such device.
     """
     check_path("load_person", path, "anna.safetensors")
     path = Path(path)
@@ -198,7 +190,7 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         raise TalkingheadError(
             f"{path}: its styles, reference or embedding do not fit its configuration; make the person again"
         )
-    return Person(
+    person = Person(
         config=config,
         generator=generator,
         styles=styles,
@@ -210,6 +202,8 @@ def load_person(path: str | os.PathLike[str], model: Model | str | os.PathLike[s
         provenance=header["provenance"],
         references=references,
     )
+    person.file = path
+    return person if device is None else person.to(device)
 
 
 def _pop_discriminator(path: Path, config: Config, tensors: dict[str, Tensor]) -> Discriminator | None:

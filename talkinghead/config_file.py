@@ -56,15 +56,28 @@ def is_preset_file(source: str | os.PathLike[str]) -> bool:
     return isinstance(source, os.PathLike) or (isinstance(source, str) and source.lower().endswith(".toml"))
 
 
+def has_preset_table(path: str | os.PathLike[str]) -> bool:
+    """Return whether a TOML file has a table [preset], or [train.preset].
+
+    Raises:
+        TalkingheadError: it cannot be read.
+    """
+    return isinstance(_preset_table(path), dict)
+
+
+def _preset_table(path: str | os.PathLike[str]) -> Any:
+    values = read_toml(path)
+    command = values.get("train")
+    return values.get(TABLE, command.get(TABLE) if isinstance(command, dict) else None)
+
+
 def read_preset(path: str | os.PathLike[str]) -> Config:
     """Read the table [preset] of a TOML file, or [train.preset].
 
     Raises:
         TalkingheadError: it is missing, has unknown fields, or a value is impossible.
     """
-    values = read_toml(path)
-    command = values.get("train")
-    table = values.get(TABLE, command.get(TABLE) if isinstance(command, dict) else None)
+    table = _preset_table(path)
     if not isinstance(table, dict):
         raise TalkingheadError(f'{path}: has no table [preset]; add one with base = "small" and its changes')
     table = dict(table)

@@ -35,7 +35,9 @@ def one_line(text: str) -> str:
 
 
 def quantity(count: int, noun: str) -> str:
-    """Return a count with its noun, which gets an s unless the count is 1."""
+    """Return a count with its noun, which gets an s unless the count is 1; several persons are people."""
+    if noun == "person" and count != 1:
+        return f"{count} people"
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

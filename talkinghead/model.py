@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,6 +106,8 @@ class Person:
         references: the person's reference images, where the generator is reference-guided: the file holds
             them, and every video shows them.
         placed: where `to` has moved it, which "auto" takes then; None before.
+        file: path that it was loaded from or last saved to, None before; no part of the file. A copy by
+            `dataclasses.replace` has none.
     """
 
     config: Config
@@ -118,6 +121,7 @@ class Person:
     provenance: dict[str, Any] = field(default_factory=dict)
     references: References | None = None
     placed: torch.device | None = None
+    file: Path | None = field(default=None, init=False)
 
     @property
     def device(self) -> torch.device:
@@ -169,6 +173,33 @@ class Person:
             progress=progress,
         )
         return frames
+
+    def points(
+        self,
+        drive: Driver,
+        crop: Crop | None = None,
+        retarget: str = "auto",
+        *,
+        detector: Detector | str | None = None,
+        face: int = 1,
+        progress: Progress = no_progress,
+    ) -> np.ndarray:
+        """Return the points that `animate` renders for a driver, smoothed and retargeted: what engines take.
+
+        Args:
+            drive, crop, retarget, detector, face, progress: as for `talkinghead.animate`.
+
+        Returns:
+            float32 [N, 68, 2] as fractions of the person's crop, a row for each frame of the driver;
+            [N, 78, 2] with irises, where the model shows them and the driver has them.
+
+        Raises:
+            TalkingheadError: the driver is empty, none, or cannot be read; an argument is unknown.
+        """
+        points: np.ndarray = _public_api().points_of_driver(
+            self, drive, crop, retarget, detector=detector, face=face, progress=progress
+        )
+        return points
 
     def save(self, path: str | os.PathLike[str], keep_discriminator: bool = False) -> None:
         """Write the person to a file: `talkinghead.save_person`."""

@@ -11,6 +11,7 @@ import pytest
 import talkinghead as th
 from conftest import drawn_frame
 from talkinghead.engines.torch_engine import TorchEngine
+from talkinghead.system.device import _log_useless_fast
 
 ADDRESS = "is an address, and only local files are read; download it first"
 
@@ -72,8 +73,9 @@ def test_face_of_a_stream_is_checked(
 def test_person_file_given_as_model_says_how_it_learns_further(person_file: str, tmp_path: Path) -> None:
     text = message(lambda: th.finetune(person_file, "a.jpg"))
     assert text == (
-        "anna.safetensors: is a person; name the file of a model, or let the person learn further: --from "
-        "anna.safetensors, in Python finetune(load_person('anna.safetensors'), pictures)"
+        "anna.safetensors: is a person; name a model, such as portrait, or its file; a person learns further "
+        "by `talkinghead finetune PICTURES --from anna.safetensors`, in Python "
+        "finetune(load_person('anna.safetensors'), pictures)"
     )
     th.save_model(th.load_model("tiny"), "model.safetensors")
     text = message(lambda: th.load_person("model.safetensors"))
@@ -184,3 +186,26 @@ def test_engine_warns_once_of_landmarks_in_pixels(
         engine.run(points * 64)
     assert [record.getMessage().partition(" reach ")[0] for record in caplog.records] == ["engine: landmarks"]
     assert caplog.text.endswith("which is 0 to 1; divide pixels of the crop by its side\n")
+
+
+def test_device_given_as_detector_says_how_to_place_one() -> None:
+    text = message(lambda: th.read_clip("a.jpg", detector="cuda"))
+    assert text == (
+        "detector 'cuda': is a device; give a detector that was opened there by "
+        "talkinghead.landmarks.open_detector.open_detector(\"network\", 'cuda')"
+    )
+
+
+def test_device_of_a_file_moves_what_it_holds(person_file: str) -> None:
+    person, model = th.load_person(person_file, device="cpu"), th.load_model("tiny", device="cpu")
+    assert str(person.placed) == str(model.placed) == "cpu" and th.load_person(person_file).placed is None
+    assert message(lambda: th.load_person(person_file, device="tpu")).startswith("device 'tpu': is unknown")
+
+
+def test_fast_on_a_cpu_says_that_it_has_no_effect(
+    people: dict[str, th.Person], carphone_clip: th.Clip, caplog: pytest.LogCaptureFixture
+) -> None:
+    _log_useless_fast.cache_clear()
+    for _ in range(2):
+        next(th.animate(people["fine-tuned"], carphone_clip.track[:1], device="cpu", fast=True))
+    assert caplog.text.count("fast: has no effect on the CPU") == 1

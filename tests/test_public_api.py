@@ -1,8 +1,10 @@
 """Public names: each is there whatever was imported before, and the package is silent by default."""
 
+import builtins
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from typing import Any
@@ -28,7 +30,7 @@ def test_every_name_is_right_after_every_submodule_was_imported() -> None:
     )
     kinds = dict(eval(result.stdout))
     assert set(kinds) == set(th.__all__)
-    classes = {"Clip", "Engine", "Model", "Person", "TalkingheadError", "Track"}
+    classes = {"Clip", "Engine", "Interrupted", "Model", "Person", "TalkingheadError", "Track"}
     for name, kind in kinds.items():
         usual = "type" if name in classes else "function"
         expected = {"metrics": "module", "__version__": "str"}.get(name, usual)
@@ -69,3 +71,44 @@ def test_warning_of_the_package_is_not_printed_by_default() -> None:
     program = "import logging; logging.basicConfig(); " + program
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "WARNING:talkinghead.data.load:hello" in result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(set(th.__all__) - {"__version__", "metrics"}))
+def test_help_prints_no_addresses(name: str) -> None:
+    value = getattr(th, name)
+    methods = [value] if not inspect.isclass(value) else [m for _, m in inspect.getmembers(value, callable)]
+    for method in methods:
+        try:
+            text = str(inspect.signature(method))
+        except (TypeError, ValueError):
+            continue
+        assert " at 0x" not in text, f"{name}: {text}"
+
+
+@pytest.mark.parametrize("name", sorted(set(th.__all__) - {"__version__", "metrics"}))
+def test_docstring_names_have_paths(name: str) -> None:
+    value = getattr(th, name)
+    members = {member: inspect.getdoc(getattr(value, member)) for member in vars(value) if member[0] != "_"}
+    texts = [inspect.getdoc(value), *(members.values() if inspect.isclass(value) else ())]
+    known = {*th.__all__, *members, *dir(builtins)}
+    if not inspect.isclass(value):
+        known |= set(inspect.signature(value).parameters)
+    else:
+        known |= {field for one in value.__mro__ for field in getattr(one, "__annotations__", {})}
+        for member in members:
+            method = getattr(value, member)
+            known |= set(inspect.signature(method).parameters) if callable(method) else set()
+    for text in texts:
+        for word in re.findall(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)", text or ""):
+            first = word.partition(".")[0]
+            if first in ("dataclasses", "talkinghead"):
+                resolve(word)
+            elif not word.endswith((".json", ".jsonl", ".safetensors")):  # files
+                assert first in known, f"{name}: `{word}` has no path"
+
+
+def resolve(path: str) -> None:
+    """Import what a dotted path names, a field of a dataclass too."""
+    owner, _, member = path.rpartition(".")
+    value = pkgutil.resolve_name(owner)
+    assert hasattr(value, member) or member in value.__annotations__, path

@@ -185,7 +185,9 @@ def report() -> dict[str, dict[str, Any]]:
         }
         for device in device_types
     }
-    devices = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    threads = torch.get_num_threads()
+    threads_text = f"{threads} thread" if threads == 1 else f"{threads} threads"
+    devices = {"cpu": f"{threads_text}, {torch.backends.cpu.get_cpu_capability()}"}
     devices |= {
         f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
     }

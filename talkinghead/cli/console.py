@@ -64,17 +64,22 @@ class Console:
         self._logger.removeHandler(self._handler)
         level, self._logger.propagate = self._logger_state
         self._logger.setLevel(level)
-        # Close unfinished bars, so that what is printed next starts on its own line.
-        for bar in self._bars:
-            bar.close()
+        self.close_bars()
 
     def print(self, text: str) -> None:
-        """Print a note."""
-        if not (self.quiet or self.as_json):
-            self._out.write_line(text)
+        """Print a note, above the bars."""
+        if self.quiet or self.as_json:
+            return
+        bars = [bar for bar in self._bars if not bar.disable]  # closed bars are disabled
+        for bar in bars:
+            bar.clear()
+        self._out.write_line(text)
+        for bar in bars:
+            bar.refresh()
 
     def result(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
         """Print the outcome, as JSON or as lines."""
+        self.close_bars()
         if self.as_json:
             self._out.write(json.dumps(values, indent=2) + "\n")
         else:
@@ -90,32 +95,19 @@ class Console:
 
     def progress(self, iterable: Iterable[Any], /, *, desc: str, total: int | None = None) -> Iterable[Any]:
         """Return the iterable, wrapped in a progress bar."""
-        return iterable if self.quiet else self._bar(iterable=iterable, total=total, desc=desc)
+        return iterable if self.quiet else self.open_bar(iterable=iterable, total=total, desc=desc)
 
-    def step_progress(
-        self, description: str, total: int | None = None
-    ) -> Callable[[int, int, Mapping[str, float]], None]:
+    def step_progress(self, description: str, total: int | None = None) -> "StepProgress":
         """Return a callback (step, steps, metrics) that moves a progress bar and shows some metrics.
 
-        With the total number of steps the bar appears now, else at the first step.
+        With the total number of steps the bar appears now, else at its start or at the first step.
         """
-        bar: Any = None
-        if total and not self.quiet:
-            bar = self._bar(total=total, desc=description)
+        return StepProgress(self, description, total)
 
-        def advance(step: int, steps: int, metrics: Mapping[str, float]) -> None:
-            nonlocal bar
-            if self.quiet:
-                return
-            if bar is None:
-                bar = self._bar(total=steps, initial=step - 1, desc=description)
-            texts = {name: f"{value:.3g}" for name, value in metrics.items() if name in SHOWN_METRICS}
-            bar.set_postfix(texts, refresh=False)
-            bar.update(step - bar.n)
-            if step == steps:
-                bar.close()
-
-        return advance
+    def close_bars(self) -> None:
+        """Close unfinished bars, so that what is printed next starts on its own line."""
+        while self._bars:
+            self._bars.pop().close()
 
     def _write_log(self, text: str) -> None:
         text = one_line(text)
@@ -127,7 +119,40 @@ class Console:
         else:
             self._err.write_line(text)
 
-    def _bar(self, desc: str, **settings: Any) -> Any:
+    def open_bar(self, desc: str, **settings: Any) -> Any:
+        """Return a new progress bar, of `tqdm`; arguments as it takes them."""
         bar = require("tqdm", "app").tqdm(desc=one_line(desc), file=self._err, dynamic_ncols=True, **settings)
         self._bars.append(bar)
         return bar
+
+
+class StepProgress:
+    """Callback of training steps that moves a progress bar.
+
+    Args:
+        console: where the bar is shown.
+        description: of the bar.
+        total: number of steps, with which the bar appears now.
+    """
+
+    def __init__(self, console: Console, description: str, total: int | None = None) -> None:
+        self._console, self._description = console, description
+        self._bar: Any = None
+        if total:
+            self.start(0, total)
+
+    def start(self, step: int, steps: int) -> None:
+        """Show the bar of a run of which `step` of `steps` are done."""
+        if self._bar is None and step < steps and not self._console.quiet:
+            self._bar = self._console.open_bar(total=steps, initial=step, desc=self._description)
+
+    def __call__(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar to a step, and show some metrics."""
+        self.start(step - 1, steps)
+        if self._bar is None:
+            return
+        texts = {name: f"{value:.3g}" for name, value in metrics.items() if name in SHOWN_METRICS}
+        self._bar.set_postfix(texts, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if step == steps:
+            self._bar.close()

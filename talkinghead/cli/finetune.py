@@ -132,11 +132,12 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Run `finetune`."""
     from ..checkpoint import save_person
-    from ..pipelines.finetune import finetune, read_pictures
+    from ..pipelines.finetune import add_known_pictures, finetune, read_pictures
     from ..system.atomic_file import check_writable
     from ..system.signals import graceful_shutdown
     from ..system.stage_timer import timed_stage
-    from ..training.finetune import Diverged, Interrupted
+    from ..training.finetune import Diverged
+    from ..training.interrupted import Interrupted
     from ..training.step_time import describe_run, planned_steps
 
     with timed_stage("reading the model"):
@@ -149,12 +150,13 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         detector=open_chosen_detector(args, console),
         progress=console.progress,
     )
+    pictures = add_known_pictures(clip, start)
     check_writable(args.out)  # fail before minutes of work
     perceptual_files = parse_perceptual(args.perceptual)
     if args.steps != 0 and not (console.quiet or console.as_json):
         options = {"adversarial": args.adversarial, "perceptual_files": perceptual_files}
-        console.print(describe_run(model, clip, args.steps, args.early_stopping, **options))
-    total = planned_steps(model, clip, args.steps, args.early_stopping)
+        console.print(describe_run(model, pictures, args.steps, args.early_stopping, **options))
+    total = planned_steps(model, pictures, args.steps, args.early_stopping)
     # A second signal does not interrupt saving.
     with graceful_shutdown() as stop_requested:
         ended: BaseException | None = None
@@ -175,6 +177,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
                     on_step=console.step_progress("fine-tuning", total),
                 )
         except (Interrupted, Diverged) as error:
+            console.close_bars()
             if error.person is None:
                 raise
             ended, person = error, error.person
@@ -189,9 +192,11 @@ def run(args: argparse.Namespace, console: "Console") -> None:
 def _open_start(args: argparse.Namespace) -> "tuple[Model | Person, Model]":
     """Return what learning starts from, a model or the person of --from, and the model."""
     from ..checkpoint import load_model, load_person
-    from ..pipelines.finetune import model_of
+    from ..pipelines.finetune import check_further_steps, model_of
     from ..system.device import choose_device
 
+    if args.start is not None:
+        check_further_steps(args.steps)
     device = choose_device(args.device, args.fast)
     if args.start is not None:
         person = load_person(args.start, args.model).to(device)
@@ -206,7 +211,21 @@ def _open_start(args: argparse.Namespace) -> "tuple[Model | Person, Model]":
 
 
 def _summary(out: str, images: int, provenance: dict[str, Any], ended_early: bool) -> str:
-    line = f"{out}: a person from {quantity(images, 'picture')}, {quantity(provenance['steps'], 'step')}"
+    """Describe the person that was written.
+
+    Args:
+        out: the file.
+        images: number of new pictures.
+        provenance: of the person.
+        ended_early: whether learning was interrupted or diverged.
+    """
+    before, known = provenance.get("steps_before", 0), provenance["pictures"] - images
+    pictures, steps = quantity(images, "picture"), quantity(provenance["steps"] - before, "step")
+    if before or known:
+        pictures = f"{images} new and {quantity(known, 'known picture')}"
+    if before:
+        steps += f" more, {provenance['steps']} in all"
+    line = f"{out}: a person from {pictures}, {steps}"
     if ended_early:
         line += ", all that was learned until it ended early"
     if "stopped" in provenance:

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..constants import PRESETS
 from .parser import add_command
 
 if TYPE_CHECKING:
@@ -11,16 +12,29 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 example:
   talkinghead info
-  talkinghead info --json"""
+  talkinghead info --json
+  talkinghead info --preset tiny   # its fields: save them as a file to begin a preset of your own"""
 
 
 def add_parser(commands: Any) -> None:
     """Add the parser of `info`."""
-    add_command(commands, "info", EXAMPLE, quiet=False)
+    parser = add_command(commands, "info", EXAMPLE, quiet=False)
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        metavar="PRESET",
+        help=f"print all fields of a preset ({', '.join(PRESETS)}) as a TOML file for `train --preset`",
+    )
 
 
-def run(_: argparse.Namespace, console: "Console") -> None:
+def run(args: argparse.Namespace, console: "Console") -> None:
     """Run `info`."""
+    if args.preset is not None:
+        from ..config import preset
+        from .preset_template import format_preset
+
+        console.document(preset(args.preset).to_dict(), format_preset(args.preset))
+        return
     from talkinghead_kernels import backend
 
     from .info_report import collect

@@ -176,14 +176,16 @@ def add_identity_network(parser: argparse.ArgumentParser, purpose: str) -> None:
     parser.add_argument("--identity-network", type=InputPath, metavar="FILE.onnx", help=purpose)
 
 
-def add_retarget(parser: argparse.ArgumentParser) -> None:
-    """Add --retarget."""
+def add_retarget(
+    parser: argparse.ArgumentParser, auto: str = "off where the driver is the person, else on"
+) -> None:
+    """Add --retarget; `auto` says what its default does."""
     parser.add_argument(
         "--retarget",
         choices=RETARGET,
         default="auto",
         help="on: the person keeps their own proportions; off: the driver's landmarks as they are, scaled "
-        "and shifted; auto: off where the driver is the person, else on (default: %(default)s)",
+        f"and shifted; auto: {auto} (default: %(default)s)",
     )
 
 

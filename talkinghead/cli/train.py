@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..constants import PRESETS, VARIANTS
-from ..errors import did_you_mean
+from ..errors import did_you_mean, quantity
 from .argument_types import int_in_range
 from .options import (
     MODELS,
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     from ..training.meta import train
     from ..training.run_folder import RunFolder
 
+    _report_unused_preset(args)
     try:
         model = train(
             args.data,
@@ -144,5 +145,20 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     path = Path(args.out, "model.safetensors")
     values = {"model": str(path), **model.provenance, "seconds": round(RunFolder(Path(args.out)).seconds())}
     console.result(
-        values, [f"{path}: model of preset {model.config.preset}, {model.provenance['steps']} steps"]
+        values,
+        [f"{path}: model of preset {model.config.preset}, {quantity(model.provenance['steps'], 'step')}"],
     )
+
+
+def _report_unused_preset(args: argparse.Namespace) -> None:
+    """Warn where --preset replaces the table [preset] of the file of --config."""
+    import logging  # not for --help
+
+    from ..config_file import has_preset_table
+
+    if args.config is not None and args.preset != args.config and has_preset_table(args.config):
+        logging.getLogger(__name__).warning(
+            "%s: its [preset] is not used, since --preset %s was named; leave --preset out to use it",
+            args.config,
+            args.preset,
+        )

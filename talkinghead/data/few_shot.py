@@ -13,7 +13,7 @@ from ..media.video import VideoReader
 from ..system.progress import Progress, check_callbacks, no_progress
 from .crop import crop_around
 from .load import cut_out, frames_at, join_clips, read_clip, read_track
-from .pictures import Picture, Pictures, picture_sources
+from .pictures import Picture, Pictures, one_bar, picture_sources
 
 _CANDIDATES = 8  # frames in which landmarks are detected, for each chosen frame of a video
 
@@ -48,8 +48,9 @@ def read_shots(
     """
     check_whole_number("shots", shots, minimum=1, example=8)
     check_callbacks(progress)
+    sources, progress = one_bar(pictures, picture_sources(pictures, "finetune"), progress)
     clips = []
-    for source in picture_sources(pictures, "finetune"):
+    for source in sources:
         if isinstance(source, Picture) or os.path.isdir(source) or is_image_file(source):
             clip = read_clip(source, size, detector, progress=progress, convention=convention)
         else:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ..clip import Clip, Track
-from ..errors import TalkingheadError, check_whole_number
+from ..errors import TalkingheadError, check_whole_number, quantity
 from ..landmarks.detector import Detector, find_faces, largest_face
 from ..landmarks.face_points import concatenate_irises
 from ..landmarks.open_detector import resolve_detector
@@ -25,7 +25,7 @@ from ..system.stage_timer import StageTimer
 from ..system.torch_state import with_default_torch_state
 from .crop import Crop, crop_around
 from .missing_face import lies_on_its_side, missing_face_error
-from .pictures import Picture, Pictures, picture_sources
+from .pictures import Picture, Pictures, one_bar, picture_sources
 
 MAX_CLIP_BYTES = 4 << 30
 """Limit of the frames of a Clip; joining those of several sources takes as much again for a moment."""
@@ -149,9 +149,9 @@ def read_faces(
     seconds = perf_counter() - started
     log.debug("%s: landmarks: %.2f s", source.path.name, seconds - reading.seconds)
     log.info(
-        "%s: landmarks of %d frames in %s",
+        "%s: landmarks of %s in %s",
         source.path.name,
-        total,
+        quantity(total, "frame"),
         f"{seconds:.1f} s, {total / seconds:.0f} a second",
     )
     cuts = source.cuts if isinstance(source, VideoReader) else ()
@@ -223,7 +223,7 @@ def read_clip(
 
     Raises:
         TalkingheadError: no pictures are given, or one is missing, damaged beyond use, something else, or
-            without a face; or the frames would take more than `MAX_CLIP_BYTES`.
+            without a face; or the frames would take more than `talkinghead.data.load.MAX_CLIP_BYTES`.
     """
     check_callbacks(progress)
     check_whole_number("size", size, minimum=1, example=256)
@@ -232,7 +232,8 @@ def read_clip(
     detector = resolve_detector(detector)
     clips: list[Clip] = []
     names: list[str] = []
-    for source in picture_sources(pictures, "read_clip"):
+    sources, progress = one_bar(pictures, picture_sources(pictures, "read_clip"), progress)
+    for source in sources:
         names.append(source.name)
         for track, frames in _read_source(source, detector, limit, progress):
             _check_bytes(source.name, sum(map(len, clips)) + len(track), size)

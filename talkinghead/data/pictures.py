@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..clip import Clip, Track
 from ..errors import TalkingheadError, shorten
-from ..media.images import convert_image, decode_image
+from ..media.images import convert_image, decode_image, is_image_file
 from ..media.transparency import composite_on_white
+from ..system.progress import Progress, no_progress
 
 
 class PilImage(Protocol):
@@ -75,6 +76,23 @@ def picture_sources(pictures: Pictures, subject: str) -> Iterator[Path | Picture
         TalkingheadError: something is no picture; the message shows what came and what would do.
     """
     return _sources(pictures, subject, "")
+
+
+def one_bar(
+    pictures: Pictures, sources: Iterable[Path | Picture], progress: Progress
+) -> tuple[Iterable[Path | Picture], Progress]:
+    """Return sources that show one bar where they are several picture files, and what each still shows.
+
+    Args:
+        pictures: what a user gave.
+        sources: the same, from `picture_sources`.
+        progress: shows the advance.
+    """
+    files = pictures if isinstance(pictures, (list, tuple)) else ()
+    paths = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
+    if len(paths) < 2 or len(paths) < len(files) or not all(map(is_image_file, paths)):
+        return sources, progress
+    return progress(sources, desc="landmarks of pictures", total=len(files)), no_progress
 
 
 def _sources(value: Any, subject: str, number: str) -> Iterator[Path | Picture]:

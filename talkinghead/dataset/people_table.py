@@ -1,11 +1,30 @@
 """Table of the person in each video."""
 
 import os
+from collections.abc import Mapping
 
 from ..errors import TalkingheadError
 
 MAX_TABLE_BYTES = 64 << 20
 """About fifty bytes for each of the million videos of the largest datasets."""
+
+
+def resolve_people(people: object) -> dict[str, str] | None:
+    """Return who is in which video, file name -> person, from a mapping or the path of a table; None of None.
+
+    Raises:
+        TalkingheadError: it is neither, or the table cannot be read.
+    """
+    if people is None:
+        return None
+    if isinstance(people, Mapping):
+        return {str(file): str(person) for file, person in people.items()}
+    if isinstance(people, (str, os.PathLike)):
+        return read_people(os.fspath(people))
+    raise TalkingheadError(
+        f"people: got {type(people).__name__}; give a mapping such as {{'anna1.mp4': 'anna'}}, or the path "
+        "of a table"
+    )
 
 
 def read_people(table: str) -> dict[str, str]:

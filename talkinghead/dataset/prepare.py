@@ -20,6 +20,7 @@ from ..system.process_pool import WorkerFailure, cpu_count, map_ordered
 from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.torch_state import with_default_torch_state
 from .discover import SourceVideo, find_videos, list_paths
+from .people_table import resolve_people
 from .prepare_result import Cost, PrepareResult
 from .process_video import VideoProcessor, VideoResult, VideoTask, file_stamp
 from .quality_filters import Filters
@@ -38,7 +39,7 @@ def prepare(
     out: str | Path,
     size: int = 256,
     detector: Detector | str = "auto",
-    people: Mapping[str, str] | None = None,
+    people: Mapping[str, str] | str | Path | None = None,
     workers: int | None = None,
     filters: Filters | None = None,
     progress: Progress = no_progress,
@@ -56,9 +57,10 @@ def prepare(
     Args:
         videos: files, and folders whose videos are used, including those in subfolders.
         out: created when missing; an existing data set is extended.
-        size: side of the stored crops in pixels, at most `MAX_SIDE`.
-        detector: a name for `open_detector`, or a detector, which is pickled for the workers.
-        people: file name -> person, where the layout does not tell (see `talkinghead.dataset.discover`).
+        size: side of the stored crops in pixels, at most `talkinghead.dataset.shard_reader.MAX_SIDE`.
+        detector: its name, such as "network" or "dlib", or a detector, which is pickled for the workers.
+        people: who is in which video, where the layout does not tell (see `talkinghead.dataset.discover`): a
+            mapping of file name to person, or the path of a table of tab-separated columns file and person.
         workers: the number of processes; by default one for each core that this process may use.
         filters: thresholds for the shots; ``Filters()`` by default.
         progress: shows the progress.
@@ -72,9 +74,8 @@ def prepare(
     """
     videos = list_paths(videos)
     check_outputs(files_in(out, FILES), [file for video in videos for file in videos_in(video)])
-    sources, out = find_videos(videos, people), Path(out)
-    opened = resolve_detector(detector)
-    workers, filters = workers or cpu_count(), filters or Filters()
+    sources, out = find_videos(videos, resolve_people(people)), Path(out)
+    workers, filters, opened = workers or cpu_count(), filters or Filters(), resolve_detector(detector)
     _check_arguments(size, convention, progress)
     try:
         # read the existing data set only while no other run can write to it
@@ -82,9 +83,9 @@ def prepare(
             settings = _settings(out, opened, size=size, filters=filters, convention=convention)
             with DatasetWriter(out, settings) as writer:
                 run = _Run(writer, staging)
-                crop = settings.get("crop", 1)
-                processor = VideoProcessor(opened, size, filters, out=out, convention=crop)
-                with closing(map_ordered(processor, run.tasks(sources), workers)) as results:
+                processor = VideoProcessor(opened, size, filters, out=out, convention=settings.get("crop", 1))
+                tasks = run.tasks(sources)
+                with closing(map_ordered(processor, tasks, workers, caller="prepare")) as results:
                     for entry, result in progress(results, desc="videos", total=len(sources)):
                         run.record_result(entry, result)
                 writer.finish()

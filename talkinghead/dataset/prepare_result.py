@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import quantity
 from .report import REPORT
 
 _VOXCELEB2_VIDEOS = 145_000
@@ -88,11 +89,13 @@ class PrepareResult:
 
     def lines(self) -> list[str]:
         """Return the outcome as lines of text."""
-        layouts = ", ".join(f"{count} by {name}" for name, count in self.layouts.items())
+        layouts = ", ".join(
+            f"of {quantity(count, 'video')} by {name}" for name, count in self.layouts.items()
+        )
         return [
-            f"{self.out}: {len(self.added)} videos added, {len(self.present)} were there, "
+            f"{self.out}: {quantity(len(self.added), 'video')} added, {len(self.present)} were there, "
             f"{len(self.rejected)} rejected",
-            f"people: {self.people} ({layouts})",
+            f"people: {self.people} (the person {layouts})",
             *self.cost.lines(),
             f"of each video: {self.out / REPORT}",
         ]

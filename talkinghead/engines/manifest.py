@@ -19,6 +19,7 @@ from ..clip import POINTS
 from ..constants import ENGINE_INPUTS, ENGINE_OUTPUTS, PRECISIONS
 from ..errors import TalkingheadError, check_path
 from ..model import Person, fingerprint
+from ..networks import ReferenceViews
 from ..system.file_hash import sha256
 from ..version import __version__
 
@@ -105,6 +106,11 @@ class Manifest:
     reference: list[list[float]] = field(repr=False)
     talkinghead: str
     details: dict[str, Any] = field(default_factory=dict)
+
+    def input_names(self) -> list[str]:
+        """Return the names of the engine's inputs, in order."""
+        styles = ["styles"] if self.styles == "input" else []
+        return [self.input, *styles, *(ReferenceViews._fields if self.guided else ())]
 
     @property
     def guided(self) -> bool:

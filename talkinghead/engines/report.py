@@ -53,8 +53,9 @@ class EngineReport:
         details = ", ".join(
             f"{name} {manifest.details[name]}" for name in _REPORTED_DETAILS if name in manifest.details
         )
-        takes = "landmarks" if manifest.input == "points" else "landmark images"
-        shows = "one person" if manifest.styles == "constant" else "anybody's, styles are given with them"
+        takes = f"{'landmarks' if manifest.input == 'points' else 'landmark images'} ({manifest.input})"
+        takes += "".join(f", {name}" for name in manifest.input_names()[1:])
+        shows = "one person" if manifest.styles == "constant" else "everybody of one model"
         return [
             f"{self.file}: {manifest.format}, {manifest.preset} {manifest.size}x{manifest.size}, "
             f"{manifest.precision}, up to {manifest.batch} frames at a time, {self.num_bytes / 1e6:.1f} MB, "
@@ -87,7 +88,7 @@ class EngineReport:
 @with_default_torch_state
 def verify_engine(
     path: str | os.PathLike[str],
-    person: Person | str | None = None,
+    person: Person | str | os.PathLike[str] | None = None,
     device: str = "cpu",
     model: str | os.PathLike[str] | None = None,
     trust: bool = False,
@@ -132,7 +133,9 @@ def _find_person_file(path: Path, manifest: Manifest) -> str:
     for candidate in (manifest.person, str(path.parent / Path(manifest.person).name)):
         if os.path.isfile(candidate):
             return candidate
+    problem = "names no file of its person"
+    if manifest.person:
+        problem = f"its person {manifest.person} is not there"
     raise TalkingheadError(
-        f"{path}: was made from {manifest.person or 'a person that was never saved'}, which is not "
-        "here; name the person's file"
+        f"{path}: {problem}; name the person's file: talkinghead verify {path} PERSON.safetensors"
     )

@@ -4,7 +4,8 @@ The value of a person is the mean over the clips of that person; every interval 
 has to generalise to other people.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ def aggregate(clips: Sequence[Mapping[str, Any]], shots: Sequence[int], seed: in
     Returns:
         plain values: people {name: {T: {method: {metric: value}}}}; summary {group: {T: {method: {metric:
             bootstrap}}}} for "all" and, where some people move and others do not, "moving"; groups {group:
-            [names]}; frechet {T: {method: value}} over frechet_frames frames; fine_tuned_better {T: {method:
-            {metric: share of people}}}; curve {T: {method: {steps: {metric: bootstrap}}}}.
+            [names]}; frechet {T: {method: value}} over frechet_frames frames; fine_tuned_better and
+            fine_tuned_equal {T: {method: {metric: share of people}}}; curve {T: {method: {steps: {metric:
+            bootstrap}}}}.
     """
     names = sorted({clip["person"] for clip in clips})
     clips_of = {name: [clip for clip in clips if clip["person"] == name] for name in names}
@@ -92,7 +94,8 @@ def aggregate(clips: Sequence[Mapping[str, Any]], shots: Sequence[int], seed: in
             shot: {method: _frechet(clips, shot, method) for method in methods[shot]} for shot in shots
         },
         "frechet_frames": sum(len(clip["truth_features"]) for clip in clips),
-        "fine_tuned_better": {shot: _better([people[name][shot] for name in names]) for shot in shots},
+        "fine_tuned_better": _compare_fine_tuned(people, shots, operator.gt),
+        "fine_tuned_equal": _compare_fine_tuned(people, shots, operator.eq),
         "curve": {shot: _curve(clips_of, shot, seed) for shot in shots},
     }
 
@@ -152,21 +155,30 @@ def _mean_descriptor(descriptors: Sequence[torch.Tensor | None]) -> np.ndarray |
     return np.mean(arrays, axis=0) if arrays else None
 
 
-def _better(people: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return for each other method the share of people on whom the fine-tuned one is better.
+def _compare_fine_tuned(
+    people: Mapping[str, Mapping[int, Table]], shots: Sequence[int], compare: Callable[[float, float], bool]
+) -> dict[int, Table]:
+    """Return {T: {other method: {metric: share of people on whom the fine-tuned one compares so}}}."""
+    return {shot: _shares([tables[shot] for tables in people.values()], compare) for shot in shots}
+
+
+def _shares(people: Sequence[Table], compare: Callable[[float, float], bool]) -> Table:
+    """Return {other method: {metric: share of people on whom the fine-tuned one compares so}}.
 
     A method that shows a face in less than half of a person's frames loses on face metrics, since they only
     count its best frames.
     """
-    shares: dict[str, dict[str, float]] = {}
+    shares: Table = {}
     for method in people[0] if "fine-tuned" in people[0] else ():
         for metric in METRICS:
             if method != "fine-tuned" and all(metric in tables[method] for tables in people):
-                wins = [
-                    _signed_value(metric, tables["fine-tuned"]) > _signed_value(metric, tables[method])
+                outcomes = [
+                    compare(
+                        _signed_value(metric, tables["fine-tuned"]), _signed_value(metric, tables[method])
+                    )
                     for tables in people
                 ]
-                shares.setdefault(method, {})[metric] = float(np.mean(wins))
+                shares.setdefault(method, {})[metric] = float(np.mean(outcomes))
     return shares
 
 

@@ -9,7 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..data.output_paths import check_outputs, files_in
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, quantity
 from ..media.images import write_image
 from ..system.atomic_file import atomic_write, check_writable
 from ..system.progress import Progress, no_progress
@@ -43,12 +43,24 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-        files: kind of file -> its path.
-        results: the values of results.json.
+        files: kind of file -> its path: results, table, sheet, and shots and steps where they were plotted.
+        results: the values of results.json: settings; clips, of each its person, name and numbers of frames;
+            left_out {clip: reason}; groups {group: people}; people {person: {T: {method: {metric: value}}}};
+            summary {group: {T: {method: {metric: {mean, low, high, people}}}}}; frechet {T: {method: value}}
+            over frechet_frames frames; fine_tuned_better and fine_tuned_equal {T: {method: {metric: share of
+            people}}}; curve {T: {method: {steps: {metric: {mean, low, high, people}}}}}. T and steps are
+            texts. The metrics are those of `talkinghead.evaluation.scorer.METRICS`.
     """
 
     files: dict[str, Path]
-    results: dict[str, Any]
+    results: dict[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        people, clips = len(self.results["people"]), len(self.results["clips"])
+        return (
+            f"Evaluation({quantity(people, 'person')}, {quantity(clips, 'clip')}, "
+            f"table={str(self.files['table'])!r})"
+        )
 
 
 @with_default_torch_state
@@ -107,7 +119,9 @@ def _warn_about_people(evaluator: ClipEvaluator, people: Sequence[str]) -> None:
             "the model has learned from %s: these figures are not of people left out (--only names some)",
             ", ".join(known),
         )
-    if len(people) < 10:
+    if len(people) == 1:
+        log.warning("1 person: there are no intervals, and no other may measure alike; name more people")
+    elif len(people) < 10:
         log.warning(
             "%d people: the intervals say how little that is; the paper has %d videos",
             len(people),

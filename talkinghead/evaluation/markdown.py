@@ -19,13 +19,14 @@ def format_markdown(results: Mapping[str, Any]) -> str:
             lines += [*_table(results, group, shots, rows), ""]
     for shots, rows in results["fine_tuned_better"].items():
         if rows:
-            lines += [*_better(f"T = {shots}: share of people on whom fine-tuned is better than", rows), ""]
+            equal = results.get("fine_tuned_equal", {}).get(shots, {})
+            title = f"T = {shots}: share of people on whom fine-tuned is better (= as good) than"
+            lines += [*_better(title, rows, equal), ""]
     for shots, rows in results["curve"].items():
         if rows:
             lines += [*_curve(shots, rows), ""]
-    lines += [
-        f"- {note}" for note in (*_identity_notes(results), *_notes(settings, results["frechet_frames"]))
-    ]
+    notes = _notes(settings, results["frechet_frames"], len(results["people"]))
+    lines += [f"- {note}" for note in (*_identity_notes(results), *notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -39,8 +40,14 @@ def _introduction(results: Mapping[str, Any]) -> str:
         f"{settings['image_size']}x{settings['image_size']}), "
         f"people: {people}, clips: {clips}, up to {protocol['held_out']} held-out frames each; fine-tuning "
         f"steps: {steps}. "
-        "Mean over people [95% bootstrap interval]."
+        f"{_explain_values(people)}"
     )
+
+
+def _explain_values(people: int) -> str:
+    if people == 1:
+        return "Values of one person, which have no interval."
+    return "Mean over people [95% bootstrap interval]."
 
 
 def _table(results: Mapping[str, Any], group: str, shots: str, methods: Mapping[str, Any]) -> list[str]:
@@ -76,14 +83,20 @@ def format_interval(interval: Mapping[str, Any], number_format: str) -> str:
     return f"{mean} [{format(interval['low'], number_format)}, {format(interval['high'], number_format)}]"
 
 
-def _better(title: str, methods: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _better(
+    title: str, methods: Mapping[str, Mapping[str, float]], equal: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """Return a table of shares of people; those on whom both are as good follow in brackets."""
     metrics = [name for name in METRICS if any(name in values for values in methods.values())]
     lines = [
         f"| {title} | {' | '.join(METRICS[name].label for name in metrics)} |",
         "|" + "---|" * (len(metrics) + 1),
     ]
     for method, values in methods.items():
-        cells = ["" if name not in values else f"{values[name]:.0%}" for name in metrics]
+        cells = []
+        for name in metrics:
+            cell, share = "" if name not in values else f"{values[name]:.0%}", equal.get(method, {}).get(name)
+            cells.append(f"{cell} (= {share:.0%})" if share else cell)
         lines.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
     return lines
 
@@ -112,7 +125,7 @@ def _curve(shots: str, methods: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
+def _notes(settings: Mapping[str, Any], frames: int, people: int) -> list[str]:
     frechet = settings["frechet"]["name"]
     if frechet == "FED":
         distance = (
@@ -127,7 +140,8 @@ def _notes(settings: Mapping[str, Any], frames: int) -> list[str]:
         "Landmark error, and what tells who it is, are of the frames in which a face was found; where rows "
         "are compared, one that shows a face in less than half of a person's frames has lost these.",
         f"{distance}. It is of all {frames} held-out frames together, and too high with few frames: compare "
-        "only at equal N. It has no interval, for frames drawn twice would raise it.",
+        "only at equal N."
+        + (" It has no interval, for frames drawn twice would raise it." if people > 1 else ""),
     ]
 
 
@@ -140,11 +154,12 @@ def _identity_notes(results: Mapping[str, Any]) -> list[str]:
         note = f"CSIM by {network['name']}"
         if network["name"] == "dlib":
             note += "'s network, which gives two people 0.80 to 0.92: compare with its own only"
-        notes += [
-            f"{note}.",
-            f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than the '
-            "person's own, by CSIM.",
-        ]
+        notes.append(f"{note}.")
+        if any("nearer" in row for row in rows):
+            notes.append(
+                f'"{NEARER}": of the other people here, those whose frames the made ones resemble less than '
+                "the person's own, by CSIM."
+            )
     if any("identity" in row for row in rows):
         notes.append(
             "Identity distance by dlib (0.15 to 0.42 between frames of one person, 0.6 parts two people)."

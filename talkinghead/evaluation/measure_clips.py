@@ -134,7 +134,7 @@ class _Measuring:
                     missing_keys += [keys[steps] for steps in missing]
         self._report_changed_settings(missing_keys)
         units = [task.units for _, task in tasks]
-        for plan, result in self._run(tasks, units, "measuring"):
+        for plan, result in self._run(tasks, units, "measuring rows and steps"):
             if result is not None:
                 plan.unusable = result.reason
 
@@ -186,7 +186,7 @@ class _Measuring:
 
         processes = min(self._workers or cpu_count(), len(tasks))
         results = (
-            map_ordered(self._evaluator, tasks, processes, on_report=on_report)
+            map_ordered(self._evaluator, tasks, processes, on_report=on_report, caller="evaluate")
             if processes > 1
             else _run_here(self._evaluator, tasks, on_report)
         )

@@ -57,10 +57,10 @@ def export_person(
     Args:
         person: whose engine it is; a feed-forward person's renders everybody of the same model.
         out: the file. A .json is written next to one that cannot contain its manifest.
-        format: one of `ENGINE_FORMATS`.
-        precision, batch, input, output: as in `talkinghead.engines.manifest.EngineSpec`; by default fp32,
-            `MAX_BATCH`, points and uint8, or those of the base.
-        name: the person's file, for the manifest.
+        format: "onnx", "aoti" or "tensorrt".
+        precision, batch, input, output: as in `talkinghead.engines.manifest.EngineSpec`; by default fp32, 8,
+            points and uint8, or those of the base.
+        name: the person's file, for the manifest; by default `person.file`.
         portable: of aoti, in torch's own ops only.
         target: of tensorrt, the GPU it is for, such as "sm_120"; by default the present one.
         base: of tensorrt, an engine of another person of the same preset, whose weights are replaced.
@@ -70,7 +70,7 @@ def export_person(
         TalkingheadError: a setting is unknown, a dependency is not installed, the engine's frames differ from
             PyTorch's, or the file cannot be written; no file is left then.
     """
-    out, start = Path(out), perf_counter()
+    out, start, name = Path(out), perf_counter(), name or str(person.file or "")
     device = str(choose_device(device))
     options = {"precision": precision, "batch": batch, "input": input, "output": output}
     settings: dict[str, Any] = {option: value for option, value in options.items() if value is not None}

@@ -6,6 +6,7 @@ resampling is folded into the weights, and every norm is a LayerNormalization in
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,8 @@ from .frame_module import RESAMPLE_FORMS, FrameModule, export_program
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
 """The lowest opset whose operators support a precision."""
 _MANIFEST_KEY = "talkinghead"
+BATCH_DIMENSION = "N"
+"""Name of the number of rows of inputs and outputs."""
 
 
 def write_onnx(
@@ -66,8 +69,19 @@ def write_onnx(
         details={"opset": opset, "torch": torch.__version__},
     )
     model = onnx_program.model
+    _name_batch_dimension(model)
     model.metadata_props[_MANIFEST_KEY] = manifest.to_json()
     model.producer_name, model.producer_version = "talkinghead", __version__
     onnx_program.save(path, external_data=False)
     embed_checksum(path)
     return manifest
+
+
+def _name_batch_dimension(model: Any) -> None:
+    """Call the number of rows N in an onnx_ir model, where torch calls it by a symbol such as s32."""
+    symbols = {str(value.shape[0]) for value in model.graph.inputs if not isinstance(value.shape[0], int)}
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if value.shape is not None:
+            value.shape = type(value.shape)(
+                [BATCH_DIMENSION if str(size) in symbols else size for size in value.shape]
+            )

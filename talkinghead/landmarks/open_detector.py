@@ -33,6 +33,11 @@ def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
         return NetworkDetector(str(choose_device(device)), name)
     if name in ("auto", "network"):
         return NetworkDetector(str(choose_device(device)))
+    if name.partition(":")[0] in ("cpu", "cuda"):
+        raise TalkingheadError(
+            f"detector {name!r}: is a device; give a detector that was opened there by "
+            f'talkinghead.landmarks.open_detector.open_detector("network", {name!r})'
+        )
     if name not in DETECTORS:
         raise TalkingheadError(
             f"landmarks {name!r}: no such detector; choose one of {', '.join(DETECTORS)}, or name a "

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from talkinghead_kernels.warp_by_landmarks import GRID, landmark_motion, warp
 from torch import Tensor
 
-from ..clip import IRIS_POINTS, POINTS
+from ..clip import IRIS_POINTS, POINTS, POINTS_WITH_IRISES
 from ..errors import TalkingheadError
 from ..landmarks.face_points import split_points
 from ..media.images import decode_jpeg, encode_jpeg
@@ -227,9 +227,13 @@ class ReferenceViewer:
             plate = background_plates(self._images[only], self._landmarks[only])
             self._plates = plate.expand(len(references), -1, -1, -1)
 
-    def __call__(self, target: Tensor) -> ReferenceViews:
-        """Return the views for points [B, 68 or 78, 2], as fractions, of which the landmarks count."""
-        target, _ = split_points(target)
+    def __call__(self, target: Tensor | np.ndarray) -> ReferenceViews:
+        """Return the views for points float32 [B, 68 or 78, 2], as fractions, of which the landmarks count.
+
+        Raises:
+            TalkingheadError: they are no such array or tensor.
+        """
+        target, _ = split_points(_as_points(target, self._images.device))
         views = view_references(self._images, self._landmarks, target, self._plates)
         if self._scene is None:
             return views
@@ -242,6 +246,22 @@ class ReferenceViewer:
         warped = torch.lerp(views.warped, surroundings.warped, large)
         motion = torch.lerp(views.motion, surroundings.motion, outside)
         return ReferenceViews(warped, surroundings.plate, motion)
+
+
+def _as_points(target: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Return points as a tensor; those of an array are on the device."""
+    if not isinstance(target, (Tensor, np.ndarray)):
+        problem = f"got {type(target).__name__}"
+    elif target.ndim != 3 or target.shape[1] not in (POINTS, POINTS_WITH_IRISES) or target.shape[2] != 2:
+        problem = f"have shape {list(target.shape)}"
+    elif isinstance(target, Tensor):
+        return target
+    else:
+        return from_numpy(np.ascontiguousarray(target, dtype=np.float32)).to(device)
+    raise TalkingheadError(
+        f"points: {problem}; give an array or a tensor float32 [N, {POINTS} or {POINTS_WITH_IRISES}, 2], "
+        "such as person.points(driver)"
+    )
 
 
 def _middle(landmarks: Tensor) -> int:

@@ -117,12 +117,12 @@ def animate(
             picture or folder; or an iterable of frames, of any type of picture. Only the movement matters,
             not where in the frame the face is. An iterator of frames is read to its end before the first
             result.
-        crop: see `align_track`; only for a person driven by the recording it was made from, and then
-            nothing is retargeted.
+        crop: see `talkinghead.pipelines.animate.align_track`; only for a person driven by the recording it
+            was made from, and then nothing is retargeted.
         retarget: "on" keeps the person's own proportions (`talkinghead.landmarks.retarget`); "off" lets the
             driver's face shape come through; "auto" is off where the driver's frames show the person, else
             on.
-        precision: of the generator's arithmetic, as for `TorchEngine`.
+        precision: of the arithmetic: "fp32", "bf16", "fp16" or "auto", the faster of the first two.
         device: "cpu", "cuda" or "auto": where the person was moved to, else a GPU where there is one.
         engine: renders in place of torch, from `talkinghead.open_engine`.
         detector: finds the landmarks of frames, or its name; by default the networks that ship.
@@ -147,6 +147,35 @@ def animate(
         person = load_person(person)
     check_renders_person(engine, person)
     target = choose_device(device, fast, placed=person.placed)
+    points = points_of_driver(
+        person, drive, crop, retarget, engine=engine, detector=detector, face=face, progress=progress
+    )
+    return render(person, points, precision, target, engine=engine, fast=fast)
+
+
+@with_default_torch_state
+def points_of_driver(
+    person: Person,
+    drive: Driver,
+    crop: Crop | None = None,
+    retarget: str = "auto",
+    *,
+    engine: Engine | None = None,
+    detector: Detector | str | None = None,
+    face: int = 1,
+    progress: Progress = no_progress,
+) -> np.ndarray:
+    """Return the points to render for a driver, smoothed and retargeted, as `driving_points` does.
+
+    Args:
+        person: who is driven.
+        drive, crop, retarget, engine, detector, face, progress: as for `animate`.
+
+    Raises:
+        TalkingheadError: the driver is empty, none, or cannot be read; an argument is unknown.
+    """
+    check_callbacks(progress)
+    check_retarget(retarget)
     driver = read_driver(drive, detector, face, progress)
     track, frames = driver.track, driver.frames
     retargeted = retarget == "on"
@@ -154,7 +183,7 @@ def animate(
         retargeted = frames is None or not driver_is_same_person(person, frames, track, engine=engine)
     points = driving_points(person, track, crop, retargeted)
     warn_of_unlike_frames(person, points, track.fps, driver.name)
-    return render(person, points, precision, target, engine=engine, fast=fast)
+    return points
 
 
 def check_retarget(retarget: object) -> None:

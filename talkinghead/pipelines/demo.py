@@ -33,7 +33,8 @@ from ..system.atomic_file import atomic_write, check_writable
 from ..system.progress import Progress, no_progress
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
-from ..training.finetune import Diverged, Interrupted
+from ..training.finetune import Diverged
+from ..training.interrupted import Interrupted
 from ..training.step_time import describe_run
 from .animate import SYNTHESISED, animate, driving_points, render_landmarks_uint8
 from .demo_source import DemoSource, Split, read_source

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..constants import DEFAULT_METHODS, EVALUATION_SHOTS, METHODS, NUM_HELD_OUT
 from ..dataset.discover import list_paths
-from ..dataset.people_table import read_people
+from ..dataset.people_table import resolve_people
 from ..errors import TalkingheadError
 from ..evaluation.evaluate import Evaluation, evaluate_model
 from ..evaluation.evaluate_clip import ClipEvaluator, Protocol
@@ -21,7 +21,7 @@ def evaluate(
     videos: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    people: str | Path | None = None,
+    people: Mapping[str, str] | str | Path | None = None,
     only: Sequence[str] = (),
     clips_each: int | None = None,
     shots: Sequence[int] = EVALUATION_SHOTS,
@@ -41,10 +41,10 @@ def evaluate(
     """Measure a model on people, and write results.json, table.md, sheet.png and plots.
 
     Args:
-        model: name or file; worker processes open it.
+        model: name or file; worker processes open it and run it on the CPU.
         videos: videos, folders of videos by person, or prepared data.
         out: the folder, created when missing; what it holds of the same settings is not measured again.
-        people: table of who is in which video, where folders do not tell.
+        people: who is in which video, where folders do not tell: as for `talkinghead.prepare`.
         only, clips_each: people, and number of clips of each, to measure on; by default all.
         shots: numbers of pictures to learn from.
         num_held_out: frames of each clip that nothing learns from.
@@ -53,7 +53,8 @@ def evaluate(
         seed: of everything random.
         detector, detector_device: name of the landmark detector, and where it runs.
         identity_network, fid_network, perceptual_files: weights to use in place of those that ship.
-        workers: processes; by default one for each core.
+        workers: processes, by default one for each core; they import the calling script, which has to call
+            this function under ``if __name__ == "__main__":``.
         progress: shows the advance.
 
     Raises:
@@ -62,8 +63,7 @@ def evaluate(
     """
     check_callbacks(progress)
     chosen = _in_order(methods)
-    table = None if people is None else read_people(os.fspath(people))
-    clips = find_eval_clips(list_paths(videos), table, only, clips_each)
+    clips = find_eval_clips(list_paths(videos), resolve_people(people), only, clips_each)
     protocol = Protocol(tuple(shots), num_held_out, chosen, steps, curve=tuple(steps_curve), seed=seed)
     evaluator = ClipEvaluator(
         os.fspath(model),

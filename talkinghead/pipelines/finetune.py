@@ -72,8 +72,8 @@ def finetune(
 
     Raises:
         TalkingheadError: what was given cannot be learned from; the message says why.
-        Diverged: a loss is not finite.
-        Interrupted: by Ctrl-C, between two steps.
+        talkinghead.training.finetune.Diverged: a loss is not finite.
+        talkinghead.Interrupted: by Ctrl-C, between two steps; its attribute is the person so far.
     """
     check_callbacks(progress, on_step)
     base, person = _resolve_start(start, model, steps, precision=precision, device=device, fast=fast)
@@ -82,7 +82,7 @@ def finetune(
     learn = finetune_with_early_stopping if early_stopping else finetune_steps
     return learn(
         base,
-        pictures if person is None else _add_known_pictures(pictures, person),
+        add_known_pictures(pictures, person),
         steps,
         adversarial,
         seed=seed,
@@ -142,13 +142,22 @@ def _resolve_start(
     """Return the model to learn from on its device, and the person who learns further, if one does."""
     person = None
     if isinstance(start, Person):
+        check_further_steps(steps)
         person, base = start, model_of(start, model)
-        if steps == 0:
-            raise TalkingheadError("steps 0: a person learns further by 1 or more; raise it")
     else:
         base = _open_model(start, model)
     placed = base.placed if person is None else person.placed
     return _with_precision(base, precision).on(choose_device(device, fast, placed=placed)), person
+
+
+def check_further_steps(steps: int | None) -> None:
+    """Check the number of steps by which a person learns further.
+
+    Raises:
+        TalkingheadError: it is 0.
+    """
+    if steps == 0:
+        raise TalkingheadError("steps 0: a person learns further by 1 or more; raise it")
 
 
 def _open_model(start: Model | str | os.PathLike[str], model: object) -> Model:
@@ -211,10 +220,16 @@ def _with_precision(model: Model, precision: str) -> Model:
     return replace(model, config=config)
 
 
-def _add_known_pictures(clip: Clip, person: Person) -> Clip:
-    """Return the new pictures, then as many of those that the person holds as there is room for."""
+def add_known_pictures(clip: Clip, start: Model | Person | None) -> Clip:
+    """Return the new pictures, then as many of those that the person holds as there is room for.
+
+    Args:
+        clip: the new pictures.
+        start: what learning starts from; without a person there are no others.
+    """
     room = MAX_REFERENCE_IMAGES - len(clip)
-    if person.references is None or room < 1:
+    person = start
+    if not isinstance(person, Person) or person.references is None or room < 1:
         return clip
     known = _clip_of_references(person.references)
     kept = known[evenly_spaced_indices(len(known), room)]

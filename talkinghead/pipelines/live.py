@@ -19,7 +19,7 @@ import torch
 from ..checkpoint import load_person
 from ..data.output_paths import check_outputs
 from ..engines.base import Engine
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, quantity
 from ..landmarks.detector import Detector
 from ..landmarks.online import OnlineRetargeter
 from ..media.frame_sink import Sink, open_sink
@@ -104,9 +104,9 @@ class LiveReport:
         """Return lines of text for the user."""
         height, width = self.size
         lines = [
-            f"{self.sink}: {self.frames} frames of {width}x{height} shown in {self.seconds:.1f} s, "
-            f"{self.fps:.1f} a second",
-            f"from {self.source} to there: {self.latency_p50:.0f} ms (p50), {self.latency_p99:.0f} ms (p99)",
+            f"{self.sink}: {quantity(self.frames, 'frame')} of {width}x{height} shown in "
+            f"{self.seconds:.1f} s, {self.fps:.1f} a second",
+            f"latency from capture to {self.sink}: {_format_latency(self.latency_p50, self.latency_p99)}",
         ]
         if sum(self.dropped.values()):
             where = ", ".join(f"{count} before {name}" for name, count in self.dropped.items() if count)
@@ -115,10 +115,21 @@ class LiveReport:
                 f"were dropped: {where}"
             )
         if self.without_face:
-            lines.append(f"{self.without_face} frames show no face; the person stayed as before")
+            lines.append(
+                f"{quantity(self.without_face, 'frame')} without a face; the person stayed as before"
+            )
         if self.ended == "interrupted":
             lines.append("interrupted")
         return lines
+
+
+def _ignore_line(text: str) -> None:
+    """Do nothing with a line of the log."""
+
+
+def _format_latency(p50: float, p99: float) -> str:
+    """Format milliseconds that half and 99% of the frames do not exceed."""
+    return f"{p50:.0f} ms (median), {p99:.0f} ms (99% of the frames)"
 
 
 @dataclass
@@ -154,10 +165,10 @@ class LiveStats:
         last_seconds, last_frames = self.last_line
         if seconds - last_seconds < _LOG_INTERVAL_S:
             return
-        p50, p99 = (1000 * self.recent.percentile(share) for share in (50, 99))
+        latency = _format_latency(*(1000 * self.recent.percentile(share) for share in (50, 99)))
         fps = (self.frames - last_frames) / (seconds - last_seconds)
         self.log(
-            f"{seconds:.0f} s: {fps:.1f} frames a second, {p50:.0f} ms (p50), {p99:.0f} ms (p99); "
+            f"{seconds:.0f} s: {fps:.1f} frames a second, latency {latency}; "
             f"{sum(pipeline.dropped.values())} dropped, {self.retargeter.without_face} without a face"
         )
         self.last_line, self.recent = (seconds, self.frames), LatencyHistogram()
@@ -187,7 +198,7 @@ def live(
     precision: str = "auto",
     device: str | torch.device = "auto",
     fast: bool = False,
-    log: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] | None = None,
 ) -> LiveReport:
     """Show `person` doing what the face in `source` does, until it ends, a window is closed, or Ctrl-C.
 
@@ -206,7 +217,7 @@ def live(
         realtime: a video file plays in real time; otherwise as fast as it goes, and nothing is dropped.
         seconds: of the source, after which to end.
         precision, device, fast: as for `talkinghead.animate`, without an engine.
-        log: is called with a line about once a second.
+        log: is called with a line about once a second, such as `print`; by default nothing is.
 
     Raises:
         TalkingheadError: an argument is unknown; a source or sink is not there or goes away, or the sink is
@@ -225,7 +236,7 @@ def live(
         device=device,
         fast=fast,
     )
-    return _run(live_person, source, sink, realtime=realtime, seconds=seconds, log=log)
+    return _run(live_person, source, sink, realtime=realtime, seconds=seconds, log=log or _ignore_line)
 
 
 def _run(

@@ -255,7 +255,9 @@ def _render_people(
     """Render people in worker processes and add their clips to the data set, in order."""
     rasterizer.compile_kernels()  # once, before all workers need them
     renderer = _PersonRenderer(load_head(), settings)
-    with closing(map_ordered(renderer, ((task, task) for task in tasks), workers)) as results:
+    with closing(
+        map_ordered(renderer, ((task, task) for task in tasks), workers, caller="prepare_synthetic")
+    ) as results:
         for task, result in progress(results, desc="people", total=len(tasks)):
             if isinstance(result, WorkerFailure):
                 raise TalkingheadError(

@@ -20,7 +20,7 @@ from ..dataset.staging import staging_folder
 from ..dataset.writer import DatasetWriter, dataset_write_error
 from ..errors import TalkingheadError, one_line
 from ..landmarks.detector import Detector, find_faces
-from ..landmarks.open_detector import open_detector
+from ..landmarks.open_detector import resolve_detector
 from ..media.images import read_image
 from ..system.process_pool import WorkerFailure, cpu_count, map_ordered
 from ..system.progress import Progress, no_progress
@@ -119,14 +119,13 @@ def prepare_portraits(
     _check_numbers({"pixels a side": size, "frames for each": frames_each, "workers": workers}, seed)
     check_outputs(files_in(Path(out), FILES), [pictures])
     portraits = find_portraits(Path(pictures))
-    if detector is None or isinstance(detector, str):
-        detector = open_detector(detector or "auto")
-    renderer = PortraitRenderer(detector, seed, size, frames_each)
+    renderer = PortraitRenderer(resolve_detector(detector), seed, size, frames_each)
     out, started = Path(out), perf_counter()
     try:
         with staging_folder(out) as staging, DatasetWriter(out, renderer.settings()) as writer:
             run = _Run(writer, staging)
-            with closing(map_ordered(renderer, run.tasks(portraits), workers)) as results:
+            tasks = run.tasks(portraits)
+            with closing(map_ordered(renderer, tasks, workers, caller="prepare_portraits")) as results:
                 for entry, result in progress(results, desc="portraits", total=len(portraits)):
                     run.record(entry, result)
             writer.finish()

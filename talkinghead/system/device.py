@@ -35,6 +35,7 @@ def choose_device(
             return placed
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         _log_choice(chosen, fast)
+        _log_useless_fast(chosen, fast)
         return chosen
     try:
         device = torch.device(device)
@@ -52,6 +53,7 @@ def choose_device(
             f"device {str(device)!r}: torch {torch.__version__} sees {gpus}; choose cpu, or install a CUDA "
             "build"
         )
+    _log_useless_fast(device, fast)
     return device
 
 
@@ -66,6 +68,13 @@ def _log_choice(device: torch.device, fast: bool) -> None:
     else:
         kernels = "torch's own kernels (--fast: this package's and CUDA graphs, unmeasured so far)"
     log.info("networks run on the GPU %s, by %s", torch.cuda.get_device_name(device), kernels)
+
+
+@cache
+def _log_useless_fast(device: torch.device, fast: bool) -> None:
+    """Log once that `fast` has no effect on a CPU."""
+    if fast and device.type == "cpu":
+        log.warning("fast: has no effect on the CPU, which runs this package's kernels anyway")
 
 
 def ops_on(device: torch.device, fast: bool) -> AbstractContextManager[None]:

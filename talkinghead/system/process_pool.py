@@ -63,6 +63,7 @@ def map_ordered(
     workers: int,
     timeout: float | None = None,
     on_report: OnReport = ignore_report,
+    caller: str = "this function",
 ) -> Generator[tuple[Any, Any], None, None]:
     """Yield the results of jobs run in several processes, in the order of the jobs.
 
@@ -75,6 +76,7 @@ def map_ordered(
         workers: the largest number of processes.
         timeout: seconds without a heartbeat after which a process is killed; `DEFAULT_TIMEOUT_S` by default.
         on_report: called with each report as soon as it arrives, while this iterator waits for a result.
+        caller: public function that needs the processes, for the message where none can be started.
 
     Yields:
         (label, result), where the result of a job whose process crashed or hung is a `WorkerFailure`.
@@ -90,7 +92,7 @@ def map_ordered(
             "can be pickled, or its name"
         ) from error
     pool = _Pool(payload, jobs, workers, DEFAULT_TIMEOUT_S if timeout is None else timeout)
-    pool.on_report = on_report
+    pool.on_report, pool.caller = on_report, caller
     try:
         while True:
             pool.fetch_jobs()
@@ -112,6 +114,7 @@ class _Pool:
         self._context = _context()
         self._workers: list[_Worker] = []
         self.on_report: OnReport = ignore_report
+        self.caller = ""
         self._jobs = enumerate(jobs)
         self._waiting: deque[tuple[int, Any]] = deque()
         self._labels: dict[int, Any] = {}
@@ -198,7 +201,7 @@ class _Pool:
         if self._failed_starts == _MAX_FAILED_STARTS:
             raise TalkingheadError(
                 f"no worker process can be started ({failure.reason}); "
-                "a script that calls prepare must do so under: if __name__ == '__main__':"
+                f"a script that calls {self.caller} must do so under: if __name__ == '__main__':"
             )
 
     def close(self) -> None:

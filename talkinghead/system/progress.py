@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..errors import TalkingheadError
 
@@ -26,9 +26,34 @@ OnStep = Callable[[int, int, Mapping[str, float]], Any]
 """Called with (step, steps, metrics) after a training step; what it returns is ignored."""
 
 
-def no_progress(iterable: Iterable[Item], /, *, desc: str = "", total: int | None = None) -> Iterable[Item]:
-    """Return the iterable unchanged: a Progress that shows nothing."""
-    return iterable
+@runtime_checkable
+class StepsStart(Protocol):
+    """Callback of training steps that is also told where they start, such as a progress bar."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Show that `step` of `steps` are done, before the first of the others."""
+
+
+def start_steps(on_step: OnStep | None, step: int, steps: int) -> None:
+    """Tell a callback that has a method for it how many steps are done before the first."""
+    if isinstance(on_step, StepsStart):
+        on_step.start(step, steps)
+
+
+class _NoProgress:
+    """Progress that shows nothing; an object, whose name `help` prints as a default value."""
+
+    def __call__(
+        self, iterable: Iterable[Item], /, *, desc: str = "", total: int | None = None
+    ) -> Iterable[Item]:
+        """Return the iterable unchanged."""
+        return iterable
+
+    def __repr__(self) -> str:
+        return "no_progress"
+
+
+no_progress = _NoProgress()
 
 
 class ProgressCounter:

@@ -28,6 +28,7 @@ from .finetune_inputs import (
     sample_guidance,
 )
 from .finetune_trainer import FinetuneTrainer, jitter_images
+from .interrupted import Interrupted
 from .losses import Features
 
 _CHECK_EVERY_STEPS = 10
@@ -35,14 +36,6 @@ _CHECK_EVERY_STEPS = 10
 _MAX_TIMED_STEPS = 3
 _MAX_TIMED_S = 2.5
 """Seconds after which no further step is timed for an estimate."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Fine-tuning was interrupted; `person` is the person after the last step."""
-
-    def __init__(self, person: Person | None = None) -> None:
-        super().__init__()
-        self.person = person
 
 
 class Diverged(TalkingheadError):

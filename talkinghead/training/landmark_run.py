@@ -85,7 +85,7 @@ def train_landmarks(
             learns on whole frames too.
         learning_rate: after the first steps.
         save_seconds: time between two saves.
-        on_step: called with (step, steps, metrics) every few steps.
+        on_step: called with (step, steps, metrics) after every step, the metrics of the last measured one.
 
     Raises:
         TalkingheadError: bad data or settings, the loss is not finite, or `out` cannot be written to, is used

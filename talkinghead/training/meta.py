@@ -1,6 +1,5 @@
 """Meta-learning of E, G with P, and D on videos of many people (paper, section 3.2)."""
 
-import json
 import logging
 import shlex
 import time
@@ -17,19 +16,21 @@ from ..checkpoint import load_model
 from ..clip import POINTS
 from ..config import Config, FinetuneConfig
 from ..config_file import resolve_preset
-from ..constants import PRESETS, VARIANTS
+from ..constants import VARIANTS
 from ..data.output_paths import check_outputs, files_in
 from ..dataset.episodes import EpisodeSource
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, quantity
 from ..model import Model, random_model
 from ..pretrained.perceptual import open_perceptual
 from ..system.device import choose_device, ops_on
-from ..system.progress import OnStep, check_callbacks
+from ..system.progress import OnStep, check_callbacks, start_steps
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
 from .adversarial import require_finite
+from .interrupted import Interrupted
 from .meta_learner import MetaLearner
 from .run_folder import RunFolder, run_folder
+from .run_settings import check_same_run
 from .tensorboard import TensorBoardLog
 from .throughput import count_flops, measure_peak_flops
 from .warm_start import init_video_embeddings, load_compatible_weights
@@ -64,11 +65,11 @@ def train(
 
     Args:
         data: folder that `prepare` wrote, or several, which are sampled equally often.
-        out: folder of the run: `state.safetensors` and the one before it in `previous`, `model.safetensors`,
-            `times.json`, TensorBoard's files in `log`.
+        out: folder of the run: `state.safetensors` and the one before it in previous/, `model.safetensors`,
+            `times.json`, TensorBoard's files in log/.
         preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
-        steps: in all; default the preset's.
+        steps: in all; default the preset's. More than those of a finished run extend it.
         seed: of the initialisation and of the episodes.
         exclude_identities: people not to train on.
         init_from: name or file of a model with the initial weights; default random weights.
@@ -76,16 +77,16 @@ def train(
         perceptual_files: weights of the content loss's networks, by name.
         grad_accum_steps: micro-batches per step: less memory, the same step except for rounding.
         save_seconds: time between two saves.
-        on_step: called with (step, steps, metrics) every few steps.
+        on_step: called with (step, steps, metrics) after every step, the metrics of the last measured one.
         fast: on a GPU, use this package's kernels, which have no measurement yet.
-        irises: teach gaze (`NetworkConfig.irises`), whatever the preset says; `init_from` may lack it.
+        irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
 
     Raises:
         TalkingheadError: bad data or settings, networks of another shape in `init_from`, `out` cannot be
             written to (the message says where the model was saved instead), another process uses it, or it
             holds `init_from` or a run with other settings.
-        KeyboardInterrupt: by SIGINT, SIGTERM or SIGHUP, after the current step and a save, which further
-            signals do not interrupt.
+        talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the current step and a save, which
+            further signals do not interrupt; its attribute is the model so far.
     """
     check_callbacks(on_step=on_step)
     config = _configuration(preset, variant, steps, irises=irises)
@@ -181,6 +182,12 @@ def _settings(
     }
 
 
+def _describe_data(source: EpisodeSource) -> str:
+    clips = source.clips
+    people, frames = {clip.person for clip in clips}, sum(len(clip) for clip in clips)
+    return f"{quantity(len(clips), 'clip')} of {quantity(len(people), 'person')}, {quantity(frames, 'frame')}"
+
+
 class _Run:
     """A training run and its files.
 
@@ -213,7 +220,7 @@ class _Run:
         header = self._folder.load(learner.modules, learner.optimisers, learner.earlier_names)
         if header is not None:
             learner.video_embeddings_optimiser.fill_missing_state()
-            _check_same_run(self._folder.out, header, self._settings)
+            check_same_run(self._folder.out, header, self._settings)
             self._step = int(header["step"])
             learner.set_steps(self._step)
             # a run keeps its precision, even where another would be faster now
@@ -229,15 +236,18 @@ class _Run:
 
         Raises:
             TalkingheadError: a loss is not finite, or a file cannot be written.
-            KeyboardInterrupt: by a signal.
+            Interrupted: by a signal.
         """
         name, batch = str(self._folder.out), self._learner.config.meta.batch
         if 0 < self._step < steps:
             log.info("%s: resuming at step %d of %d", name, self._step, steps)
+        if self._step < steps:
+            log.info("%s: learning from %s", name, _describe_data(self._source))
         tensorboard = TensorBoardLog(self._folder.out / "log", self._step)
         dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
         peak = measure_peak_flops(self._device, dtype)
-        flops, metrics = 0, dict[str, Tensor]()
+        flops, metrics, values = 0, dict[str, Tensor](), dict[str, float]()
+        start_steps(on_step, self._step, steps)
         last = saved = time.monotonic()
         with graceful_shutdown() as stopped:
             while self._step < steps and not stopped():
@@ -250,12 +260,15 @@ class _Run:
                 now = time.monotonic()
                 self._seconds += now - last
                 rate, last = batch / (now - last), now
+                # between two measured steps the CPU does not wait for the GPU
                 if self._step % LOG_EVERY_STEPS == 0 or self._step == steps:
                     values = require_finite(metrics, name, self._step) | {"episodes_per_second": rate}
                     values["percent_of_peak"] = 100 * flops * rate / batch / peak
                     tensorboard.write_scalars(self._step, values)
-                    if on_step:
-                        on_step(self._step, steps, values)
+                elif not values:
+                    values = require_finite(metrics, name, self._step)
+                if on_step:
+                    on_step(self._step, steps, values)
                 if self._step % IMAGES_EVERY_STEPS == 0:
                     tensorboard.write_images(self._step, "source, landmarks, generated, true", image_rows)
                 if now - saved > save_seconds:
@@ -267,7 +280,7 @@ class _Run:
             tensorboard.close()
             if stopped():
                 log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
-                raise KeyboardInterrupt
+                raise Interrupted(model=self.model())
         self._log_next_command()
 
     def _log_next_command(self) -> None:
@@ -297,41 +310,3 @@ class _Run:
         header = {**self._settings, "step": self._step}
         self._folder.save(self._learner.modules, self._learner.optimisers, header, self._seconds)
         self._folder.save_model(self.model())
-
-
-def _check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Compare the settings of a state with those of this run.
-
-    Raises:
-        TalkingheadError: they differ, or an earlier version, whose preset had other values, wrote the state.
-    """
-    as_stored = json.loads(json.dumps(settings))  # tuples become lists
-    differing = [name for name, value in as_stored.items() if header.get(name) != value]
-    stored, preset = header.get("config"), settings["config"]["preset"]
-    if isinstance(stored, dict) and _shows_irises(stored) != _shows_irises(settings["config"]):
-        kind, option = ("with", "add") if _shows_irises(stored) else ("without", "leave out")
-        raise TalkingheadError(
-            f"{out}: holds a run {kind} irises; {option} --irises, or choose another folder and start from "
-            f"the weights of this run with --init-from {out / 'model.safetensors'}"
-        )
-    if differing == ["config"] and isinstance(stored, dict) and stored.get("preset") == preset:
-        if preset not in PRESETS:
-            raise TalkingheadError(
-                f"{out}: holds a run whose preset {preset} had other values; choose another folder, or the "
-                "same values"
-            )
-        raise TalkingheadError(
-            f"{out}: holds a run of an earlier version, whose preset {preset} had other values; choose "
-            "another folder, and start from the weights of this run with --init-from "
-            f"{out / 'model.safetensors'}"
-        )
-    if differing:
-        raise TalkingheadError(
-            f"{out}: holds a run with another {' and '.join(differing)}; choose another folder, or the same "
-            "settings"
-        )
-
-
-def _shows_irises(config: dict[str, Any]) -> bool:
-    """Return whether a stored configuration's landmark images show irises."""
-    return bool(config.get("networks", {}).get("irises"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import TalkingheadError
 from ..landmarks.network_blocks import to_channels_last
 from ..system.prefetch import prefetch
-from ..system.progress import OnStep
+from ..system.progress import OnStep, start_steps
 from ..system.signals import graceful_shutdown
 from .run_folder import RunFolder
 
@@ -98,7 +98,8 @@ class NetworkRun:
     def advance(self, save_seconds: float, on_step: OnStep | None) -> None:
         """Take the steps that are left, or those until a signal arrives, and save."""
         start = saved = time.monotonic()
-        numbers = range(self._step, self._steps)
+        numbers, values = range(self._step, self._steps), dict[str, float]()
+        start_steps(on_step, self._step, self._steps)
         with graceful_shutdown() as stopped:
             for batch in prefetch((self._source.draw(number, self._batch) for number in numbers), depth=2):
                 metrics = self._take_step(batch)
@@ -109,8 +110,8 @@ class NetworkRun:
                             f"{self._folder.out}: the loss is not finite after step {self._step}; "
                             "resume from previous/"
                         )
-                    if on_step:
-                        on_step(self._step, self._steps, values)
+                if on_step:
+                    on_step(self._step, self._steps, values)
                 if stopped():
                     break
                 now = time.monotonic()

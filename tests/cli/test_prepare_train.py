@@ -42,7 +42,8 @@ def test_prepare_reports_added_and_rejected_videos(
     command = ["prepare", str(tmp_path), "--out", str(data), "--size", "64", "--people", str(table)]
     run_command(*command)
     printed = capsys.readouterr()
-    assert "1 videos added, 0 were there, 1 rejected" in printed.out and "report.jsonl" in printed.out
+    assert "1 video added, 0 were there, 1 rejected" in printed.out and "report.jsonl" in printed.out
+    assert "people: 1 (the person of 1 video by " in printed.out and "by table of people" in printed.out
     assert "videos" in printed.err
     [clip] = read_index(data)
     assert (clip.person, clip.size, len(clip.landmarks)) == ("bob", 64, 18)

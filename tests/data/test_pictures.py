@@ -1,6 +1,7 @@
 """Tests of pictures in memory: every type that a user may have, and the message for every other."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from talkinghead.data.load import read_clip
-from talkinghead.data.pictures import Picture, picture_sources
+from talkinghead.data.pictures import Picture, one_bar, picture_sources
 from talkinghead.errors import TalkingheadError
 
 
@@ -120,3 +121,17 @@ def test_read_clip_takes_pictures_in_memory(carphone_clip: Any) -> None:
     assert np.array_equal(clip.frames[0], clip.frames[1])
     with pytest.raises(TalkingheadError, match="picture 1: no face was found in it"):
         read_clip(np.zeros((64, 64, 3), np.uint8), size=64)
+
+
+def test_one_bar_counts_picture_files_together() -> None:
+    calls: list[tuple[str, int | None]] = []
+
+    def progress(iterable: Iterable[Any], /, *, desc: str, total: int | None) -> Iterable[Any]:
+        calls.append((desc, total))
+        return iterable
+
+    for pictures in (["a.jpg", Path("b.jpg")], ["a.jpg"], "a.jpg", ["a.jpg", "b.mp4"]):
+        sources, rest = one_bar(pictures, [Path("a.jpg")], progress)
+        assert list(sources) == [Path("a.jpg")]
+        assert (rest is progress) == (len(pictures) != 2 or "b.mp4" in pictures)
+    assert calls == [("landmarks of pictures", 2)]

@@ -26,6 +26,18 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "SHARD_CLIPS", 2)
 
 
+def test_prepare_takes_people_as_mapping_or_table(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 1)
+    table = tmp_path / "people.tsv"
+    table.write_text("file\tperson\n0.mp4\tanna\n")
+    for number, people in enumerate((str(table), table, {"0.mp4": "anna"})):
+        out = tmp_path / str(number)
+        prepare(paths, out, 64, red_square, people=people, workers=1)
+        assert [clip.person for clip in read_index(out)] == ["anna"]
+    with pytest.raises(TalkingheadError, match="people: got list; give a mapping such as .*, or the path"):
+        prepare(paths, tmp_path / "none", 64, red_square, people=["anna"], workers=1)  # type: ignore[arg-type]
+
+
 def test_prepare_writes_clips_and_report(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(tmp_path / "videos", 3)
     report = prepare(paths, tmp_path / "data", 64, red_square, people={"1.mp4": "anna"}, workers=1)

@@ -262,3 +262,32 @@ def test_tensorrt_rtx_builds_guided_network(onnx_files, persons, tmp_path, monke
     assert manifest.guided and manifest.layer_size == 32 and manifest.details["target"] == "sm_86"
     assert (manifest.details["builder_version"], manifest.details["warnings"]) == (trt.__version__, 0)
     assert path.stat().st_size > 100_000
+
+
+def test_reference_viewer_takes_arrays(persons):
+    viewer = ReferenceViewer(persons["fine-tuned"].references)
+    views = viewer(POINTS.astype(np.float64))
+    for view, expected in zip(views, viewer(torch.from_numpy(POINTS)), strict=True):
+        assert torch.equal(view, expected)
+
+
+@pytest.mark.parametrize(
+    ("points", "problem"),
+    [
+        ([[0.5, 0.5]], "got list"),
+        (POINTS[0], r"have shape \[68, 2\]"),
+        (POINTS[:, :5], r"have shape \[5, 5, 2"),
+    ],
+)
+def test_reference_viewer_rejects_other_points(persons, points, problem):
+    with pytest.raises(TalkingheadError, match=f"points: {problem}.*; give an array or a tensor"):
+        ReferenceViewer(persons["fine-tuned"].references)(points)
+
+
+def test_manifest_names_inputs_as_the_network_does(persons, tmp_path):
+    for who, input_name in (("feed-forward", "points"), ("fine-tuned", "image")):
+        module = FrameModule(persons[who], input=input_name)
+        manifest = Manifest.of(
+            persons[who], "onnx", "fp32", 4, input=input_name, output="uint8", name="", details={}
+        )
+        assert manifest.input_names() == module.input_names()

@@ -1,12 +1,13 @@
 """Aggregation of clips over people, on known numbers."""
 
+import operator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from talkinghead.evaluation.aggregate import RESAMPLES, _better, aggregate, bootstrap
+from talkinghead.evaluation.aggregate import RESAMPLES, _shares, aggregate, bootstrap
 
 
 def test_bootstrap_interval_matches_normal_theory() -> None:
@@ -94,7 +95,15 @@ def test_aggregate_counts_wins_of_fine_tuned(summary: dict[str, Any]) -> None:
 def test_method_with_few_faces_loses_face_metrics() -> None:
     figures = {method: {"csim": 0.8, "faces": 1.0, "ssim": 0.5} for method in METHODS}
     figures["random-weights"] = {"csim": 0.9, "faces": 0.4, "ssim": 0.6}
-    assert _better([figures])["random-weights"] == {"ssim": 0.0, "csim": 1.0, "faces": 1.0}
+    better = _shares([figures], operator.gt)
+    assert better["random-weights"] == {"ssim": 0.0, "csim": 1.0, "faces": 1.0}
+
+
+def test_aggregate_counts_ties_of_fine_tuned(summary: dict[str, Any]) -> None:
+    figures = {method: {"faces": 1.0, "ssim": 0.5} for method in METHODS}
+    assert _shares([figures], operator.gt)["nearest"] == {"ssim": 0.0, "faces": 0.0}
+    assert _shares([figures], operator.eq)["nearest"] == {"ssim": 1.0, "faces": 1.0}
+    assert summary["fine_tuned_equal"][8]["nearest"] == {"ssim": 0.0, "csim": 0.0}
 
 
 def test_aggregate_compares_resemblance_with_others(summary: dict[str, Any]) -> None:

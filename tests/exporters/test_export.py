@@ -134,9 +134,37 @@ def test_verify_finds_person_or_names_missing(folder, tmp_path):
         patch.setattr(report.os.path, "isfile", lambda path: str(path).endswith(".onnx"))
         with pytest.raises(
             TalkingheadError,
-            match="moved.onnx: was made from /.*person.safetensors, which is not here; name the person's",
+            match="moved.onnx: its person /.*person.safetensors is not there; name the person's file: "
+            "talkinghead verify /.*moved.onnx PERSON.safetensors",
         ):
             verify_engine(moved)
+
+
+def test_engine_of_person_names_file_of_last_load_or_save(people, tmp_path):
+    """Check that an engine exported in Python is verified without naming the person."""
+    path, copy = tmp_path / "anna.safetensors", tmp_path / "copy.safetensors"
+    person = dataclasses.replace(people["fine-tuned"])
+    assert person.file is None
+    person.save(path)
+    assert person.file == path and dataclasses.replace(person).file is None
+    person = load_person(path)
+    person.export(tmp_path / "anna.onnx", "onnx")
+    assert verify_engine(tmp_path / "anna.onnx").manifest.person == str(path)
+    person.save(copy)
+    assert person.file == copy and copy.read_bytes() == path.read_bytes()
+
+
+def test_engine_of_unsaved_person_says_how_to_verify(people, tmp_path):
+    path = tmp_path / "anna.onnx"
+    person = dataclasses.replace(people["fine-tuned"])
+    report = person.export(path, "onnx")
+    assert "takes landmarks (points), gives uint8" in report.lines()[1]
+    with pytest.raises(
+        TalkingheadError,
+        match=f"anna.onnx: names no file of its person; name the person's file: talkinghead verify {path} ",
+    ):
+        verify_engine(path)
+    assert verify_engine(path, person).psnr_db > 60
 
 
 def test_verify_reports_engine_that_cannot_run(folder, tmp_path):

@@ -24,3 +24,16 @@ def test_fp16_transposed_convolutions_read_fp16_weights(
     convolutions = [node for node in graph.node if node.op_type == "ConvTranspose"]
     assert convolutions
     assert {weights.get(node.input[1]) for node in convolutions} == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("who", ["feed-forward", "fine-tuned"])
+def test_onnx_names_number_of_rows(who: str, people: dict[str, Person], tmp_path: Path) -> None:
+    path = tmp_path / "person.onnx"
+    write_onnx(people[who], path)
+    graph = onnx.load(path).graph
+    rows = {value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output)}
+    assert rows == {"N"}
+    symbols = {size.dim_param for value in graph.value_info for size in value.type.tensor_type.shape.dim} - {
+        ""
+    }
+    assert not any(symbol.startswith("s") for symbol in symbols), symbols

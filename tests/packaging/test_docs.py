@@ -17,6 +17,7 @@ from conftest import face_clip, face_points
 from talkinghead.checkpoint import load_model
 from talkinghead.cli import COMMANDS, build_parser
 from talkinghead.config import FinetuneConfig
+from talkinghead.engines.report import verify_engine
 from talkinghead.exporters.frame_module import FrameModule
 from talkinghead.media.images import write_image
 from talkinghead.media.video import VideoReader
@@ -104,15 +105,28 @@ def test_onnx_example_runs_as_its_table_says(clips: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     page = ROOT / "docs" / "export_and_deploy.md"
     names: dict[str, Any] = {}
-    for example in blocks(page, "python"):
+    export, render, with_pictures = blocks(page, "python")
+    for example in (export, render):
         exec(compile(example, "docs/export_and_deploy.md", "exec"), names)
     assert names["frames"].shape == (8, 64, 64, 3) and names["frames"].std() > 10
+    assert verify_engine("anna_tiny.onnx").manifest.person == "anna_tiny.safetensors"
+    check_onnx_table(page, "`tiny`, fine-tuned", names)
+    exec(compile(with_pictures, "docs/export_and_deploy.md", "exec"), names)
+    assert names["frames"].shape == (8, 256, 256, 3) and names["frames"].std() > 10
+    check_onnx_table(page, "`portrait`, fine-tuned", names)
+    rendered = list(names["person"].animate("bob.mp4", precision="fp32"))[:8]
+    assert np.abs(names["frames"].astype(int) - rendered).mean() < 0.5
+
+
+def check_onnx_table(page: Path, person: str, names: dict[str, Any]) -> None:
+    """Check the row of a person in the page's table against the file that an example opened."""
     types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
     inputs, outputs = (
         ", ".join(describe_array(value.name, types[value.type], value.shape) for value in values)
         for values in (names["session"].get_inputs(), names["session"].get_outputs())
     )
-    assert onnx_table(page)["`tiny`, fine-tuned"] == (inputs, outputs)
+    assert onnx_table(page)[person] == (inputs, outputs)
+    assert {value.shape[0] for value in names["session"].get_inputs()} == {"N"}
 
 
 @pytest.mark.parametrize("model", ["tiny", "portrait"])

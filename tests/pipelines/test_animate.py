@@ -136,3 +136,19 @@ def test_auto_takes_landmarks_as_they_are_where_frames_show_the_person(
     assert len(compared) == 1 and compared[0] >= 1
     list(animate(person, clip.track))  # without frames there is nothing to compare
     assert len(compared) == 1
+
+
+@pytest.mark.parametrize("retarget", ["on", "off", "auto"])
+def test_points_of_person_are_those_that_animate_renders(person: Person, retarget: str) -> None:
+    track = Track(face(3) * 300, (300, 300))
+    points = person.points(track, retarget=retarget)
+    assert points.shape == (9, 68, 2) and points.dtype == np.float32
+    engine = TorchEngine(person, "cpu", "fp32", BATCH)
+    frames = [frame for start in (0, BATCH) for frame in engine.run(points[start : start + BATCH])]
+    assert np.array_equal(frames, list(animate(person, track, retarget=retarget, precision="fp32")))
+    assert np.array_equal(points, driving_points(person, track, retargeted=retarget != "off"))
+
+
+def test_points_of_person_with_unknown_retarget_reports_user_error(person: Person) -> None:
+    with pytest.raises(TalkingheadError, match="retarget 'of': is unknown; choose one of"):
+        person.points(Track(face(3) * 300, (300, 300)), retarget="of")

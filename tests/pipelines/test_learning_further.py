@@ -12,12 +12,14 @@ import torch
 from safetensors import safe_open
 
 from talkinghead.checkpoint import load_model, load_person, save_model, save_person
+from talkinghead.cli import main
+from talkinghead.cli.finetune import _summary
 from talkinghead.clip import Clip
 from talkinghead.errors import TalkingheadError
 from talkinghead.model import Model, Person
 from talkinghead.networks import Discriminator
 from talkinghead.pipelines.finetune import finetune
-from talkinghead.training.finetune import Interrupted
+from talkinghead.training.interrupted import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,20 @@ def test_interrupted_learning_further_keeps_its_person(
     with pytest.raises(Interrupted) as caught:
         finetune(person, guided_clip[2:], steps=5, perceptual=[], model=model, on_step=interrupt)
     assert caught.value.person is not None and caught.value.person.provenance["steps"] == 4
+
+
+def test_person_learns_further_summary_counts_new_and_known() -> None:
+    provenance = {"pictures": 3, "steps": 41, "steps_before": 40}
+    text = _summary("anna.safetensors", 1, provenance, False)
+    assert text == "anna.safetensors: a person from 1 new and 2 known pictures, 1 step more, 41 in all"
+    assert _summary("a", 1, {"pictures": 1, "steps": 1}, False) == "a: a person from 1 picture, 1 step"
+
+
+def test_person_learns_further_by_no_step_fails_before_pictures_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "anna.safetensors").write_bytes(b"no person")
+    command = ["finetune", tmp_path / "a.jpg", "--from", tmp_path / "anna.safetensors", "--steps", "0"]
+    assert main([*map(str, command), "--out", str(tmp_path / "b.safetensors")]) == 2
+    assert "steps 0: a person learns further by 1 or more; raise it" in capsys.readouterr().err

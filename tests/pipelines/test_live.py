@@ -26,12 +26,13 @@ from support.live_helpers import (
     use_endless_source,
 )
 from support.red_square_person import red_square_person
+from talkinghead.cli import main
 from talkinghead.engines.torch_engine import TorchEngine
 from talkinghead.landmarks.detector import Face
 from talkinghead.media.video import VideoReader
 from talkinghead.model import Person
 from talkinghead.pipelines.animate import SYNTHESISED
-from talkinghead.pipelines.live import LatencyHistogram
+from talkinghead.pipelines.live import LatencyHistogram, LiveReport
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_live_logs_progress(
     report = run_to_end(person, FakeEngine(), drive, log=messages.append)
     assert 2 <= len(messages) <= report.seconds / 0.2
     assert all(
-        "frames a second" in line and "(p50)" in line and "(p99)" in line and "dropped" in line
+        "frames a second" in line and "latency" in line and "ms (median)" in line and "dropped" in line
         for line in messages
     )
 
@@ -195,5 +196,34 @@ def test_live_report_as_dict_and_lines(person: Person, drive: Path, recorded: Re
     )
     first, second = report.lines()
     assert first.startswith(f"recorded: {COUNT} frames of 64x64 shown in ") and second.startswith(
-        f"from {drive} to there: "
+        "latency from capture to recorded: "
     )
+
+
+def test_live_report_names_capture_and_sink() -> None:
+    report = LiveReport(
+        source="webcam",
+        sink="out.mp4",
+        ended="source",
+        captured=1,
+        frames=1,
+        without_face=0,
+        dropped={},
+        retargeted=True,
+        fps=25.0,
+        latency_p50=56.2,
+        latency_p99=110.4,
+        size=(64, 64),
+        seconds=0.04,
+    )
+    assert report.lines() == [
+        "out.mp4: 1 frame of 64x64 shown in 0.0 s, 25.0 a second",
+        "latency from capture to out.mp4: 56 ms (median), 110 ms (99% of the frames)",
+    ]
+
+
+def test_live_help_says_that_auto_is_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, meaning in (("live", "auto: on, since nobody is compared"), ("animate", "auto: off where")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert meaning in " ".join(capsys.readouterr().out.split())

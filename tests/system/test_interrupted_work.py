@@ -28,8 +28,9 @@ from talkinghead.media.video import VideoReader, VideoWriter
 from talkinghead.model import Person, random_model
 from talkinghead.pipelines.finetune import finetune
 from talkinghead.system import tensor_file
-from talkinghead.training.finetune import Diverged, Interrupted
+from talkinghead.training.finetune import Diverged
 from talkinghead.training.finetune_trainer import FinetuneTrainer
+from talkinghead.training.interrupted import Interrupted
 from talkinghead.training.meta import train
 from talkinghead.training.meta_learner import MetaLearner
 

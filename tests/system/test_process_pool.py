@@ -103,8 +103,9 @@ def test_unpicklable_work_reports_user_error() -> None:
 
 
 def test_failed_worker_starts_report_user_error() -> None:
-    with pytest.raises(TalkingheadError, match=r"no worker process can be started .*exit code 7.*__main__"):
-        list(map_ordered(Unreadable(), numbered(("sleep", 0)), 2))
+    problem = r"no worker process can be started .*exit code 7.*a script that calls evaluate must .*__main__"
+    with pytest.raises(TalkingheadError, match=problem):
+        list(map_ordered(Unreadable(), numbered(("sleep", 0)), 2, caller="evaluate"))
 
 
 def test_map_ordered_fetches_few_jobs_ahead() -> None:

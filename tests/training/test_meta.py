@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 
@@ -21,6 +22,7 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.landmark_image import landmark_image
 from talkinghead.model import random_model
 from talkinghead.training import meta, meta_learner
+from talkinghead.training.interrupted import Interrupted
 from talkinghead.training.losses import matching_loss
 from talkinghead.training.meta import train
 from talkinghead.training.meta_learner import MetaLearner
@@ -243,7 +245,8 @@ def test_train_rejects_run_with_earlier_preset_values(face_shards, tmp_path):
     save_file(load_file(state), state, {"header": json.dumps(header)})
     with pytest.raises(
         TalkingheadError,
-        match="a run of an earlier version, whose preset tiny had other values; .* --init-from "
+        match="a run of an earlier version, whose preset tiny had other values .meta.losses.matching was "
+        "7.0, now 10.0.; .* --init-from "
         ".*model.safetensors",
     ):
         train(face_shards, tmp_path, "tiny", steps=2)
@@ -300,9 +303,11 @@ def test_train_variant_ff_has_no_matching_loss(face_shards, tmp_path):
 
 def test_train_rejects_folder_of_other_run(face_shards, tmp_path):
     train(face_shards, tmp_path, "tiny", steps=1)
-    with pytest.raises(TalkingheadError, match="another seed"):
+    with pytest.raises(TalkingheadError, match="holds a run with other settings: seed was 0, now 9; choose"):
         train(face_shards, tmp_path, "tiny", steps=2, seed=9)
-    with pytest.raises(TalkingheadError, match="another config and variant"):
+    with pytest.raises(
+        TalkingheadError, match=r"meta.losses.matching was .*, now 0.0; variant was ft, now ff; choose"
+    ):
         train(face_shards, tmp_path, "tiny", steps=2, variant="ff")
 
 
@@ -315,3 +320,35 @@ def test_train_writes_metrics_and_images_to_tensorboard(face_shards, tmp_path, m
     events.Reload()
     assert {"score_gap", "live_units", "content", "episodes_per_second"} <= set(events.Tags()["scalars"])
     assert len(events.Tags()["images"]) == 1
+
+
+def test_train_rejects_other_data_and_names_counts(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=1)
+    with pytest.raises(TalkingheadError, match="other settings: its data had 2 clips, now 1; choose another"):
+        train(face_shards, tmp_path, "tiny", steps=2, exclude_identities=["first"])
+
+
+def test_train_reports_data_and_every_step(face_shards, tmp_path, caplog):
+    caplog.set_level("INFO", logger="talkinghead")
+    calls = []
+
+    class Bar:
+        def start(self, step, steps):
+            calls.append(("start", step, steps))
+
+        def __call__(self, step, steps, metrics):
+            calls.append((step, steps, "content" in metrics))
+
+    train(face_shards, tmp_path, "tiny", steps=2, on_step=Bar())
+    train(face_shards, tmp_path, "tiny", steps=3, on_step=Bar())
+    assert calls == [("start", 0, 2), (1, 2, True), (2, 2, True), ("start", 2, 3), (3, 3, True)]
+    assert re.search(r"learning from 2 clips of 2 people, \d+ frames", caplog.text)
+
+
+def test_interrupted_training_keeps_its_model(face_shards, tmp_path):
+    def interrupt(step, steps, metrics):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        train(face_shards, tmp_path, "tiny", steps=3, on_step=interrupt)
+    assert caught.value.model.provenance["steps"] == 1 and caught.value.person is None
