@@ -25,7 +25,7 @@ from .model import Model, Person, check_finite, networks_of, random_model, state
 from .networks import Discriminator, Embedder, References, build_generator
 from .system.tensor_file import checksum, write_tensors
 from .system.torch_state import from_numpy, with_default_torch_state
-from .weights import model_path
+from .weights import model_path, shipped_models
 
 VERSION = 2
 MAX_REFERENCES = 64

@@ -13,8 +13,8 @@ def shipped_models() -> dict[str, Path]:
 
 
 def model_path(source: str) -> Path:
-    """Return the file of a model: of its name, its path, a folder that holds it, or its address on the Hugging
-    Face Hub.
+    """Return the file of a model, from its name, its path, its folder, or its address on the Hugging Face
+    Hub.
 
     Raises:
         TalkingheadError: there is none.
