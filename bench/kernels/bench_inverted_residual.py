@@ -18,12 +18,12 @@ BLOCKS = {
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the op is for CPUs")
-@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("pictures", [1, 16])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_inverted_residual(bench, block, batch):
+def test_inverted_residual(bench, block, pictures):
     channels, wide, outputs, side, stride, height = BLOCKS[block]
     adds_input = stride == 1
-    x = torch.randn(batch, channels, height, height).to(memory_format=torch.channels_last)
+    x = torch.randn(pictures, channels, height, height).to(memory_format=torch.channels_last)
     weights = ops.pack_inverted_residual(
         (torch.randn(wide, channels, 1, 1) / channels**0.5, torch.randn(wide)),
         (torch.randn(wide, 1, side, side) / side, torch.randn(wide)),
@@ -52,12 +52,12 @@ def test_inverted_residual(bench, block, batch):
                 "inverted_residual",
                 "forward",
                 block,
-                batch,
+                pictures,
                 torch.float32,
                 size(x, expected),
                 (expected,),
                 by_backend(ops.inverted_residual, *arguments)
                 | {"baseline": baseline, "compile": lambda: reference(*arguments)},
-                flops=2 * batch * wide * (pixels[0] + pixels[1] * (side * side + outputs)),
+                flops=2 * pictures * wide * (pixels[0] + pixels[1] * (side * side + outputs)),
             )
         )
