@@ -165,7 +165,7 @@ def test_load_rejects_missing_cut_foreign_files(tmp_path, model_file):
         (empty, "is cut or not"),
         (text, "is cut or not"),
         (foreign, "of another program"),
-        (person, "is a person; name the file of a model"),
+        (person, "is a person; name a model"),
     ):
         with pytest.raises(TalkingheadError, match=message) as error:
             load_model(path)

@@ -26,7 +26,7 @@ def model_path(source: str) -> Path:
     if source in shipped:
         return shipped[source]
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # False too where the system refuses the name
         path = path / MODEL_FILE
     if not os.path.isfile(path):
         raise TalkingheadError(

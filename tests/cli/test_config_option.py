@@ -14,6 +14,7 @@ REQUIRED = {
     "finetune": ["a.png", "b é.png", "--out", "o.safetensors"],
     "animate": ["p", "--drive", 'd "x".mp4', "--out", "o.mp4"],
     "live": ["p"],
+    "web": [],
     "export": ["p", "--format", "onnx", "--out", "o.onnx"],
     "verify": ["e"],
     "rank-drivers": ["p", "d", "e"],

@@ -50,6 +50,7 @@ def test_verbose_and_quiet_contradict_each_other(command: str, capsys: pytest.Ca
     arguments = {
         "demo": "",
         "live": "p",
+        "web": "",
         "verify": "e",
         "finetune": "a.png -o o",
         "export": "p --format onnx -o o",

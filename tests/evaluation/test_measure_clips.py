@@ -223,7 +223,9 @@ def test_progress_moves_inside_a_clip(
     monkeypatch.setattr(ClipEvaluator, "_row_values", row_values)
     run(little, clips[:1], tmp_path, shots=(1,), methods=METHODS[:2], steps=5, progress=progress)
     assert events[:1] == ["finding landmarks of 9"] and events[1:10] == ["step"] * 9
-    assert events[10] == "measuring of 8"  # the truth, feed-forward, and five steps with their row
+    assert (
+        events[10] == "measuring rows and steps of 8"
+    )  # the truth, feed-forward, and five steps with their row
     assert events[11:] == ["step", "row", "step", *["step"] * 5, "row", "step"]
 
 

@@ -36,6 +36,7 @@ UNTESTED = {
     "tensorrt-cu13": "takes an NVIDIA GPU: our calls were tested with a stand-in",
     "tensorrt-rtx-cu13": "builds engines in `make test`, by 1.7.1; running one takes an NVIDIA GPU",
     "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
+    "aiohttp": "added after these cells ran; serves the page in `make test`, by 3.14.5",
     "huggingface-hub": "added after these cells ran; read from its cache in `make test`, by 2.4",
     "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
     "ruff": "a tool for developers, pinned in constraints.txt",

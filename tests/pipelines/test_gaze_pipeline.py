@@ -112,7 +112,7 @@ def test_driver_without_irises_is_reported_once(
     monkeypatch.setattr("talkinghead.pipelines.animate.person_distance", lambda *_: 0.1)
     with caplog.at_level(logging.INFO, "talkinghead"):
         list(animate(person, without_irises(clip), precision="fp32", device="cpu"))
-    assert "shows the person it drives" in caplog.text
+    assert "taken for the person it drives" in caplog.text
     assert caplog.text.count("the driver's irises are unknown") == 1
 
 

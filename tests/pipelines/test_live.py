@@ -145,7 +145,7 @@ def test_live_without_face_shows_neutral_face(
     )
     assert (report.frames, report.without_face) == (8, 8)
     assert all(np.array_equal(points, person.neutral_landmarks) for points in engine.inputs)
-    assert "8 frames show no face; the person stayed as before" in report.lines()
+    assert "8 frames without a face; the person stayed as before" in report.lines()
 
 
 def test_live_carphone_moves_person(carphone: Path, person: Person, recorded: RecordingSink) -> None:

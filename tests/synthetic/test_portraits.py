@@ -208,7 +208,7 @@ def test_sampled_motions_cover_the_range() -> None:
     assert -14 <= min(motion.yaw for motion in turned) < -8 and max(motion.yaw for motion in turned) <= 5
 
 
-def map_in_this_process(work, jobs, workers):  # type: ignore[no-untyped-def]
+def map_in_this_process(work, jobs, workers, caller):  # type: ignore[no-untyped-def]
     """Do what `map_ordered` does without worker processes."""
     for label, job in jobs:
         yield label, None if job is None else work(job, lambda: None)

@@ -45,7 +45,7 @@ def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def map_in_this_process(work, jobs, workers):  # type: ignore[no-untyped-def]
+def map_in_this_process(work, jobs, workers, caller):  # type: ignore[no-untyped-def]
     """Do what `map_ordered` does without worker processes."""
     for label, job in jobs:
         yield label, work(job, lambda: None)
