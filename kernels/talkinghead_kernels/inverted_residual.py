@@ -7,7 +7,7 @@ between, two to four times x, stays in the caches. The kernel is C++; where it i
 chosen, the formula runs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -125,23 +125,12 @@ def _check(x: Tensor, weights: InvertedResidualWeights, stride: int, adds_input:
         )
 
 
-def _run(
-    x: Tensor,
-    widen: Tensor,
-    widen_bias: Tensor,
-    filter: Tensor,
-    filter_bias: Tensor,
-    narrow: Tensor,
-    narrow_bias: Tensor,
-    stride: int,
-    adds_input: bool,
-) -> Tensor:
-    weights = InvertedResidualWeights(widen, widen_bias, filter, filter_bias, narrow, narrow_bias)
-    _check(x, weights, stride, adds_input)
+def _run(x: Tensor, *arguments: Any) -> Tensor:
+    weights, stride, adds_input = _unpack(x, *arguments)
     if not uses_native_kernel():
         result = inverted_residual_reference(x, weights, stride, adds_input)
         return result.contiguous(memory_format=torch.channels_last)
-    y = _empty(x, narrow, stride)
+    y = _empty(x, weights.narrow, stride)
     x = x.contiguous(memory_format=torch.channels_last)
     torch.ops.talkinghead_native.inverted_residual_forward(
         x, *(tensor.contiguous() for tensor in weights), stride, adds_input, y
@@ -149,20 +138,20 @@ def _run(
     return y
 
 
-def _fake(
-    x: Tensor,
-    widen: Tensor,
-    widen_bias: Tensor,
-    filter: Tensor,
-    filter_bias: Tensor,
-    narrow: Tensor,
-    narrow_bias: Tensor,
-    stride: int,
-    adds_input: bool,
-) -> Tensor:
-    weights = InvertedResidualWeights(widen, widen_bias, filter, filter_bias, narrow, narrow_bias)
+def _fake(x: Tensor, *arguments: Any) -> Tensor:
+    weights, stride, _ = _unpack(x, *arguments)
+    return _empty(x, weights.narrow, stride)
+
+
+def _run_formula(x: Tensor, *arguments: Any) -> Tensor:
+    return inverted_residual_reference(x, *_unpack(x, *arguments))
+
+
+def _unpack(x: Tensor, *arguments: Any) -> tuple[InvertedResidualWeights, int, bool]:
+    """Return the arguments of the op after x: the weights, the stride, and whether x is added; check them."""
+    weights, stride, adds_input = InvertedResidualWeights(*arguments[:-2]), *arguments[-2:]
     _check(x, weights, stride, adds_input)
-    return _empty(x, narrow, stride)
+    return weights, stride, adds_input
 
 
 def _empty(x: Tensor, narrow: Tensor, stride: int) -> Tensor:
@@ -172,22 +161,6 @@ def _empty(x: Tensor, narrow: Tensor, stride: int) -> Tensor:
         device=x.device,
         memory_format=torch.channels_last,
     )
-
-
-def _run_formula(
-    x: Tensor,
-    widen: Tensor,
-    widen_bias: Tensor,
-    filter: Tensor,
-    filter_bias: Tensor,
-    narrow: Tensor,
-    narrow_bias: Tensor,
-    stride: int,
-    adds_input: bool,
-) -> Tensor:
-    weights = InvertedResidualWeights(widen, widen_bias, filter, filter_bias, narrow, narrow_bias)
-    _check(x, weights, stride, adds_input)
-    return inverted_residual_reference(x, weights, stride, adds_input)
 
 
 _INVERTED_RESIDUAL = register(

@@ -10,6 +10,7 @@ from talkinghead_kernels import backends, extension
 
 from support.cpu_capabilities import CPU_CAPABILITIES
 
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "inverted_residual_forward")
 RUNNABLE = [name for name in ("reference", "cpp") if backends()[name] is None]
 BLOCKS = [
@@ -26,26 +27,10 @@ BLOCKS = [
 """B, channels in, in between and out, k, stride, H, W."""
 
 
-@pytest.fixture(autouse=True)
-def poisoned_allocations():
-    """Fresh memory is filled with NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture(params=RUNNABLE)
 def backend(request):
     with ops.use_backend(request.param):
         yield request.param
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads, and restore it afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def inputs(block):

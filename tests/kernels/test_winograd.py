@@ -10,6 +10,7 @@ from talkinghead_kernels import backends, extension, packed_conv, winograd
 
 from support.cpu_capabilities import CPU_CAPABILITIES
 
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "winograd_forward")
 RUNNABLE = [name for name in ("reference", "cpp") if backends()[name] is None]
 SHAPES = [
@@ -25,26 +26,10 @@ SHAPES = [
 """B, in, out, H, W."""
 
 
-@pytest.fixture(autouse=True)
-def poisoned_allocations():
-    """Fresh memory is filled with NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture(params=RUNNABLE)
 def backend(request):
     with ops.use_backend(request.param):
         yield request.param
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads, and restore it afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def inputs(shape):
