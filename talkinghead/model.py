@@ -87,6 +87,21 @@ class Renderer(Protocol):
         """Set the inputs that come from a person."""
 
 
+class ExportReport(Protocol):
+    """Report of an exported engine: `talkinghead.export_person` describes its attributes."""
+
+    @property
+    def file(self) -> Path: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def psnr_db(self) -> float | None: ...
+    @property
+    def reason_not_run(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
 @dataclass(eq=False, repr=False)
 class Person:
     """One person, ready to be driven.
@@ -218,9 +233,9 @@ class Person:
         target: str | None = None,
         base: str | None = None,
         device: str = "auto",
-    ) -> Any:
+    ) -> ExportReport:
         """Write an engine of the person; arguments as for `talkinghead.export_person`."""
-        return _public_api().export_person(
+        report: ExportReport = _public_api().export_person(
             self,
             out,
             format,
@@ -234,6 +249,7 @@ class Person:
             base=base,
             device=device,
         )
+        return report
 
     def __repr__(self) -> str:
         size = f"{self.config.networks.image_size}x{self.config.networks.image_size}"

@@ -11,7 +11,7 @@ EXAMPLE = ROOT / "tests" / "support" / "typed_example.py"
 def test_user_script_has_exact_types_and_wrong_calls_are_found(tmp_path: Path) -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# error")}
-    assert len(wrong) == 11
+    assert len(wrong) == 12
     options = ["--strict", "--config-file=", "--explicit-package-bases", "--follow-imports=silent"]
     command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={tmp_path}", str(EXAMPLE)]
     paths = {"MYPYPATH": f"{ROOT}:{ROOT / 'kernels'}", "PATH": ""}

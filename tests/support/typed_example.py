@@ -37,7 +37,7 @@ def use_every_public_name(image: Image.Image, array: np.ndarray, tensor: torch.T
     assert_type(person.to("cpu"), th.Person)
     assert_type(model.to("cuda"), th.Model)
     person.save("anna.safetensors", keep_discriminator=True)
-    person.export("anna.onnx", "onnx", precision="fp16", batch=1)
+    assert_type(person.export("anna.onnx", "onnx", precision="fp16", batch=1).psnr_db, float | None)
     engine = th.open_engine("anna.onnx", person)
     assert_type(engine, th.Engine)
     assert_type(engine.run(array), np.ndarray)
@@ -60,4 +60,5 @@ def use_wrong_types(person: th.Person) -> None:
     person.animate("bob.mp4", engine="anna.onnx")  # error
     person.animate("bob.mp4", retraget="on")  # error
     person.export("anna.onnx", "onnx", batch="1")  # error
+    person.export("anna.onnx", "onnx").psnr  # error
     th.finetune("tiny", "a.jpg", on_step=3)  # error
