@@ -11,7 +11,7 @@ from ..system.toml_file import format_toml, read_toml
 from .argument_types import IntList, takes_text
 from .commands import COMMANDS
 
-_NOT_IN_FILES = ("help", "config", "print_config")
+_NOT_IN_FILES = ("help", "config", "print_config", "list_sources")
 _TABLE_KEYS = ("preset",)
 """Keys whose value may be a table: the option gets the file's name, and its reader reads the table."""
 

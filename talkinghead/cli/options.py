@@ -32,6 +32,17 @@ def add_person(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("person", type=InputPath, metavar="PERSON", help="from `talkinghead finetune`")
 
 
+def add_people(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add the positional arguments PERSON, one or several for a purpose."""
+    parser.add_argument(
+        "person",
+        nargs="+",
+        type=InputPath,
+        metavar="PERSON",
+        help=f"from `talkinghead finetune`; several {purpose}",
+    )
+
+
 def add_model_of_person(parser: argparse.ArgumentParser) -> None:
     """Add --model of commands that read a person."""
     parser.add_argument(

@@ -32,15 +32,18 @@ class OnlineRetargeter:
         reference: [68 or 78, 2], the person's neutral face in fractions of the person's crop.
         keep_proportions: keep the person's own (`talkinghead.landmarks.retarget`); otherwise the driver's
             landmarks are only scaled and shifted.
+        face: which of several faces drives, as for `OnlineFaceTracker`.
 
     Attributes:
         keeps_proportions: whether the person's own are kept.
         without_face: number of frames without a face, for which the last points were returned.
     """
 
-    def __init__(self, detector: Detector, reference: np.ndarray, keep_proportions: bool = True) -> None:
+    def __init__(
+        self, detector: Detector, reference: np.ndarray, keep_proportions: bool = True, face: int = 1
+    ) -> None:
         self.keeps_proportions = keep_proportions
-        self._track_face = OnlineFaceTracker(detector)
+        self._track_face = OnlineFaceTracker(detector, face)
         self._smooth = OnlineSmoother()
         self._estimate = _neutral_arrays if keep_proportions else median_centre_and_scale
         self._estimate_neutral = OnlineNeutralEstimator(self._estimate)
@@ -48,6 +51,15 @@ class OnlineRetargeter:
         self._transfer = _retargeting(landmarks) if keep_proportions else _alignment(landmarks)
         self._points = np.array(reference, dtype=np.float32)
         self.without_face = 0
+
+    def restart(self) -> None:
+        """Forget the driver: the next face is found anew, and taken to be at rest at first."""
+        self._track_face.restart()
+
+    def take_over_driver(self, other: "OnlineRetargeter") -> None:
+        """Go on with the driver of another person's retargeter, which found the same driver's face so far."""
+        self._track_face, self._smooth = other._track_face, other._smooth
+        self._estimate_neutral = other._estimate_neutral
 
     def __call__(self, frame: np.ndarray, t: float) -> np.ndarray:
         """Return the person's points float32 [68, 2], [78, 2] where the detector sees irises, as fractions of
@@ -69,15 +81,23 @@ class OnlineRetargeter:
 
 
 class OnlineFaceTracker:
-    """The largest face of a stream of frames: detected every second and when it is lost, followed from frame
-    to frame in between.
+    """One face of a stream of frames: detected every second and when it is lost, followed from frame to frame
+    in between.
+
+    Args:
+        detector: detects and follows it.
+        face: which of several faces is followed, 1 being the largest; none where there are fewer.
 
     Attributes:
         is_new: whether the last face returned may be another person than the one returned before.
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
+    def __init__(self, detector: Detector, face: int = 1) -> None:
+        self._detector, self._face = detector, face
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the face that was followed."""
         self._last_face: Face | None = None
         self._seen_t = self._detected_t = -np.inf
         self._is_lost = True
@@ -116,11 +136,11 @@ class OnlineFaceTracker:
                 for face in detected
                 if self._last_face is not None and _is_near(face, self._last_face, _REJOIN_DISTANCE)
             ]
-            return next(iter(near or detected), None)
+            return next(iter(near or detected[self._face - 1 :]), None)
         if any(_is_near(face, followed, _SAME_FACE_DISTANCE) for face in detected):
             return followed
-        if detected and followed.confidence < MIN_CONFIDENCE:
-            return detected[0]
+        if len(detected) >= self._face and followed.confidence < MIN_CONFIDENCE:
+            return detected[self._face - 1]
         # a face in profile or covered is not detected, however well landmarks seem to fit
         return replace(followed, confidence=followed.confidence * _UNDETECTED_CONFIDENCE)
 

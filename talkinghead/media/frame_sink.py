@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import TalkingheadError, require
 from ..system.quiet import suppress_stderr
-from .recording import record_video
+from .recording import SoundSource, record_video
 from .video import VideoWriter
 
 TITLE = "talkinghead"
@@ -38,10 +38,17 @@ class Sink(Protocol):
     def is_open(self) -> bool:
         """Return whether the sink still takes frames. Call it often: it keeps a window responsive."""
 
+    def read_keys(self) -> str:
+        """Return the characters of the keys pressed in a window since the last call."""
+
 
 @contextmanager
 def open_sink(
-    name: str | Path, fps: Fraction | float, size: tuple[int, int], metadata: Mapping[str, str] | None = None
+    name: str | Path,
+    fps: Fraction | float,
+    size: tuple[int, int],
+    metadata: Mapping[str, str] | None = None,
+    sound: SoundSource | None = None,
 ) -> Iterator[Sink]:
     """Open a sink for the duration of the block, which must be entered and left in the main thread.
 
@@ -52,6 +59,7 @@ def open_sink(
             of a virtual webcam.
         size: (height, width) of the frames in pixels.
         metadata: tags of the file.
+        sound: of the file, from time 0 of the frames on.
 
     Raises:
         TalkingheadError: there is no such sink, or it cannot be opened or written to.
@@ -64,7 +72,7 @@ def open_sink(
         with _virtual_webcam(virtual[1], fps, size) as webcam:
             yield webcam
     elif Path(name).suffix.lower() == ".mp4":
-        with record_video(name, fps, size, metadata) as video:
+        with record_video(name, fps, size, metadata, sound=sound) as video:
             yield _FileSink(video, fps)
     else:
         raise TalkingheadError(
@@ -72,7 +80,17 @@ def open_sink(
         )
 
 
-class _FileSink:
+class _Sink:
+    """Sink that stays open and has no keys."""
+
+    def is_open(self) -> bool:
+        return True
+
+    def read_keys(self) -> str:
+        return ""
+
+
+class _FileSink(_Sink):
     """Video file whose frames are placed by their time."""
 
     def __init__(self, video: VideoWriter, fps: Fraction | float) -> None:
@@ -88,9 +106,6 @@ class _FileSink:
         if self._num_written == position:
             self._write(image)
         self._last = image
-
-    def is_open(self) -> bool:
-        return True
 
     def _write(self, image: np.ndarray) -> None:
         self._video.write(image)
@@ -158,16 +173,23 @@ class _WindowSink:
     """Window of OpenCV. Its close button, q or Escape closes it."""
 
     def __init__(self, cv2: Any) -> None:
-        self._cv2, self._has_frame = cv2, False
+        self._cv2, self._has_frame, self._keys = cv2, False, ""
 
     def show(self, image: np.ndarray, t: float) -> None:
         self._cv2.imshow(TITLE, np.ascontiguousarray(image[..., ::-1]))
         self._has_frame = True
 
     def is_open(self) -> bool:
-        if self._cv2.waitKey(1) & 0xFF in _QUIT_KEYS:
+        key = self._cv2.waitKey(1)
+        if key >= 0 and key & 0xFF in _QUIT_KEYS:
             return False
+        if key >= 0:
+            self._keys += chr(key & 0xFF)
         return not self._has_frame or self._cv2.getWindowProperty(TITLE, self._cv2.WND_PROP_VISIBLE) >= 1
+
+    def read_keys(self) -> str:
+        keys, self._keys = self._keys, ""
+        return keys
 
 
 @contextmanager
@@ -187,7 +209,7 @@ def _virtual_webcam(device: str | None, fps: Fraction | float, size: tuple[int, 
         yield _VirtualWebcamSink(webcam, name)
 
 
-class _VirtualWebcamSink:
+class _VirtualWebcamSink(_Sink):
     def __init__(self, camera: Any, name: str) -> None:
         self._camera, self._name = camera, name
 
@@ -198,6 +220,3 @@ class _VirtualWebcamSink:
             raise TalkingheadError(
                 f"{self._name}: the virtual webcam takes no more frames; load v4l2loopback again"
             ) from error
-
-    def is_open(self) -> bool:
-        return True

@@ -1,9 +1,11 @@
 """Sources of live frames: a webcam, or a video that plays as if it were one."""
 
+import logging
 import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,8 @@ from ..errors import TalkingheadError, check_local
 from .decoding import RgbConverter
 from .pyav import av, video_stream
 from .video import VideoReader
+
+log = logging.getLogger(__name__)
 
 _WEBCAM = re.compile(r"webcam(?::(.+))?|(/dev/video\d+)")
 # landmarks are detected as well at this size as at larger ones
@@ -31,6 +35,9 @@ _MAX_FPS = 240
 _DEFAULT_FPS = Fraction(30)
 _WEBCAM_TIMEOUT_S = 5.0  # without a frame
 _POLL_INTERVAL_S = 0.002  # while a webcam has no frame yet
+_RECONNECT_S = 60.0  # that a webcam that went away is waited for
+_RECONNECT_INTERVAL_S = 0.5
+_LINUX_DEVICES = Path("/sys/class/video4linux")
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,17 @@ class FrameSource(Protocol):
         is_blocking: whether frames wait until they are consumed; otherwise one not consumed in time is
             lost.
         timeout_s: seconds without a frame after which the source counts as gone.
+        sound_file: the file whose sound belongs to the frames; None without one.
     """
 
     name: str
     fps: Fraction
     is_blocking: bool
-    timeout_s: float
+
+    @property
+    def sound_file(self) -> Path | None: ...
+    @property
+    def timeout_s(self) -> float: ...
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the frames, once."""
@@ -103,6 +115,7 @@ class VideoSource:
             )
         self._reader = VideoReader(path)
         self.name, self.fps, self.is_blocking = str(path), self._reader.fps, not realtime
+        self.sound_file = Path(path)
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[SourceFrame]:
@@ -121,34 +134,40 @@ class VideoSource:
 
 
 class Webcam:
-    """Frames of a webcam, read by libav."""
+    """Frames of a webcam, read by libav. One that goes away is waited for, and opened again."""
 
     is_blocking = False
-    timeout_s = _WEBCAM_TIMEOUT_S
+    sound_file = None
 
     def __init__(self, name: str, device: str | None = None) -> None:
-        self.name = name
-        self._container = _open_device(name, device)
-        stream = video_stream(self._container)
-        if stream is None:
-            self._container.close()
-            raise TalkingheadError(f"{name}: gives no pictures, expected a webcam; name another")
-        stream.thread_type = "SLICE"  # threads for whole frames would delay each frame
-        stated = stream.average_rate or stream.guessed_rate
-        self.fps = Fraction(stated) if stated and _MIN_FPS <= stated <= _MAX_FPS else _DEFAULT_FPS
-        self._to_rgb = RgbConverter((stream.height, stream.width))
+        self.name, self._device = name, device
         self._closed = threading.Event()
         self._is_used = False
-        self._frames: Iterator[Any] | None = None
+        self._lost_at: float | None = None
+        self._open()
+
+    @property
+    def timeout_s(self) -> float:
+        """Return the seconds without a frame after which the webcam counts as gone."""
+        return _WEBCAM_TIMEOUT_S if self._lost_at is None else np.inf
 
     def __iter__(self) -> Iterator[SourceFrame]:
         self._is_used = True
         first = None
         try:
             while not self._closed.is_set():
-                frame = self._next_frame()
+                try:
+                    frame = self._next_frame()
+                except TalkingheadError as error:
+                    if first is None:  # it never worked
+                        raise
+                    self._reconnect(error)
+                    continue
                 if frame is None:
                     continue
+                if self._lost_at is not None:
+                    log.warning("%s: the webcam is back", self.name)
+                    self._lost_at = None
                 now = perf_counter()
                 first = now if first is None else first
                 yield SourceFrame(self._to_rgb(frame), now - first, now)
@@ -160,6 +179,35 @@ class Webcam:
         self._closed.set()
         if not self._is_used:
             self._container.close()
+
+    def _open(self) -> None:
+        self._container = _open_device(self.name, self._device)
+        stream = video_stream(self._container)
+        if stream is None:
+            self._container.close()
+            raise TalkingheadError(f"{self.name}: gives no pictures, expected a webcam; name another")
+        stream.thread_type = "SLICE"  # threads for whole frames would delay each frame
+        stated = stream.average_rate or stream.guessed_rate
+        self.fps = Fraction(stated) if stated and _MIN_FPS <= stated <= _MAX_FPS else _DEFAULT_FPS
+        self._to_rgb = RgbConverter((stream.height, stream.width))
+        self._frames: Iterator[Any] | None = None
+
+    def _reconnect(self, problem: TalkingheadError) -> None:
+        """Wait until the webcam can be opened again or `close` is called.
+
+        Raises:
+            TalkingheadError: it does not come back.
+        """
+        if self._lost_at is None:
+            log.warning("%s: the webcam went away; waiting for it, plug it in again", self.name)
+            self._lost_at = perf_counter()
+        self._container.close()
+        while not self._closed.wait(_RECONNECT_INTERVAL_S):
+            if perf_counter() - self._lost_at > _RECONNECT_S:
+                raise problem
+            with suppress(TalkingheadError):
+                self._open()
+                return
 
     def _next_frame(self) -> Any:
         """Return the next frame, None when there is none yet or it is damaged."""
@@ -179,7 +227,9 @@ class Webcam:
 
 def _open_device(name: str, device: str | None) -> Any:
     input_format, pattern, options = _INPUTS.get(sys.platform, _INPUTS["linux"])
-    path = device if device and device.startswith("/") else pattern.format(device or 0)
+    if device is None:
+        device = next((webcam.name.partition(":")[2] for webcam in list_webcams()), "0")
+    path = device if device.startswith("/") else pattern.format(device)
     subject = f"{name}: " if path == name else f"{name}: {path} "
     try:
         return av().open(path, format=input_format, options=dict(options))
@@ -196,3 +246,45 @@ def _open_device(name: str, device: str | None) -> Any:
         raise TalkingheadError(
             f"{subject}cannot be opened as a webcam ({reason}); close what uses it, or name another"
         ) from error
+
+
+@dataclass(frozen=True)
+class WebcamName:
+    """A webcam of this machine.
+
+    Attributes:
+        name: for `open_source`, such as "webcam:0".
+        description: of the device, such as "Integrated Camera".
+    """
+
+    name: str
+    description: str
+
+
+def list_webcams() -> list[WebcamName]:
+    """Return the webcams of this machine; none where the system does not say."""
+    if sys.platform == "linux":
+        return _linux_webcams()
+    kind = _INPUTS[sys.platform][0] if sys.platform in _INPUTS else ""
+    try:
+        devices = [device for device in av().enumerate_input_devices(kind) if "video" in device.media_types]
+    except (AttributeError, ValueError, OSError, av().error.FFmpegError):
+        return []
+    by_name = sys.platform == "win32"
+    return [
+        WebcamName(f"webcam:{device.description if by_name else number}", device.description)
+        for number, device in enumerate(devices)
+    ]
+
+
+def _linux_webcams() -> list[WebcamName]:
+    """Return the first node of each device; its further ones give no pictures."""
+    webcams = []
+    for folder in _LINUX_DEVICES.glob("video*"):
+        try:
+            index, description = ((folder / file).read_text().strip() for file in ("index", "name"))
+        except OSError:  # unplugged in the meantime
+            continue
+        if index == "0":
+            webcams.append((int(folder.name.removeprefix("video")), description))
+    return [WebcamName(f"webcam:{number}", description) for number, description in sorted(webcams)]

@@ -2,16 +2,17 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ..errors import TalkingheadError
 from ..system.atomic_file import atomic_write
 from .pyav import av, open_video, video_stream
-from .video import VideoWriter, checked_rate
+from .video import SoundWriter, VideoWriter, checked_rate
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +22,20 @@ _FRAGMENTED = {
     "frag_duration": str(round(1e6 * _FRAGMENT_S)),
     "flush_packets": "1",
 }
+SoundSource: TypeAlias = Callable[[Any, ExitStack], SoundWriter | None]
+"""Function from a container that is still empty to the writer of its sound, None for silence; what it opens
+stays open as long as the stack.
+"""
 
 
 @contextmanager
 def record_video(
-    path: str | Path, fps: Fraction | float, size: tuple[int, int], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    fps: Fraction | float,
+    size: tuple[int, int],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    sound: SoundSource | None = None,
 ) -> Iterator[VideoWriter]:
     """Record an mp4 that replaces a file at `path` when the block succeeds.
 
@@ -38,6 +48,7 @@ def record_video(
         fps: frames per second, above 0.
         size: (height, width) of the frames in pixels.
         metadata: tags of the file.
+        sound: gives the file's sound; by default it has none.
 
     Raises:
         TalkingheadError: the name does not end in .mp4, or the file cannot be written.
@@ -45,9 +56,13 @@ def record_video(
     path, rate = Path(os.path.realpath(path)), checked_rate(path, fps)
     part = _create_part_file(path)
     try:
-        with av().open(str(part), "w", format="mp4", options=_FRAGMENTED) as container:
+        with (
+            ExitStack() as stack,
+            av().open(str(part), "w", format="mp4", options=_FRAGMENTED) as container,
+        ):
             container.metadata.update(metadata or {})
-            writer = VideoWriter(container, rate, size, low_delay=True)
+            sound_writer = sound(container, stack) if sound is not None else None
+            writer = VideoWriter(container, rate, size, sound_writer, low_delay=True)
             yield writer
             writer.finish()
         with atomic_write(path) as temp_path:
@@ -89,17 +104,16 @@ def _create_part_file(path: Path) -> Path:
 
 
 def _remux(part: Path, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the packets of a recording as a plain mp4."""
+    """Write the packets of a recording, its frames and its sound, as a plain mp4."""
     with (
         open_video(part) as source,
         av().open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as target,
     ):
         target.metadata.update(metadata)
-        recorded = video_stream(source)
-        stream = target.add_stream_from_template(recorded)
-        for packet in source.demux(recorded):
-            if packet.dts is not None:  # the demuxer's last packet is empty
-                packet.stream = stream
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:  # the demuxer's last packets are empty
+                packet.stream = streams[packet.stream.index]
                 target.mux(packet)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -158,6 +158,16 @@ class VideoReader:
         log.warning("%s: %s", self.path.name, text)
 
 
+class SoundWriter(Protocol):
+    """Writer of a video's sound track."""
+
+    def write_until(self, seconds: Fraction) -> None:
+        """Write the sound before a time of the video, as far as it is known."""
+
+    def finish(self) -> None:
+        """Write what is missing up to the last such time."""
+
+
 class VideoWriter:
     """Writer of the frames of a video, returned by `write_video`."""
 
@@ -166,7 +176,7 @@ class VideoWriter:
         container: Any,
         fps: Fraction,
         size: tuple[int, int],
-        sound: SoundTrack | None = None,
+        sound: SoundWriter | None = None,
         low_delay: bool = False,
     ) -> None:
         self._container, self._fps, self._size, self._sound = container, fps, size, sound

@@ -1,5 +1,6 @@
 """Tests of online tracking and retargeting, with scripted detectors and heads of known motion."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -264,3 +265,36 @@ def test_retargeter_works_with_network_detector(carphone: Path, carphone_clip: C
     )
     assert live.without_face == 0 and np.ptp(points, axis=0).max() > 0.01
     assert np.abs(points[:, :68] - reference).max() < 0.15
+
+
+class TwoFaces(Scripted):
+    """Detector that sees a second, smaller face 70 pixels to the right of the first."""
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        return [[face, _shrunk(face)] for faces in super().find(frames) for face in faces]
+
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        return [Face(near.copy(), 1.0)]
+
+
+def _shrunk(face: Face) -> Face:
+    centre = face.landmarks.mean(axis=0)
+    return Face((face.landmarks - centre) / 2 + centre + (70, 0), 1.0)
+
+
+@pytest.mark.parametrize("face, expected", [(1, 50), (2, 120), (3, None)])
+def test_tracker_follows_chosen_face(face: int, expected: int | None) -> None:
+    tracker = OnlineFaceTracker(TwoFaces(still()), face)
+    seen = [tracker(frame, number / FPS) for number, frame in enumerate(video(30))]
+    assert [None if x is None else round(x) for x in centres(seen)] == [expected] * 30
+
+
+def test_restarted_tracker_finds_face_anew() -> None:
+    detector = Scripted(still())
+    tracker = OnlineFaceTracker(detector)
+    for number, frame in enumerate(video(10)):
+        if number == 5:
+            tracker.restart()
+        assert tracker(frame, number / FPS) is not None
+        assert tracker.is_new == (number in (0, 5))
+    assert searched(detector) == [0, 5]

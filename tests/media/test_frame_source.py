@@ -136,6 +136,9 @@ def plugged(video: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     fake = SimpleNamespace(open=opened, error=av.error, video=av.video, stream=av.stream)
     monkeypatch.setattr(frame_source, "av", lambda: fake)
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(frame_source, "_LINUX_DEVICES", Path("/nonexistent"))
+    monkeypatch.setattr(frame_source, "_RECONNECT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(frame_source, "_RECONNECT_S", 0.0)
     return state
 
 
@@ -187,7 +190,7 @@ def test_webcam_skips_damaged_and_late_frames(
     times = [frame.t for frame in frames]
     assert times[0] == 0 and times == sorted(times)
     assert [frame.captured_at - frames[0].captured_at for frame in frames] == pytest.approx(times)
-    assert plugged.devices[0].closed == 1
+    assert plugged.devices[0].closed
 
 
 def test_unplugged_webcam_reports_user_error(plugged: SimpleNamespace) -> None:
@@ -196,7 +199,70 @@ def test_unplugged_webcam_reports_user_error(plugged: SimpleNamespace) -> None:
     next(frames), next(frames)
     with pytest.raises(TalkingheadError, match="stopped giving frames"):
         next(frames)
-    assert plugged.devices[0].closed == 1
+    assert plugged.devices[0].closed
+
+
+def test_webcam_that_comes_back_goes_on(
+    plugged: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(frame_source, "_RECONNECT_S", 30.0)
+    plugged.trouble += [None, None, av.error.OSError(19, "No such device")]
+    webcam = Webcam("webcam")
+    frames = iter(webcam)
+    times = [next(frames).t, next(frames).t]
+    plugged.refuses = FileNotFoundError(2, "No such file or directory")
+    threading.Timer(0.1, lambda: setattr(plugged, "refuses", None)).start()
+    times.append(next(frames).t)
+    assert times[2] - times[1] > 0.1 and webcam.timeout_s < np.inf
+    assert [record.message for record in caplog.records] == [
+        "webcam: the webcam went away; waiting for it, plug it in again",
+        "webcam: the webcam is back",
+    ]
+    assert len(plugged.devices) == 2 and plugged.devices[0].closed == 1
+    plugged.trouble += [av.error.OSError(19, "No such device")]
+    plugged.refuses = FileNotFoundError(2, "No such file or directory")
+    threading.Timer(0.1, webcam.close).start()
+    assert list(frames) == []  # closing ends the wait
+
+
+def test_webcams_are_listed_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, index, description in (
+        ("video10", 0, "Capture"),
+        ("video0", 0, "Laptop"),
+        ("video1", 1, "Laptop"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index").write_text(f"{index}\n")
+        (tmp_path / name / "name").write_text(f"{description}\n")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(frame_source, "_LINUX_DEVICES", tmp_path)
+    names = [(webcam.name, webcam.description) for webcam in frame_source.list_webcams()]
+    assert names == [("webcam:0", "Laptop"), ("webcam:10", "Capture")]  # video1 gives no pictures
+
+
+@pytest.mark.parametrize(
+    "system, names", [("darwin", ["webcam:0", "webcam:1"]), ("win32", ["webcam:Desk", "webcam:Door"])]
+)
+def test_webcams_are_listed_on_other_systems(
+    system: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [
+        SimpleNamespace(description=name, media_types=[kind])
+        for name, kind in (("Desk", "video"), ("Microphone", "audio"), ("Door", "video"))
+    ]
+    fake = SimpleNamespace(enumerate_input_devices=lambda kind: devices, error=av.error)
+    monkeypatch.setattr(frame_source, "av", lambda: fake)
+    monkeypatch.setattr("sys.platform", system)
+    assert [webcam.name for webcam in frame_source.list_webcams()] == names
+
+
+def test_webcam_without_number_is_the_first(
+    plugged: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [frame_source.WebcamName("webcam:2", "Laptop")]
+    monkeypatch.setattr(frame_source, "list_webcams", lambda: devices)
+    open_source("webcam")
+    assert plugged.asked[0][0] == "/dev/video2"
 
 
 def test_webcam_is_released_when_closed(plugged: SimpleNamespace) -> None:
@@ -239,4 +305,4 @@ def test_webcam_ignores_implausible_rate(
     real = Device(draw_video(tmp_path / "odd.mp4", [None] * 3, fps=500), [])
     monkeypatch.setattr(frame_source, "_open_device", lambda name, which: real)
     assert Webcam("webcam").fps == 30
-    assert VideoSource.timeout_s > Webcam.timeout_s
+    assert VideoSource.timeout_s > Webcam("webcam").timeout_s

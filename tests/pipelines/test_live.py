@@ -31,8 +31,9 @@ from talkinghead.engines.torch_engine import TorchEngine
 from talkinghead.landmarks.detector import Face
 from talkinghead.media.video import VideoReader
 from talkinghead.model import Person
+from talkinghead.pipelines import live_report
 from talkinghead.pipelines.animate import SYNTHESISED
-from talkinghead.pipelines.live import LatencyHistogram, LiveReport
+from talkinghead.pipelines.live_report import LatencyHistogram, LiveReport
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_latency_histogram_percentiles_are_right() -> None:
 def test_live_logs_progress(
     person: Person, drive: Path, recorded: RecordingSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_LOG_INTERVAL_S", 0.2)
+    monkeypatch.setattr(live_report, "_LOG_INTERVAL_S", 0.2)
     messages: list[str] = []
     report = run_to_end(person, FakeEngine(), drive, log=messages.append)
     assert 2 <= len(messages) <= report.seconds / 0.2

@@ -23,7 +23,7 @@ FACES = [(20 + 2 * number, 30, 40) for number in range(COUNT)]
 class FakeEngine:
     """Engine that returns at once; the shade of its image grows as the face moves right."""
 
-    size = SIZE
+    size: int = SIZE
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.inputs = seconds, []
@@ -44,6 +44,10 @@ class RecordingSink:
         self.times: list[float] = []
         self.shades: list[int] = []
         self.is_closed = False
+        self.keys: dict[int, str] = {}  # number of frames shown -> keys pressed then
+
+    def read_keys(self) -> str:
+        return self.keys.pop(len(self.times), "")
 
     def show(self, picture: np.ndarray, t: float) -> None:
         time.sleep(self.seconds)
@@ -57,7 +61,7 @@ class RecordingSink:
 class EndlessSource:
     """Source that never ends, like a webcam."""
 
-    name, fps, is_blocking, timeout_s = "made-up", Fraction(FPS), False, np.inf
+    name, fps, is_blocking, timeout_s, sound_file = "made-up", Fraction(FPS), False, np.inf, None
 
     def __init__(self, frames: int = 10**9) -> None:
         self.frames, self.closed = frames, threading.Event()
@@ -79,7 +83,7 @@ def record_frames(monkeypatch: pytest.MonkeyPatch) -> RecordingSink:
     recorder = RecordingSink()
 
     @contextmanager
-    def open_sink(*arguments: Any) -> Iterator[RecordingSink]:
+    def open_sink(*arguments: Any, **options: Any) -> Iterator[RecordingSink]:
         try:
             yield recorder
         finally:

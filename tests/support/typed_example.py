@@ -60,5 +60,5 @@ def use_wrong_types(person: th.Person) -> None:
     person.animate("bob.mp4", engine="anna.onnx")  # error
     person.animate("bob.mp4", retraget="on")  # error
     person.export("anna.onnx", "onnx", batch="1")  # error
-    person.export("anna.onnx", "onnx").psnr  # error
+    print(person.export("anna.onnx", "onnx").psnr)  # error
     th.finetune("tiny", "a.jpg", on_step=3)  # error
