@@ -1,13 +1,9 @@
 """Sinks of live frames: a window, a video file, or a virtual webcam.
 
-The only module that imports OpenCV and pyvirtualcam.
+The only module that imports pyvirtualcam.
 """
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -17,15 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import TalkingheadError, require
-from ..system.quiet import suppress_stderr
 from .recording import SoundSource, record_video
 from .video import VideoWriter
+from .window import open_window
 
-TITLE = "talkinghead"
-_WINDOW_SIDE = 512  # longer side of a new window in pixels
-_QUIT_KEYS = (ord("q"), 27)  # 27 is Escape
-_DISPLAY_PROBE = "import cv2; cv2.namedWindow('talkinghead'); cv2.destroyAllWindows()"
-PROBE_TIMEOUT_S = 30.0
 _VIRTUAL = re.compile(r"v4l2(?::(.+))?")
 
 
@@ -66,7 +57,7 @@ def open_sink(
     """
     virtual = _VIRTUAL.fullmatch(str(name))
     if str(name) == "window":
-        with _window(size) as window:
+        with open_window(size) as window:
             yield window
     elif virtual:
         with _virtual_webcam(virtual[1], fps, size) as webcam:
@@ -110,86 +101,6 @@ class _FileSink(_Sink):
     def _write(self, image: np.ndarray) -> None:
         self._video.write(image)
         self._num_written += 1
-
-
-@contextmanager
-def _window(size: tuple[int, int]) -> Iterator[Sink]:
-    cv2 = require("cv2", "live")
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        # checked first, because some builds of OpenCV end the process without a display
-        raise TalkingheadError(
-            "window: there is no display (DISPLAY is not set), expected a desktop; name an .mp4 or v4l2 as "
-            "the sink"
-        )
-    problem = _display_problem() if sys.platform == "linux" else ""
-    if problem:
-        raise TalkingheadError(
-            f"window: the display cannot be used ({problem}), expected a desktop; name an .mp4 or v4l2 as "
-            "the sink"
-        )
-    height, width = (max(side, _WINDOW_SIDE * side // max(size)) for side in size)
-    try:
-        with suppress_stderr():
-            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-            cv2.resizeWindow(TITLE, width, height)
-    except cv2.error as error:
-        raise TalkingheadError(
-            "window: OpenCV cannot open one, expected a display and a build that can; pip install "
-            "opencv-python (without -headless), or "
-            "name an .mp4 or v4l2 as the sink"
-        ) from error
-    try:
-        yield _WindowSink(cv2)
-    finally:
-        cv2.destroyAllWindows()
-
-
-def _display_problem() -> str:
-    """Return why no window can be opened, empty when one can or OpenCV reports the failure itself.
-
-    Another process opens one: where the display server is gone or refuses, Qt aborts its process.
-    """
-    try:
-        result = subprocess.run(
-            [sys.executable, "-c", _DISPLAY_PROBE],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it did not answer in {PROBE_TIMEOUT_S:g} seconds"
-    except (OSError, TypeError):  # no interpreter to start
-        return ""
-    if result.returncode >= 0:
-        return ""
-    messages = result.stderr.decode(errors="replace").strip().splitlines()
-    return next(
-        (line for line in messages if "display" in line),
-        messages[0] if messages else signal.Signals(-result.returncode).name,
-    )[:160]
-
-
-class _WindowSink:
-    """Window of OpenCV. Its close button, q or Escape closes it."""
-
-    def __init__(self, cv2: Any) -> None:
-        self._cv2, self._has_frame, self._keys = cv2, False, ""
-
-    def show(self, image: np.ndarray, t: float) -> None:
-        self._cv2.imshow(TITLE, np.ascontiguousarray(image[..., ::-1]))
-        self._has_frame = True
-
-    def is_open(self) -> bool:
-        key = self._cv2.waitKey(1)
-        if key >= 0 and key & 0xFF in _QUIT_KEYS:
-            return False
-        if key >= 0:
-            self._keys += chr(key & 0xFF)
-        return not self._has_frame or self._cv2.getWindowProperty(TITLE, self._cv2.WND_PROP_VISIBLE) >= 1
-
-    def read_keys(self) -> str:
-        keys, self._keys = self._keys, ""
-        return keys
 
 
 @contextmanager

@@ -65,8 +65,7 @@ def live(
 ) -> LiveReport:
     """Show `person` doing what the face in `source` does, until it ends, a window is closed, or Ctrl-C.
 
-    Call it in the main thread, which shows the frames. Keys of a window:
-    `talkinghead.pipelines.live_controls.KEYS`.
+    Call it in the main thread. Keys of a window: `talkinghead.pipelines.live_controls.KEYS`.
 
     Args:
         person: whom to show, or the person's file; several take turns by a key.

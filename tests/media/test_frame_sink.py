@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from talkinghead.errors import TalkingheadError
-from talkinghead.media import frame_sink
 from talkinghead.media.frame_sink import open_sink
 from talkinghead.media.video import VideoReader
 
@@ -69,127 +68,10 @@ def test_unknown_sink_reports_user_error(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# a window
-
-
-class Screen(SimpleNamespace):
-    """Fake of the module cv2."""
-
-    WINDOW_NORMAL, WINDOW_KEEPRATIO, WND_PROP_VISIBLE = 0, 0, 4
-
-    class error(Exception):
-        pass
-
-    def __init__(self) -> None:
-        super().__init__(images=[], key=-1, visible=1.0, opened=[], size=None, destroyed=0)
-
-    def namedWindow(self, title: str, flags: int) -> None:
-        self.opened.append(title)
-
-    def resizeWindow(self, title: str, width: int, height: int) -> None:
-        self.size = (height, width)
-
-    def imshow(self, title: str, picture: np.ndarray) -> None:
-        assert picture.flags.c_contiguous  # cv2 refuses others
-        self.images.append(picture)
-
-    def waitKey(self, milliseconds: int) -> int:
-        assert milliseconds > 0  # 0 waits for ever
-        return self.key
-
-    def getWindowProperty(self, title: str, which: int) -> float:
-        return self.visible
-
-    def destroyAllWindows(self) -> None:
-        self.destroyed += 1
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    fake = Screen()
-    monkeypatch.setitem(sys.modules, "cv2", fake)
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(frame_sink, "_display_problem", lambda: "")
-    return fake
-
-
-@pytest.mark.parametrize("closes", [{"key": ord("q")}, {"key": 27}, {"key": 27 + 256}, {"visible": 0.0}])
-def test_window_shows_frames_until_closed(closes: dict[str, Any], screen: Screen) -> None:
-    with open_sink("window", 25, SIZE) as sink:
-        screen.visible = 0.0  # some windows appear only with the first frame
-        assert sink.is_open()
-        sink.show(np.full((*SIZE, 3), (10, 20, 30), np.uint8), 0)
-        screen.visible = 1.0
-        assert sink.is_open()
-        vars(screen).update(closes)
-        assert not sink.is_open()
-        assert not screen.destroyed
-    assert screen.images[0][0, 0].tolist() == [30, 20, 10]  # cv2's order
-    assert screen.size == (341, 512) and screen.destroyed == 1
-
-
-def test_unavailable_window_reports_user_error(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*args: Any) -> None:
-        raise screen.error("not implemented.\nRebuild the library")
-
-    screen.namedWindow = refuses
-    says = r"window: OpenCV cannot open one, .*pip install opencv-python \(without -headless\)"
-    with pytest.raises(TalkingheadError, match=says), open_sink("window", 25, SIZE):
-        pass
-    monkeypatch.setattr("sys.platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(TalkingheadError, match="window: there is no display"), open_sink("window", 25, SIZE):
-        pass
-    assert not screen.destroyed
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="displays are tested on Linux only")
-@pytest.mark.parametrize(
-    "trial, says",
-    [
-        (
-            "import os, sys; print('qt.qpa.xcb: could not connect to display :99', file=sys.stderr, "
-            "flush=True); os.abort()",
-            "could not connect",
-        ),
-        ("import os; os.abort()", r"\(SIGABRT\)"),
-        ("import time; time.sleep(60)", "did not answer"),
-    ],
-)
-def test_unusable_display_reports_user_error(trial: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Screen()
-    monkeypatch.setitem(sys.modules, "cv2", screen)
-    monkeypatch.setenv("DISPLAY", ":99")
-    monkeypatch.setattr(frame_sink, "_DISPLAY_PROBE", trial)
-    if "sleep" in trial:
-        monkeypatch.setattr(frame_sink, "PROBE_TIMEOUT_S", 0.2)
-    with (
-        pytest.raises(
-            TalkingheadError, match=f"^window: the display cannot be used .*{says}.*name an .mp4 or v4l2"
-        ),
-        open_sink("window", 25, SIZE),
-    ):
-        pass
-    assert not screen.opened
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="displays are tested on Linux only")
-def test_opencv_on_missing_display_reports_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept both an abort by Qt and an error that OpenCV reports."""
-    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'talkinghead[live]'")
-    monkeypatch.setenv("DISPLAY", ":99")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with (
-        pytest.raises(TalkingheadError, match="^window: .*name an .mp4 or v4l2 as the sink$"),
-        open_sink("window", 25, SIZE),
-    ):
-        pass
-
-
 @pytest.mark.parametrize("module, sink", [("cv2", "window"), ("pyvirtualcam", "v4l2")])
 def test_missing_package_reports_user_error(module: str, sink: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("DISPLAY", ":0")
     with (
         pytest.raises(TalkingheadError, match=rf"{module} is needed .*pip install 'talkinghead\[live\]'"),
         open_sink(sink, 25, SIZE),

@@ -1,4 +1,4 @@
-"""Tests of `.ci/run`: it installs Chromium, requires the tests that need it, and says why it cannot."""
+"""Tests of `.ci/run`: it installs Chromium and Xvfb, requires the tests that need it, and says why it cannot."""
 
 import os
 import subprocess
@@ -37,12 +37,19 @@ def test_chromium_is_installed_and_its_tests_required(tools: Path) -> None:
     write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
     done = run_ci(tools)
     assert done.returncode == 0 and done.stdout == "make test-all with 1\n"
-    assert "install -y -qq --no-install-recommends chromium" in (tools / "calls").read_text()
+    assert "install -y -qq --no-install-recommends chromium xvfb" in (tools / "calls").read_text()
 
 
-def test_present_chromium_is_kept(tools: Path) -> None:
-    write_tool(tools, "chromium", "true")
+def test_present_programs_are_kept(tools: Path) -> None:
+    for name in ("chromium", "Xvfb"):
+        write_tool(tools, name, "true")
     assert run_ci(tools).stdout == "make test-all with 1\n"
+
+
+def test_missing_display_is_installed(tools: Path) -> None:
+    write_tool(tools, "chromium", "true")
+    write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
+    assert run_ci(tools).returncode == 0 and "xvfb" in (tools / "calls").read_text()
 
 
 @pytest.mark.parametrize("script", ["exit 100", None])
@@ -51,4 +58,4 @@ def test_failed_installation_is_reported(script: str | None, tools: Path) -> Non
         write_tool(tools, "apt-get", script)
     done = run_ci(tools)
     assert done.returncode == 1 and "make" not in done.stdout
-    assert done.stderr.splitlines()[-1].startswith(".ci/run: Chromium cannot be installed")
+    assert done.stderr.splitlines()[-1].startswith(".ci/run: Chromium and Xvfb cannot be installed")
