@@ -67,8 +67,8 @@ def opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until something holds, for 20 seconds at most."""
-    deadline = time.monotonic() + 20
+    """Wait until something holds, for a minute at most."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

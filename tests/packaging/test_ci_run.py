@@ -1,4 +1,4 @@
-"""Tests of `.ci/run`: it installs Chromium and Xvfb, requires the tests that need it, and says why it cannot."""
+"""Tests of `.ci/run`: it installs what tests need, requires those tests, and says why it cannot."""
 
 import os
 import subprocess
