@@ -1,0 +1,179 @@
+"""Export of a person as a page: a folder of static files that runs in any browser, from any static host.
+
+The page follows a face by our networks and renders the person, by WebGPU or WASM. What the networks do not
+compute is JavaScript in `static/js`: modules with the names of the Python modules that they port, whose
+constants `web_constants.py` writes.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ..engines.load import open_engine
+from ..engines.verify import verify_against_torch
+from ..errors import TalkingheadError
+from ..landmarks.gaze import points_looking_ahead
+from ..landmarks.retarget import neutral_face
+from ..model import Person
+from ..system.atomic_file import atomic_folder
+from ..system.stage_timer import timed_stage
+from ..system.torch_state import with_default_torch_state
+from .landmark_network import export_detection_network, export_landmark_network
+from .onnx import write_onnx
+from .web_constants import constants_module
+
+STATIC = Path(__file__).with_name("static")
+"""Files of the page, and onnxruntime-web, which setup.py fetches when the package is built."""
+WEB_STATIC = Path(__file__).parents[1] / "web" / "static"
+"""Files of the page of `talkinghead web`, of which the exported page has the look."""
+SHARED = ("style.css", "parts.css", "icon.svg", "js/dom.js", "js/camera.js")
+RUNTIME_FILES = (
+    "LICENSE",
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
+"""Files of onnxruntime-web that a page loads: by WASM the first three of code, by WebGPU the last three."""
+_DEFAULT_NAME = "Person"
+
+
+@dataclass(frozen=True)
+class WebPageReport:
+    """A page that was written.
+
+    Attributes:
+        folder: where it is.
+        name: of the person.
+        num_bytes: size of its files.
+        size: side of the person's frames in pixels.
+        psnr_db: PSNR of the person's network against PyTorch in float32.
+        seconds: duration of the export.
+    """
+
+    folder: Path
+    name: str
+    num_bytes: int
+    size: int
+    psnr_db: float
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Return the report as text."""
+        return [
+            f"{self.folder}: page of {self.name}, {self.size}x{self.size}, {self.num_bytes / 1e6:.1f} MB, "
+            f"{self.seconds:.0f} s; {self.psnr_db:.1f} dB from torch's frames",
+            f"try it: python -m http.server --bind 127.0.0.1 --directory {self.folder}",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as values of JSON."""
+        return {
+            "folder": str(self.folder),
+            "name": self.name,
+            "bytes": self.num_bytes,
+            "size": self.size,
+            "psnr": round(self.psnr_db, 2),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@with_default_torch_state
+def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "") -> WebPageReport:
+    """Write a person as a folder of static files.
+
+    Args:
+        person: who is shown.
+        out: the folder; that of an earlier export is replaced.
+        name: of the person on the page; by default that of the person's file.
+
+    Raises:
+        TalkingheadError: the package was built without onnxruntime-web, a dependency is not installed, the
+            folder has other files in it or cannot be written to, or the network's frames differ from
+            PyTorch's; the folder stays as it was then.
+    """
+    start, out = perf_counter(), Path(out)
+    name = name or (person.file.stem if person.file else _DEFAULT_NAME)
+    _check_runtime()
+    if person.references is not None:
+        raise TalkingheadError(
+            "export: a page cannot show a reference-guided person yet; learn the person with --model small"
+        )
+    with atomic_folder(out) as folder:
+        _copy_page(folder)
+        with timed_stage("writing the networks"):
+            export_detection_network(folder / "detection.onnx")
+            export_landmark_network(folder / "landmarks.onnx")
+            # the styles inside: a split of them is too wide for WebGPU
+            shown = replace(person, feed_forward=False)
+            engine = folder / "person.onnx"
+            write_onnx(shown, engine, batch=1, input="image", output="float", name=name)
+        with timed_stage("verifying"):
+            psnr_db = verify_against_torch(open_engine(engine, shown), shown)
+        (folder / "person.json").write_text(json.dumps(_describe(person, name)), encoding="utf-8")
+        _check_replaceable(out, folder)
+        num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return WebPageReport(
+        folder=out,
+        name=name,
+        num_bytes=num_bytes,
+        size=person.config.networks.image_size,
+        psnr_db=psnr_db,
+        seconds=perf_counter() - start,
+    )
+
+
+def _check_runtime() -> None:
+    """Check that onnxruntime-web was fetched when the package was built."""
+    missing = [file for file in RUNTIME_FILES if not (STATIC / "onnxruntime" / file).is_file()]
+    if missing:
+        raise TalkingheadError(
+            f"export: onnxruntime-web ({missing[0]}) is not in this installation, which was built without npm "
+            "or offline; install npm and install talkinghead again from its source"
+        )
+
+
+def _copy_page(folder: Path) -> None:
+    """Copy the files of the page, and write the constants of its modules."""
+    runtime = [f"onnxruntime/{file}" for file in RUNTIME_FILES]
+    own = ["index.html", "page.css", "service_worker.js", *(f"js/{path.name}" for path in STATIC.glob("js/*.js"))]
+    for source, files in ((WEB_STATIC, SHARED), (STATIC, [*own, *runtime])):
+        for file in files:
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / file, folder / file)
+    (folder / "js" / "constants.js").write_text(constants_module(), encoding="utf-8")
+
+
+def _describe(person: Person, name: str) -> dict[str, Any]:
+    """Return what the page must know of a person besides the network, as values of JSON."""
+    networks = person.config.networks
+    points = points_looking_ahead(person.neutral_landmarks, networks.num_points)
+    neutral = neutral_face(person.neutral_landmarks[None])
+    return {
+        "name": name,
+        "size": networks.image_size,
+        "layer_size": networks.layer_size,
+        "num_points": networks.num_points,
+        "points": points.ravel().tolist(),
+        "neutral": {
+            "shape": neutral.shape.ravel().tolist(),
+            "place": neutral.place.tolist(),
+            "closed": neutral.closed.tolist(),
+        },
+    }
+
+
+def _check_replaceable(out: Path, folder: Path) -> None:
+    """Check that a folder has no other files than a page has."""
+    files = {path.relative_to(folder) for path in folder.rglob("*")}
+    other = [path for path in sorted(out.rglob("*")) if path.relative_to(out) not in files]
+    if other:
+        raise TalkingheadError(
+            f"{out}: has {other[0].relative_to(out)} in it, which is no file of a page; name another folder"
+        )
