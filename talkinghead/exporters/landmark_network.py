@@ -1,4 +1,4 @@
-"""ONNX export of the networks that find faces: plain operators of opset 20, with the normalisations folded."""
+"""ONNX export of the networks that find faces: plain operators of opset 20, the normalisations folded."""
 
 from pathlib import Path
 
@@ -58,9 +58,7 @@ def export_landmark_network(path: str | Path, weights: str | Path = network.SHIP
     _write_onnx(network.LandmarkRows(prepared), network.SIZE, path, "rows")
 
 
-def export_detection_network(
-    path: str | Path, weights: str | Path = detection_network.SHIPPED
-) -> None:
+def export_detection_network(path: str | Path, weights: str | Path = detection_network.SHIPPED) -> None:
     """Write the detection network as ONNX.
 
     Its input "pictures" is float32 [B, 3, 160, 160], RGB, 0..1, of B = 1 to 64 pictures. Its output "cells"

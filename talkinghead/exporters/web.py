@@ -30,17 +30,9 @@ STATIC = Path(__file__).with_name("static")
 """Files of the page, and onnxruntime-web, which setup.py fetches when the package is built."""
 WEB_STATIC = Path(__file__).parents[1] / "web" / "static"
 """Files of the page of `talkinghead web`, of which the exported page has the look."""
-SHARED = ("style.css", "parts.css", "icon.svg", "js/dom.js", "js/camera.js")
-RUNTIME_FILES = (
-    "LICENSE",
-    "ort.wasm.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-    "ort.webgpu.min.mjs",
-    "ort-wasm-simd-threaded.asyncify.mjs",
-    "ort-wasm-simd-threaded.asyncify.wasm",
-)
-"""Files of onnxruntime-web that a page loads: by WASM the first three of code, by WebGPU the last three."""
+_SHARED = ("style.css", "parts.css", "icon.svg", "js/dom.js", "js/camera.js")
+_PATTERNS = ("*.*", "js/*.js", "onnxruntime/LICENSE", "onnxruntime/*.mjs", "onnxruntime/*.wasm")
+_PERSON_FILES = ("detection.onnx", "landmarks.onnx", "person.onnx", "person.json")
 _DEFAULT_NAME = "Person"
 
 
@@ -107,17 +99,17 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
         )
     with atomic_folder(out) as folder:
         _copy_page(folder)
+        _check_replaceable(out, folder)
         with timed_stage("writing the networks"):
             export_detection_network(folder / "detection.onnx")
             export_landmark_network(folder / "landmarks.onnx")
             # the styles inside: a split of them is too wide for WebGPU
-            shown = replace(person, feed_forward=False)
+            fixed = replace(person, feed_forward=False)
             engine = folder / "person.onnx"
-            write_onnx(shown, engine, batch=1, input="image", output="float", name=name)
+            write_onnx(fixed, engine, batch=1, input="image", output="float", name=name)
         with timed_stage("verifying"):
-            psnr_db = verify_against_torch(open_engine(engine, shown), shown)
+            psnr_db = verify_against_torch(open_engine(engine, fixed), fixed)
         (folder / "person.json").write_text(json.dumps(_describe(person, name)), encoding="utf-8")
-        _check_replaceable(out, folder)
         num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return WebPageReport(
         folder=out,
@@ -131,19 +123,17 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
 
 def _check_runtime() -> None:
     """Check that onnxruntime-web was fetched when the package was built."""
-    missing = [file for file in RUNTIME_FILES if not (STATIC / "onnxruntime" / file).is_file()]
-    if missing:
+    if not (STATIC / "onnxruntime" / "package-lock.json").is_file():  # setup.py copies it last
         raise TalkingheadError(
-            f"export: onnxruntime-web ({missing[0]}) is not in this installation, which was built without npm "
-            "or offline; install npm and install talkinghead again from its source"
+            "export: onnxruntime-web is not in this installation, which was built without npm or offline; "
+            "install npm, then install talkinghead again from its source"
         )
 
 
 def _copy_page(folder: Path) -> None:
     """Copy the files of the page, and write the constants of its modules."""
-    runtime = [f"onnxruntime/{file}" for file in RUNTIME_FILES]
-    own = ["index.html", "page.css", "service_worker.js", *(f"js/{path.name}" for path in STATIC.glob("js/*.js"))]
-    for source, files in ((WEB_STATIC, SHARED), (STATIC, [*own, *runtime])):
+    own = [path.relative_to(STATIC) for pattern in _PATTERNS for path in STATIC.glob(pattern)]
+    for source, files in ((WEB_STATIC, _SHARED), (STATIC, own)):
         for file in files:
             (folder / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / file, folder / file)
@@ -170,8 +160,13 @@ def _describe(person: Person, name: str) -> dict[str, Any]:
 
 
 def _check_replaceable(out: Path, folder: Path) -> None:
-    """Check that a folder has no other files than a page has."""
-    files = {path.relative_to(folder) for path in folder.rglob("*")}
+    """Check that a folder has no other files than a page has.
+
+    Args:
+        out: the folder.
+        folder: one with the files that every page has.
+    """
+    files = {path.relative_to(folder) for path in folder.rglob("*")} | {*map(Path, _PERSON_FILES)}
     other = [path for path in sorted(out.rglob("*")) if path.relative_to(out) not in files]
     if other:
         raise TalkingheadError(

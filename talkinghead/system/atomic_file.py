@@ -1,4 +1,4 @@
-"""Write files and folders completely or not at all: in a hidden folder next to the target, then renamed to it."""
+"""Write files and folders completely or not at all: in a hidden folder next to the target, then renamed."""
 
 import os
 import shutil

@@ -18,15 +18,17 @@ export async function chooseBackend() {
 // `readFile` returns the bytes of a file of the person's folder. The result has functions of arrays:
 // `detect(pictures, count)`, `locate(pictures, count)` and `render(inputs)`, inputs by name.
 export async function openEngine(readFile, { backend, threads }) {
+  const files = ["detection.onnx", "landmarks.onnx", "person.onnx"].map(readFile); // while the runtime is loaded
   const ort = await import(`../onnxruntime/${RUNTIMES[backend]}`);
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  const open = async (name, provider) => {
-    const session = await ort.InferenceSession.create(await readFile(name), { executionProviders: [provider] });
+  const open = async (file, provider) => {
+    const session = await ort.InferenceSession.create(await file, { executionProviders: [provider] });
     return (inputs) => runSession(ort, session, inputs);
   };
+  // one after the other: the runtime starts with the first
   const [detect, locate, render] = [
-    await open("detection.onnx", "wasm"), await open("landmarks.onnx", "wasm"), await open("person.onnx", backend),
+    await open(files[0], "wasm"), await open(files[1], "wasm"), await open(files[2], backend),
   ];
   return {
     detect: (pictures, count) => detect({ pictures: [pictures, pictureShape(pictures, count)] }),
