@@ -13,12 +13,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from ..engines.load import open_engine
 from ..engines.verify import verify_against_torch
 from ..errors import TalkingheadError
 from ..landmarks.gaze import points_looking_ahead
 from ..landmarks.retarget import neutral_face
+from ..media.pixel_range import float_to_levels
 from ..model import Person
+from ..networks.references import References, ReferenceViewer
 from ..system.atomic_file import atomic_folder
 from ..system.stage_timer import timed_stage
 from ..system.torch_state import with_default_torch_state
@@ -32,7 +36,7 @@ WEB_STATIC = Path(__file__).parents[1] / "web" / "static"
 """Files of the page of `talkinghead web`, of which the exported page has the look."""
 _SHARED = ("style.css", "parts.css", "icon.svg", "js/dom.js", "js/camera.js")
 _PATTERNS = ("*.*", "js/*.js", "onnxruntime/LICENSE", "onnxruntime/*.mjs", "onnxruntime/*.wasm")
-_PERSON_FILES = ("detection.onnx", "landmarks.onnx", "person.onnx", "person.json")
+_PERSON_FILES = ("detection.onnx", "landmarks.onnx", "person.onnx", "person.json", "references.bin")
 _DEFAULT_NAME = "Person"
 
 
@@ -93,10 +97,6 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
     start, out = perf_counter(), Path(out)
     name = name or (person.file.stem if person.file else _DEFAULT_NAME)
     _check_runtime()
-    if person.references is not None:
-        raise TalkingheadError(
-            "export: a page cannot show a reference-guided person yet; learn the person with --model small"
-        )
     with atomic_folder(out) as folder:
         _copy_page(folder)
         _check_replaceable(out, folder)
@@ -109,7 +109,10 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
             write_onnx(fixed, engine, batch=1, input="image", output="float", name=name)
         with timed_stage("verifying"):
             psnr_db = verify_against_torch(open_engine(engine, fixed), fixed)
-        (folder / "person.json").write_text(json.dumps(_describe(person, name)), encoding="utf-8")
+        description = _describe(person, name)
+        if person.references is not None:
+            description["references"] = _write_references(person.references, folder / "references.bin")
+        (folder / "person.json").write_text(json.dumps(description), encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return WebPageReport(
         folder=out,
@@ -156,6 +159,25 @@ def _describe(person: Person, name: str) -> dict[str, Any]:
             "place": neutral.place.tolist(),
             "closed": neutral.closed.tolist(),
         },
+    }
+
+
+def _write_references(references: References, path: Path) -> dict[str, Any]:
+    """Write a person's references and return what the page must know of them, as values of JSON.
+
+    The file holds the images uint8 [T, S, S, 3], then the plates uint8 [P, S, S, 4]: one for each image, or
+    for the scene that all share.
+    """
+    viewer = ReferenceViewer(references)
+    plates = viewer.plates if viewer.scene is None else viewer.plates[:1]
+    levels = torch.cat([float_to_levels(plates[:, :3]), plates[:, 3:] * 255], 1).round()
+    with path.open("wb") as file:
+        file.write(references.images.tobytes())
+        file.write(levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    return {
+        "size": references.images.shape[1],
+        "scene": viewer.scene,
+        "landmarks": references.landmarks.reshape(len(references), -1).tolist(),
     }
 
 

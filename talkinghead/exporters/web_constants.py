@@ -3,44 +3,28 @@
 So there is one place for each number: the Python module.
 """
 
+import importlib
 import json
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from talkinghead_kernels import rasterize
 
-from ..landmarks import (
-    detection_network,
-    detector,
-    face_finder,
-    gaze,
-    landmark_image,
-    network,
-    network_detector,
-    online,
-    online_neutral,
-    oriented_crop,
-    retarget,
-    smoothing,
+MODULES = (
+    "talkinghead_kernels.bicubic",
+    "talkinghead_kernels.rasterize",
+    "talkinghead_kernels.warp_by_landmarks",
+    "talkinghead.landmarks.face_finder",
+    "talkinghead.landmarks.gaze",
+    "talkinghead.landmarks.landmark_image",
+    "talkinghead.landmarks.network_detector",
+    "talkinghead.landmarks.online",
+    "talkinghead.landmarks.online_neutral",
+    "talkinghead.landmarks.oriented_crop",
+    "talkinghead.landmarks.retarget",
+    "talkinghead.landmarks.smoothing",
+    "talkinghead.networks.references",
 )
-
-MODULES: tuple[ModuleType, ...] = (
-    detection_network,
-    detector,
-    face_finder,
-    gaze,
-    landmark_image,
-    network,
-    network_detector,
-    online,
-    online_neutral,
-    oriented_crop,
-    rasterize,
-    retarget,
-    smoothing,
-)
-"""Modules of which the page has a JavaScript module of the same name, or reads constants."""
+"""Modules of which the page reads constants, most of them in the JavaScript module of the same name."""
 
 
 def constants_module() -> str:
@@ -50,19 +34,26 @@ def constants_module() -> str:
     """
     lines = ["// Written by `talkinghead export`: the constants of the Python modules of these names."]
     for module in MODULES:
-        first, *others = module.__name__.rpartition(".")[2].split("_")
+        first, *others = module.rpartition(".")[2].split("_")
         name = first + "".join(word.capitalize() for word in others)
         lines.append(f"export const {name} = {json.dumps(module_constants(module))};")
     return "\n".join(lines) + "\n"
 
 
-def module_constants(module: ModuleType) -> dict[str, Any]:
+def module_constants(module: str) -> dict[str, Any]:
     """Return the numbers, sequences and arrays that a module names in capitals, as values of JSON."""
     return {
         name.lstrip("_"): _as_json(value)
-        for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, (int, float, tuple, list, slice, np.ndarray))
+        for name, value in vars(importlib.import_module(module)).items()
+        if name.isupper() and _is_numeric(value)
     }
+
+
+def _is_numeric(value: Any) -> bool:
+    """Return whether a constant is of numbers alone."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_numeric, value))
+    return isinstance(value, (int, float, slice, np.ndarray))
 
 
 def _as_json(value: Any) -> Any:

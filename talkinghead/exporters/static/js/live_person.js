@@ -5,16 +5,20 @@ import { FaceFinder } from "./face_finder.js";
 import { landmarkImage } from "./landmark_image.js";
 import { NetworkDetector } from "./network_detector.js";
 import { OnlineRetargeter } from "./online.js";
+import { ReferenceViewer } from "./references.js";
 
 export class LivePerson {
   // Open a person of a folder; `readFile` and the options are as for `openEngine`.
   static async open(readFile, options) {
     const person = JSON.parse(new TextDecoder().decode(await readFile("person.json")));
-    return new LivePerson(person, await openEngine(readFile, options));
+    const { references } = person;
+    const viewer = references && new ReferenceViewer(references, await readFile("references.bin"));
+    return new LivePerson(person, await openEngine(readFile, options), viewer);
   }
 
-  constructor(person, engine) {
-    Object.assign(this, { person, engine });
+  // `viewer` is undefined where the person has no references.
+  constructor(person, engine, viewer) {
+    Object.assign(this, { person, engine, viewer });
     this.detector = new NetworkDetector(new FaceFinder(engine.detect), engine.locate);
     this.start();
   }
@@ -34,7 +38,8 @@ export class LivePerson {
   async render(points) {
     const { layer_size: layerSize, num_points: numPoints } = this.person;
     const image = landmarkImage(points.subarray(0, 2 * numPoints), layerSize);
-    return toRgba(await this.engine.render({ image: [image, [1, 3, layerSize, layerSize]] }));
+    const inputs = { image: [image, [1, 3, layerSize, layerSize]], ...this.viewer?.view(points) };
+    return toRgba(await this.engine.render(inputs));
   }
 }
 
