@@ -10,6 +10,7 @@ import pytest
 
 from conftest import face_clip, face_points, guided_config
 from support.node import HAS_RUNTIME, NO_RUNTIME, run_node, run_page
+from support.webgpu_graph import check_webgpu_graph
 from talkinghead.checkpoint import random_model
 from talkinghead.engines.onnx_engine import OnnxEngine
 from talkinghead.engines.verify import pooled_psnr_db
@@ -91,3 +92,7 @@ def test_views_are_those_of_python(
         view = getattr(expected, name).numpy()
         assert tuple(shape) == view.shape
         np.testing.assert_allclose(np.array(values).reshape(shape), view, atol=tolerance)
+
+
+def test_graph_has_only_operators_of_webgpu(guided_page: Path) -> None:
+    check_webgpu_graph(guided_page / "person.onnx")

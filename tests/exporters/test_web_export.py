@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.node import HAS_RUNTIME, NO_RUNTIME
+from support.webgpu_graph import check_webgpu_graph
 from talkinghead import cli
 from talkinghead.checkpoint import save_person
 from talkinghead.errors import TalkingheadError
@@ -26,26 +27,11 @@ pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, i
 
 needs_runtime = pytest.mark.skipif(not HAS_RUNTIME, reason=NO_RUNTIME)
 NETWORKS = ("detection.onnx", "landmarks.onnx", "person.onnx")
-WEBGPU_OPERATORS = {
-    *("Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Equal", "Erf", "Exp"),
-    *("Expand", "Gather", "Gemm", "GlobalAveragePool", "LayerNormalization", "MatMul", "MaxPool", "Mul"),
-    *("Neg", "Pad", "Pow", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape"),
-    *("Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
-    "DepthToSpace",
-}
-"""Operators of opset 20 that onnxruntime-web computes by WebGPU, of its list of them."""
-MAX_STORAGE_BUFFERS = 8
-"""Inputs and outputs of a node that every GPU of a browser takes."""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_graph_has_only_operators_of_webgpu(name: str, web_page: Path) -> None:
-    graph = onnx.load(web_page / name).graph
-    assert {node.op_type for node in graph.node} <= WEBGPU_OPERATORS
-    constants = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if not set(node.input) <= constants:  # others are computed once, when the file is opened
-            assert len({*node.input, *node.output}) <= MAX_STORAGE_BUFFERS, node.op_type
+    check_webgpu_graph(web_page / name)
 
 
 def test_person_has_no_path_and_no_other_input_than_landmark_image(web_page: Path) -> None:

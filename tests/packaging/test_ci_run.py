@@ -1,4 +1,4 @@
-"""Tests of `.ci/run`: it installs Chromium, requires the tests that need it, and says why it cannot."""
+"""Tests of `.ci/run`: it installs Chromium and npm, requires the tests that need them, or says why not."""
 
 import os
 import subprocess
@@ -15,7 +15,8 @@ def tools(tmp_path: Path) -> Path:
     for name in ("sh", "dirname", "cat"):
         target = next(Path(folder, name) for folder in ("/bin", "/usr/bin") if Path(folder, name).exists())
         (tmp_path / name).symlink_to(target)
-    write_tool(tmp_path, "make", 'echo "make $* with $TALKINGHEAD_TESTS_NEED_BROWSER"')
+    required = "$TALKINGHEAD_TESTS_NEED_BROWSER $TALKINGHEAD_TESTS_NEED_NODE"
+    write_tool(tmp_path, "make", f'echo "make $* with {required}"')
     return tmp_path
 
 
@@ -33,16 +34,25 @@ def run_ci(tools: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_chromium_is_installed_and_its_tests_required(tools: Path) -> None:
+@pytest.mark.parametrize(
+    ("present", "installed"), [((), "chromium npm"), (("chromium",), "npm"), (("npm",), "chromium")]
+)
+def test_missing_programs_are_installed_and_tests_required(
+    present: tuple[str, ...], installed: str, tools: Path
+) -> None:
     write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
+    for name in present:
+        write_tool(tools, name, "true")
     done = run_ci(tools)
-    assert done.returncode == 0 and done.stdout == "make test-all with 1\n"
-    assert "install -y -qq --no-install-recommends chromium" in (tools / "calls").read_text()
+    assert done.returncode == 0 and done.stdout == "make test-all with 1 1\n"
+    calls = (tools / "calls").read_text().split("\n")
+    assert " ".join(calls[1].split()) == f"install -y -qq --no-install-recommends {installed}"
 
 
-def test_present_chromium_is_kept(tools: Path) -> None:
-    write_tool(tools, "chromium", "true")
-    assert run_ci(tools).stdout == "make test-all with 1\n"
+def test_present_programs_are_kept(tools: Path) -> None:
+    for name in ("chromium", "npm"):
+        write_tool(tools, name, "true")
+    assert run_ci(tools).stdout == "make test-all with 1 1\n"
 
 
 @pytest.mark.parametrize("script", ["exit 100", None])
@@ -51,4 +61,4 @@ def test_failed_installation_is_reported(script: str | None, tools: Path) -> Non
         write_tool(tools, "apt-get", script)
     done = run_ci(tools)
     assert done.returncode == 1 and "make" not in done.stdout
-    assert done.stderr.splitlines()[-1].startswith(".ci/run: Chromium cannot be installed")
+    assert done.stderr.splitlines()[-1].startswith(".ci/run: Chromium and npm cannot be installed")

@@ -27,7 +27,7 @@ async function open() {
   const threads = Number(settings.get("threads")) || Math.min(cores, MAX_THREADS);
   try {
     const person = await worker.open({ backend: settings.get("backend"), threads });
-    setText(byId("title"), `Move ${person.name}’s face`);
+    setText(byId("title"), `Move ${person.name}'s face`);
     document.title = `${person.name}, talkinghead`;
     byId("person").ariaLabel = `${person.name}, synthesised`;
     picture.show(person.pixels);
