@@ -26,6 +26,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
 
 needs_runtime = pytest.mark.skipif(not HAS_RUNTIME, reason=NO_RUNTIME)
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "web_export.md"
 NETWORKS = ("detection.onnx", "landmarks.onnx", "person.onnx")
 
 
@@ -118,28 +119,28 @@ def test_options_of_engines_are_refused(
     )
 
 
-def test_command_replaces_an_earlier_page(
-    web_page_person: Person, web_page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_documented_command_replaces_an_earlier_page(
+    web_page_person: Person,
+    web_page: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save_person(web_page_person, tmp_path / "anna.safetensors")
-    folder = tmp_path / "pages" / "anna"
-    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    save_person(web_page_person, "anna.safetensors")
+    folder = tmp_path / "anna_page"
+    folder.mkdir()
     for name in ("index.html", "person.onnx"):
         (folder / name).write_text("old")
-    arguments = [
-        "export",
-        str(tmp_path / "anna.safetensors"),
-        "--format",
-        "web",
-        "--out",
-        str(folder),
-        "--json",
-    ]
-    assert cli.main(arguments) == 0
+    (command,) = re.findall(r"^talkinghead (export .*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert cli.main([*command.split(), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     files = {path.relative_to(folder): path for path in folder.rglob("*")}
     assert set(files) == {path.relative_to(web_page) for path in web_page.rglob("*")}
     assert (folder / "index.html").read_bytes() == (web_page / "index.html").read_bytes()
-    assert [path.name for path in folder.parent.iterdir()] == ["anna"]  # no hidden folder is left
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "anna.safetensors",
+        "anna_page",
+    }  # and no hidden one
     assert report["name"] == "anna" and report["size"] == 64 and report["psnr"] > 50
     assert report["bytes"] == sum(path.stat().st_size for path in files.values() if path.is_file())
