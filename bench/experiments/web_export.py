@@ -4,8 +4,8 @@
     python -m bench.experiments.web_export --model portrait --seconds 20
 
 The fake camera of Chromium plays the carphone clip at 30 frames a second; Chromium draws on the same cores.
-The CPU time is that of the page's workers, which other programs on the machine change little. The weight is that
-of the files that a page loads by WASM, as Brotli 9 transfers them, by node.
+The CPU time is that of the page's workers, which other programs on the machine change little. The weight is
+that of the files that a page loads by WASM, as Brotli 9 transfers them, by node.
 """
 
 import argparse
