@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..engines.load import open_engine
+from ..engines.report import describe_psnr, psnr_values
 from ..engines.verify import verify_against_torch
 from ..errors import TalkingheadError
 from ..landmarks.gaze import points_looking_ahead
@@ -64,7 +65,7 @@ class WebPageReport:
         """Return the report as text."""
         return [
             f"{self.folder}: page of {self.name}, {self.size}x{self.size}, {self.num_bytes / 1e6:.1f} MB, "
-            f"{self.seconds:.0f} s; {self.psnr_db:.1f} dB from torch's frames",
+            f"{self.seconds:.0f} s; {describe_psnr(self.psnr_db)}",
             f"try it: python -m http.server --bind 127.0.0.1 --directory {self.folder}",
         ]
 
@@ -75,7 +76,7 @@ class WebPageReport:
             "name": self.name,
             "bytes": self.num_bytes,
             "size": self.size,
-            "psnr": round(self.psnr_db, 2),
+            **psnr_values(self.psnr_db),
             "seconds": round(self.seconds, 2),
         }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from support.node import PageResult, call, run_page
+from support.node import PageResult, call, run_node, run_page
 from support.web_media import carphone_frames
 from talkinghead.engines.onnx_engine import OnnxEngine
 from talkinghead.engines.verify import pooled_psnr_db
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.node
 
 MAX_POINT_ERROR_PIXELS = 0.01
 MIN_PSNR_DB = 40.0
+MAX_TRANSFERRED_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -137,3 +138,15 @@ def test_percentile_is_that_of_numpy(percent: float, web_page: Path) -> None:
     assert call(web_page, "statistics", "percentile", values, percent) == pytest.approx(
         np.percentile(values, percent), abs=1e-12
     )
+
+
+@pytest.mark.parametrize("backend", ["wasm", "webgpu"])
+def test_page_transfers_less_than_20_mb(backend: str, web_page: Path) -> None:
+    other = {"wasm": ("webgpu", "asyncify"), "webgpu": (".wasm.min.", "threaded.wasm", "threaded.mjs")}[
+        backend
+    ]
+    files = [path for path in web_page.rglob("*") if path.is_file()]
+    files = [path for path in files if not any(part in path.name for part in other)]
+    person = web_page / "person.onnx"  # as it is, because Brotli hardly shrinks fine-tuned weights
+    files.remove(person)
+    assert int(run_node("brotli.mjs", *files)) + person.stat().st_size < MAX_TRANSFERRED_BYTES

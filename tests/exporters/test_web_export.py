@@ -15,7 +15,7 @@ from talkinghead.checkpoint import save_person
 from talkinghead.errors import TalkingheadError
 from talkinghead.exporters import web
 from talkinghead.exporters.landmark_network import DetectionCells
-from talkinghead.exporters.web import export_web_page
+from talkinghead.exporters.web import WebPageReport, export_web_page
 from talkinghead.exporters.web_constants import MODULES, constants_module
 from talkinghead.landmarks.detection_network import SHIPPED, SIZE, load_detection_network
 from talkinghead.landmarks.network_blocks import prepare_for_inference
@@ -83,6 +83,12 @@ def test_every_constant_that_a_module_reads_is_written(web_page: Path) -> None:
                 assert name in values, f"{path.name}: {name}"
                 count += 1
     assert count > 50
+
+
+def test_report_of_equal_frames_is_json() -> None:
+    report = WebPageReport(Path("page"), "Anna", num_bytes=10, size=64, psnr_db=float("inf"), seconds=1.0)
+    assert report.as_dict()["psnr"] is None and report.as_dict()["equal"]
+    assert report.lines()[0].endswith("the same frames as torch's")
 
 
 @needs_runtime
