@@ -1,5 +1,5 @@
-"""Files of the page and of the exported one: short, without inline code, without an address of another machine,
-in the wheel.
+"""Files of the page and of the exported one: short, without inline code, without an address of another
+machine, in the wheel.
 """
 
 import fnmatch
