@@ -134,6 +134,25 @@ def test_frames_are_those_of_python_onnxruntime(
     page.close()
 
 
+def test_policy_blocks_other_code_and_other_hosts(host: str, browser: Any) -> None:
+    page = ExportedPage(browser, host)
+    ran = page.page.evaluate(
+        "() => { const script = document.createElement('script'); script.textContent = 'window.ran = true'; "
+        "document.head.append(script); return Boolean(window.ran); }"
+    )
+    assert not ran
+    violated = page.page.evaluate(
+        "() => new Promise((resolve) => { document.addEventListener('securitypolicyviolation', "
+        "(event) => resolve(event.effectiveDirective)); fetch('http://127.0.0.2:9/').catch(() => {}); })"
+    )
+    assert violated == "connect-src"
+    policy = page.page.evaluate(
+        "async () => (await fetch('js/worker.js')).headers.get('content-security-policy')"
+    )
+    assert "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'" in policy  # of the worker too
+    page.close()
+
+
 def test_missing_file_is_reported(browser: Any, web_page: Path, tmp_path: Path) -> None:
     shutil.copytree(web_page, tmp_path / "page")
     (tmp_path / "page" / "landmarks.onnx").unlink()
