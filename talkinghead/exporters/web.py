@@ -109,7 +109,7 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
             engine = folder / "person.onnx"
             write_onnx(fixed, engine, batch=1, input="image", output="float", name=name)
         with timed_stage("verifying"):
-            psnr_db = verify_against_torch(open_engine(engine, fixed), fixed)
+            psnr_db = verify_against_torch(open_engine(engine, fixed, device="cpu"), fixed)
         description = _describe(person, name)
         if person.references is not None:
             description["references"] = _write_references(person.references, folder / "references.bin")

@@ -76,14 +76,19 @@ def test_frames_are_those_of_python_onnxruntime(
 
 
 @pytest.mark.parametrize("one_scene", [True, False])
-@pytest.mark.parametrize("move", [(0.001, 0.0), (0.05, -0.03)])
+@pytest.mark.parametrize(("move", "side"), [((0.0005, 0.0), 0.15), ((0.05, -0.03), 0.16)])
 def test_views_are_those_of_python(
-    one_scene: bool, move: tuple[float, float], guided_person: Person, guided_page: Path, tmp_path: Path
+    one_scene: bool,
+    move: tuple[float, float],
+    side: float,
+    guided_person: Person,
+    guided_page: Path,
+    tmp_path: Path,
 ) -> None:
     person = guided_person if one_scene else several_scenes(guided_person)
     assert person.references is not None
     description = web._write_references(person.references, tmp_path / "references.bin")
-    points = face_points(move, side=0.16)
+    points = face_points(move, side=side)
     text = json.dumps({"description": description, "points": points.ravel().tolist()})
     views = json.loads(run_node("references.mjs", guided_page, tmp_path / "references.bin", text=text))
     expected = ReferenceViewer(person.references)(points)
