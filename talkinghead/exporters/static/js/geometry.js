@@ -1,6 +1,6 @@
 // Place and size of faces, from their landmarks. Points are flat arrays: x and y of the first, of the second ...
 
-// Return the centre and the longer side of the landmarks' bounding box.
+// Return the centre, the width and height, and the longer side of the landmarks' bounding box.
 export function boundingBox(landmarks) {
   const low = [Infinity, Infinity];
   const high = [-Infinity, -Infinity];
@@ -8,8 +8,8 @@ export function boundingBox(landmarks) {
     low[i % 2] = Math.min(low[i % 2], landmarks[i]);
     high[i % 2] = Math.max(high[i % 2], landmarks[i]);
   }
-  const side = Math.max(high[0] - low[0], high[1] - low[1]);
-  return { x: (low[0] + high[0]) / 2, y: (low[1] + high[1]) / 2, side };
+  const [width, height] = [high[0] - low[0], high[1] - low[1]];
+  return { x: (low[0] + high[0]) / 2, y: (low[1] + high[1]) / 2, width, height, side: Math.max(width, height) };
 }
 
 // Return the centroid and the root-mean-square radius of a face.

@@ -2,6 +2,7 @@
 // driving landmarks, and the background plate of the scene.
 
 import { references as constants } from "./constants.js";
+import { boundingBox } from "./geometry.js";
 import { enlarge, landmarkMotion, warp } from "./warp_by_landmarks.js";
 
 const { GRID, HEAD_EDGE, HEAD_HALF_HEIGHT, HEAD_HALF_WIDTH, HEAD_RAISE, POINTS, WEIGHT_BAND } = constants;
@@ -71,17 +72,10 @@ function referenceWeights(landmarks, target) {
 
 // Return how far each position of a grid lies outside the head, from 0 to 1; the head is an ellipse.
 function outsideHead(landmarks) {
-  const low = [Infinity, Infinity];
-  const high = [-Infinity, -Infinity];
-  for (let i = 0; i < landmarks.length; i += 1) {
-    low[i % 2] = Math.min(low[i % 2], landmarks[i]);
-    high[i % 2] = Math.max(high[i % 2], landmarks[i]);
-  }
-  const [width, height] = [high[0] - low[0], high[1] - low[1]];
-  const [x, y] = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2 - HEAD_RAISE * height];
+  const { x, y, width, height } = boundingBox(landmarks);
   return Float32Array.from({ length: GRID * GRID }, (_, i) => {
     const across = (((i % GRID) + 0.5) / GRID - x) / (HEAD_HALF_WIDTH * width);
-    const down = ((Math.floor(i / GRID) + 0.5) / GRID - y) / (HEAD_HALF_HEIGHT * height);
+    const down = ((Math.floor(i / GRID) + 0.5) / GRID - (y - HEAD_RAISE * height)) / (HEAD_HALF_HEIGHT * height);
     return 1 / (1 + Math.exp(-(Math.hypot(across, down) - 1) / HEAD_EDGE));
   });
 }

@@ -5,7 +5,7 @@
 
 import { retarget as constants } from "./constants.js";
 import { retargetIrises } from "./gaze.js";
-import { centreAndScale, clamp } from "./geometry.js";
+import { boundingBox, centreAndScale, clamp } from "./geometry.js";
 import { centred, fitPose, flatten, pitch, project, rigidSize, tilted } from "./head_poses.js";
 import { median, percentile } from "./statistics.js";
 
@@ -152,14 +152,12 @@ const medianFace = (faces) => Float64Array.from(faces[0], (_, i) => median(faces
 
 // Shrink and shift a face that extends beyond the crop until it is inside.
 function fitIntoCrop(points) {
-  const axes = [0, 1].map((axis) => points.filter((_, i) => i % 2 === axis));
-  const low = axes.map((values) => Math.min(...values));
-  const high = axes.map((values) => Math.max(...values));
-  const shrink = Math.min(1, (MAX_COORDINATE - MIN_COORDINATE) / Math.max(high[0] - low[0], high[1] - low[1]));
-  const centre = low.map((value, axis) => (value + high[axis]) / 2);
-  const place = centre.map((value, axis) => {
-    const half = ((high[axis] - low[axis]) / 2) * shrink;
-    return clamp(value, MIN_COORDINATE + half, MAX_COORDINATE - half);
-  });
+  const { x, y, width: wide, height: high, side } = boundingBox(points);
+  const shrink = Math.min(1, (MAX_COORDINATE - MIN_COORDINATE) / side);
+  const inside = (centre, length) => {
+    const half = (length / 2) * shrink;
+    return clamp(centre, MIN_COORDINATE + half, MAX_COORDINATE - half);
+  };
+  const [centre, place] = [[x, y], [inside(x, wide), inside(y, high)]];
   return points.map((value, i) => (value - centre[i % 2]) * shrink + place[i % 2]);
 }

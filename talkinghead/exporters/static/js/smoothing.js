@@ -4,6 +4,7 @@
 // head's place, its turn and scale, and the points as they would be on the upright face, in its radii.
 
 import { smoothing as constants } from "./constants.js";
+import { centreAndScale } from "./geometry.js";
 
 const { BORDER, HEAD, IRIS_FRAMES, JUMP, NOISE, POINTS, SHARP, STARTS, STEADY, WINDOW } = constants;
 const IRISES = 2 + POINTS; // first number of the irises in a split frame
@@ -117,15 +118,8 @@ function jumps(before, after) {
   return Math.sqrt(squares) > JUMP * Math.min(radius(before), radius(after));
 }
 
-function radius(points) {
-  let [x, y, squares] = [0, 0, 0];
-  for (let i = 0; i < POINTS; i += 1) {
-    x += points[2 * i] / POINTS;
-    y += points[2 * i + 1] / POINTS;
-  }
-  for (let i = 0; i < POINTS; i += 1) squares += ((points[2 * i] - x) ** 2 + (points[2 * i + 1] - y) ** 2) / POINTS;
-  return Math.sqrt(squares);
-}
+// Return the radius of a face, whose irises do not count.
+const radius = (points) => centreAndScale(points.subarray(0, 2 * POINTS)).scale;
 
 function steadyMean(points) {
   let [x, y] = [0, 0];
