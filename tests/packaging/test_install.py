@@ -278,6 +278,7 @@ def test_editable_install_removes_earlier_extension(project: Project) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert not earlier.exists()
+    assert (project.folder / "talkinghead/exporters/static/onnxruntime/ort.wasm.min.mjs").is_file()
 
 
 def test_unknown_build_choice_reports_user_error(project: Project) -> None:
