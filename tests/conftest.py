@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = "dlib's models are not installed: pip install 'talkinghead[identity]'"
     _skip_marked(items, "identity", reason, has_dlib_models)
     _skip_marked(items, "browser", f"{NO_BROWSER}: sudo apt install chromium", has_browser)
-    _skip_marked(items, "node", f"{NO_NODE}: sudo apt install npm, then make", has_node)
+    _skip_marked(items, "node", f"{NO_NODE}: sudo apt install npm, then install the package again", has_node)
 
 
 def _skip_marked(items: list[pytest.Item], marker: str, reason: str, can_run: Callable[[], bool]) -> None:

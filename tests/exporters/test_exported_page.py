@@ -30,6 +30,8 @@ SOFTWARE_GPU = (
 )
 TEXTS = {".hint": ".card", ".hero p": "body", "h1": "body", "footer p": "body", "figcaption": ".card"}
 """Texts, each with the background that it stands on."""
+OTHER_NAME = "page.test"
+"""Name of the host over http, which browsers trust less than 127.0.0.1."""
 RENDER = """async ([backend, poses]) => {
   const { LivePerson } = await import('./js/live_person.js');
   const readFile = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
@@ -62,7 +64,8 @@ def host(web_page: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser(media: Path) -> Iterator[Any]:
     """Return Chromium with a fake camera, and a GPU that is computed."""
-    with open_browser(media / "camera.mjpeg", *SOFTWARE_GPU) as opened:
+    resolve = f"--host-resolver-rules=MAP {OTHER_NAME} 127.0.0.1"
+    with open_browser(media / "camera.mjpeg", resolve, *SOFTWARE_GPU) as opened:
         yield opened
 
 
@@ -103,6 +106,21 @@ def test_video_moves_the_person_and_unreadable_one_is_reported(host: str, browse
     page.page.click("#stop")
     page.until("document.querySelector('#driver').hidden")
     assert page.problems == []
+    page.close()
+
+
+def test_page_without_service_worker_runs_with_one_thread(host: str, browser: Any, media: Path) -> None:
+    page = ExportedPage(browser, host.replace("127.0.0.1", OTHER_NAME))
+    assert page.text("#status") == "Ready, by WASM with 1 thread."
+    page.page.check("#consent")
+    page.page.click("#camera")
+    page.until("document.querySelector('#error').textContent")
+    assert page.text("#error").startswith(
+        "webcam: browsers give it to pages over https or of this machine only"
+    )
+    page.page.set_input_files("#video-file", str(media / "bob.mp4"))
+    page.until_frames(2)
+    assert page.text("#error") == "" and page.problems == []
     page.close()
 
 
