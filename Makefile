@@ -6,7 +6,7 @@
 # make bench                 time networks, training steps and ops against their baselines
 # make wheel                 build a wheel and the source distribution in dist/; TALKINGHEAD_BUILD=cuda adds the CUDA kernels
 # make matrix                try that wheel on each of PYTHONS with the oldest and the newest requirements; fetches 15 GB
-# Each sets up .venv when it is missing or older than pyproject.toml, setup.py or csrc/. Later runs fetch nothing.
+# Each sets up .venv when it is missing or older than pyproject.toml, package-lock.json, setup.py or csrc/. Later runs fetch nothing.
 # PYTHON=python3.12 chooses the interpreter of .venv. setup.py explains TALKINGHEAD_BUILD and MAX_JOBS.
 # NO_PROPRIETARY=1 leaves out TensorRT for RTX; tests of its builder are skipped then.
 
@@ -71,7 +71,7 @@ clean:
 	@touch $@
 
 # The stamp is written last: a set-up that failed or was interrupted is done again.
-$(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*/*)
+$(READY): pyproject.toml package-lock.json constraints.txt setup.py $(wildcard csrc/*/*)
 	@command -v $(PYTHON) >/dev/null \
 		|| { echo "$(PYTHON): not found, Python 3.10 or newer is needed; sudo apt install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -1,4 +1,5 @@
-"""Build `csrc/` into one extension, `talkinghead_kernels._native`; all other settings are in pyproject.toml.
+"""Build `csrc/` into one extension, `talkinghead_kernels._native`, and fetch the runtime of exported pages;
+all other settings are in pyproject.toml.
 
 TALKINGHEAD_BUILD selects what is built:
     auto  the default: "cuda" if torch is a CUDA build and nvcc is found, else "cpu" if a C++ compiler is
@@ -8,6 +9,9 @@ TALKINGHEAD_BUILD selects what is built:
     cuda  the C++ and the CUDA kernels; a CPU build of torch and a machine without a GPU are enough
 MAX_JOBS, TORCH_CUDA_ARCH_LIST, CUDA_HOME and CXX have the same meaning as for other extensions of torch. Only
 torch's stable ABI is used, so one wheel works with every Python >= 3.10 and every torch >= 2.10, CPU or CUDA.
+
+onnxruntime-web, which package-lock.json pins, comes by npm and goes into the package. Without npm, or offline
+(`npm_config_offline=true`), the package is built all the same; `talkinghead export --format web` refuses.
 """
 
 import importlib.util
@@ -34,6 +38,19 @@ ARCHITECTURES = ("8.0+PTX", "9.0+PTX", "10.0", "12.0")
 
 Later GPUs run the PTX: that of 9.0 uses clusters, which 8.0 lacks.
 """
+
+PAGE_RUNTIME = Path("talkinghead/exporters/static/onnxruntime")
+PAGE_RUNTIME_FILES = (
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
+"""Files of onnxruntime-web that a page loads: by WASM the first three, by WebGPU the others."""
+NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1")
+MAX_FETCH_S = 600
 
 
 def import_torch() -> Any:
@@ -214,6 +231,39 @@ def only_metadata() -> bool:
     return bool({"egg_info", "dist_info", "sdist"} & set(sys.argv))
 
 
+def fetch_page_runtime() -> None:
+    """Copy onnxruntime-web into the package, unless the version of package-lock.json is there; or print why
+    it cannot be fetched.
+    """
+    lock = Path("package-lock.json")
+    fetched = PAGE_RUNTIME / lock.name
+    if lock.is_file() and fetched.is_file() and fetched.read_bytes() == lock.read_bytes():
+        return
+    reason = page_runtime_error(lock)
+    if reason:
+        print(f"talkinghead: building without the runtime of exported pages: {reason}", flush=True)
+        return
+    for name in PAGE_RUNTIME_FILES:
+        shutil.copyfile(Path("node_modules/onnxruntime-web/dist", name), PAGE_RUNTIME / name)
+    shutil.rmtree("node_modules")
+    shutil.copyfile(lock, fetched)  # last: it says that all files are there
+
+
+def page_runtime_error(lock: Path) -> str:
+    """Fetch what a lock file pins into node_modules; return why it cannot be fetched, or ""."""
+    npm = shutil.which("npm")
+    if not lock.is_file():
+        return f"{lock} is missing"
+    if npm is None:
+        return "npm was not found; sudo apt install npm"
+    try:
+        done = subprocess.run([npm, *NPM_CI], capture_output=True, text=True, timeout=MAX_FETCH_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"npm failed ({type(error).__name__})"
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    return f"npm failed ({lines[0][:200]})" if done.returncode else ""
+
+
 def skip_or_fail(build: str, kernels: str, reason: str) -> None:
     """Print that a kind of kernels is skipped, or fail if they were requested.
 
@@ -267,4 +317,6 @@ def setup_kwargs() -> dict[str, Any]:
     return extension_kwargs(cuda)
 
 
+if {"bdist_wheel", "editable_wheel"} & set(sys.argv):
+    fetch_page_runtime()
 setup(**setup_kwargs())

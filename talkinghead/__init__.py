@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .engines.report import verify_engine
     from .errors import TalkingheadError
     from .exporters.export import export_person
+    from .exporters.web import export_web_page
     from .model import Model, Person
     from .pipelines.animate import animate
     from .pipelines.animate_video import animate_video
@@ -48,6 +49,7 @@ __all__ = [
     "animate_video",
     "evaluate",
     "export_person",
+    "export_web_page",
     "finetune",
     "live",
     "load_model",
@@ -74,6 +76,7 @@ _MODULES = {
     "animate_video": "pipelines.animate_video",
     "evaluate": "pipelines.evaluate",
     "export_person": "exporters.export",
+    "export_web_page": "exporters.web",
     "finetune": "pipelines.finetune",
     "live": "pipelines.live",
     "load_model": "checkpoint",

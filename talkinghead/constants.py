@@ -33,6 +33,8 @@ MAX_SCALE = 8
 ENGINE_FORMATS = ("onnx", "tensorrt", "aoti")
 ENGINE_ENDINGS = {"onnx": (".onnx",), "aoti": (".pt2",), "tensorrt": (".engine", ".plan", ".trt")}
 """Endings of engine files by format, the usual one first."""
+WEB_FORMAT = "web"
+"""Format of `export` that is no engine: a folder of static files, a page."""
 ENGINE_INPUTS = ("points", "image")
 ENGINE_OUTPUTS = ("uint8", "float")
 MAX_BATCH = 8

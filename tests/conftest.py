@@ -18,6 +18,7 @@ from talkinghead_kernels import backends, use_backend
 
 import talkinghead
 from support.browser import NO_BROWSER, has_browser
+from support.node import HAS_RUNTIME, NO_NODE, NO_RUNTIME, has_node
 from talkinghead.checkpoint import Model, Person, load_model, random_model
 from talkinghead.clip import Clip, Track
 from talkinghead.config import Config, NetworkConfig, preset
@@ -26,6 +27,7 @@ from talkinghead.data.load import read_clip
 from talkinghead.dataset.shard_reader import ClipInfo
 from talkinghead.dataset.shard_writer import ShardWriter
 from talkinghead.errors import TalkingheadError
+from talkinghead.exporters.web import export_web_page
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.dlib_detector import DlibDetector
 from talkinghead.landmarks.mean_face import MEAN_FACE
@@ -48,10 +50,13 @@ import_all_modules()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of dlib's models, and of the page in a browser, where these are not installed."""
+    """Skip tests of dlib's models, of pages in a browser and of their modules in node, where these are not
+    installed.
+    """
     reason = "dlib's models are not installed: pip install 'talkinghead[identity]'"
     _skip_marked(items, "identity", reason, has_dlib_models)
     _skip_marked(items, "browser", f"{NO_BROWSER}: sudo apt install chromium", has_browser)
+    _skip_marked(items, "node", f"{NO_NODE}: sudo apt install npm, then install the package again", has_node)
 
 
 def _skip_marked(items: list[pytest.Item], marker: str, reason: str, can_run: Callable[[], bool]) -> None:
@@ -212,6 +217,22 @@ def people(carphone_clip: Clip) -> dict[str, Person]:
         "fine-tuned": finetune(model, carphone_clip[:2], steps=2, adversarial=False),
         "feed-forward": finetune(model, carphone_clip[:8], steps=0),
     }
+
+
+@pytest.fixture(scope="session")
+def web_page_person(people: dict[str, Person]) -> Person:
+    """Return the person of `web_page`, of the preset `tiny`."""
+    return people["feed-forward"]
+
+
+@pytest.fixture(scope="session")
+def web_page(web_page_person: Person, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an exported page."""
+    if not HAS_RUNTIME:
+        pytest.skip(NO_RUNTIME)
+    folder = tmp_path_factory.mktemp("web") / "page"
+    export_web_page(web_page_person, folder, "Anna")
+    return folder
 
 
 def drawn_frame(size: tuple[int, int], face: tuple[int, int, int] | None, shade: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..constants import DETECTORS, ENGINE_ENDINGS
+from ..constants import DETECTORS, ENGINE_ENDINGS, WEB_FORMAT
 from ..errors import TalkingheadError
 from ..system.hub import PREFIX
 from ..weights import shipped_models
@@ -148,8 +148,8 @@ class PictureOrVideoOutputPath(OutputPath):
             raise self.ending_error("a picture is a .png or .jpg, a video", ".mp4")
 
 
-class EngineOutputPath(OutputPath):
-    """Engine to write, with its sidecar."""
+class ExportOutputPath(OutputPath):
+    """Engine to write, with its sidecar; or folder of a page."""
 
     def paths(self) -> list[Path]:
         """Return the engine and its sidecar."""
@@ -159,7 +159,8 @@ class EngineOutputPath(OutputPath):
         """Refuse endings of other files and of other formats."""
         from ..data.output_paths import check_ending
 
-        check_ending(self, f"an engine of format {args.format}", ENGINE_ENDINGS[args.format])
+        if args.format != WEB_FORMAT:
+            check_ending(self, f"an engine of format {args.format}", ENGINE_ENDINGS[args.format])
 
 
 class OutputFolder(OutputPath):

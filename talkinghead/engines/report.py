@@ -67,22 +67,31 @@ class EngineReport:
     def _comparison(self) -> str:
         if self.psnr_db is None:
             return f"not run here: {self.reason_not_run}"
-        if self.psnr_db == float("inf"):
-            return "the same frames as torch's"
-        return f"{self.psnr_db:.1f} dB from torch's frames"
+        return describe_psnr(self.psnr_db)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as values of JSON."""
-        equal = self.psnr_db == float("inf")
         return {
             "file": str(self.file),
             "bytes": self.num_bytes,
-            "psnr": None if self.psnr_db is None or equal else round(self.psnr_db, 2),
-            "equal": equal,
+            **psnr_values(self.psnr_db),
             "not_run": self.reason_not_run,
             "seconds": round(self.seconds, 2),
             **{name: value for name, value in asdict(self.manifest).items() if name != "reference"},
         }
+
+
+def describe_psnr(psnr_db: float) -> str:
+    """Return the PSNR of frames against PyTorch's as text."""
+    if psnr_db == float("inf"):
+        return "the same frames as torch's"
+    return f"{psnr_db:.1f} dB from torch's frames"
+
+
+def psnr_values(psnr_db: float | None) -> dict[str, Any]:
+    """Return the PSNR of frames against PyTorch's as values of JSON, which has no infinity."""
+    equal = psnr_db == float("inf")
+    return {"psnr": None if psnr_db is None or equal else round(psnr_db, 2), "equal": equal}
 
 
 @with_default_torch_state

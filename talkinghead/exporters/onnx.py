@@ -48,7 +48,7 @@ def write_onnx(
         require(package, "onnx")
     module = FrameModule(person, precision, input, output, forms=RESAMPLE_FORMS[precision])
     opset = OPSETS[precision]
-    with suppress_warnings("torch"):
+    with suppress_warnings("torch"), suppress_warnings("onnxscript"):
         onnx_program = torch.onnx.export(
             export_program(module, batch),
             dynamo=True,

@@ -12,6 +12,8 @@ from torch import Tensor
 from .geometry import centre_and_scale
 from .mean_face import MEAN_FACE
 
+_MIN_UNFILTERED_SHRINK = 0.75  # of a crop: below, its surroundings are antialiased
+
 
 @dataclass(frozen=True)
 class OrientedCrop:
@@ -107,7 +109,7 @@ def _sample(frame: np.ndarray, crop: OrientedCrop, size: int) -> Tensor:
     window = torch.from_numpy(frame[top:bottom, left:right].copy()).permute(2, 0, 1)[None]
     width, height = right - left, bottom - top
     shrink = size / crop.side
-    if shrink < 0.75:
+    if shrink < _MIN_UNFILTERED_SHRINK:
         smaller = (max(round(height * shrink), 1), max(round(width * shrink), 1))
         window = F.interpolate(window, smaller, mode="bilinear", antialias=True)
     # positions in the window from -1 to 1 as complex numbers, which torch adds faster than pairs

@@ -26,6 +26,7 @@ JAW, BROWS, NOSE, MOUTH = slice(0, 17), slice(17, 27), slice(27, 36), slice(48, 
 LIPS = ((61, 67), (62, 66), (63, 65))
 """Pairs of the upper and lower inner lip."""
 _LOWER_LIP, _CHIN = (55, 56, 57, 58, 59, 65, 66, 67), slice(4, 13)
+_CHIN_SHARES = np.hanning(11)[1:-1]  # of the lower lip's movement, for each point of the chin
 
 # weights of the landmarks that hardly move with the expression
 _RIGID_WEIGHTS = np.zeros(68)
@@ -176,7 +177,7 @@ def _neutral_points(flat: np.ndarray) -> np.ndarray:
     # shut the mouth of a person who never shuts it
     excess = max(0.0, float(_mouth_opening(face[None])[0]) - _TOUCHING_LIPS_GAP) * _width(face, 48, 54)
     face[list(_LOWER_LIP), 1] -= excess
-    face[_CHIN, 1] -= excess * np.hanning(11)[1:-1]
+    face[_CHIN, 1] -= excess * _CHIN_SHARES
     return face
 
 

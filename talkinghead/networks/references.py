@@ -212,20 +212,26 @@ class ReferenceViewer:
     Args:
         references: the person's.
         device: of the views.
+
+    Attributes:
+        images: [T, 3, S, S] in [-1, 1].
+        landmarks: [T, 68, 2], as fractions of the image.
+        plates: [T, 4, S, S], from `background_plates`.
+        scene: number of the image whose scene is the background; None where they share one.
     """
 
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
-        self._images, self._landmarks = references.tensors(device)
-        self._scene: int | None = None
+        self.images, self.landmarks = references.tensors(device)
+        self.scene: int | None = None
         if not references.one_scene and len(references) > 1:
             middle = references.scene is None
-            self._scene = _middle(self._landmarks) if middle else references.scene
-        if self._scene is None:
-            self._plates = background_plates(self._images, self._landmarks)
+            self.scene = _middle(self.landmarks) if middle else references.scene
+        if self.scene is None:
+            self.plates = background_plates(self.images, self.landmarks)
         else:
-            only = slice(self._scene, self._scene + 1)
-            plate = background_plates(self._images[only], self._landmarks[only])
-            self._plates = plate.expand(len(references), -1, -1, -1)
+            only = slice(self.scene, self.scene + 1)
+            plate = background_plates(self.images[only], self.landmarks[only])
+            self.plates = plate.expand(len(references), -1, -1, -1)
 
     def __call__(self, target: Tensor | np.ndarray) -> ReferenceViews:
         """Return the views for points float32 [B, 68 or 78, 2], as fractions, of which the landmarks count.
@@ -233,15 +239,15 @@ class ReferenceViewer:
         Raises:
             TalkingheadError: they are no such array or tensor.
         """
-        target, _ = split_points(_as_points(target, self._images.device))
-        views = view_references(self._images, self._landmarks, target, self._plates)
-        if self._scene is None:
+        target, _ = split_points(_as_points(target, self.images.device))
+        views = view_references(self.images, self.landmarks, target, self.plates)
+        if self.scene is None:
             return views
-        # the head may come from an image of any scene, its surroundings only from the image of `_scene`
-        only = slice(self._scene, self._scene + 1)
-        surroundings = view_references(self._images[only], self._landmarks[only], target, self._plates[only])
+        # the head may come from an image of any scene, its surroundings only from the image of `scene`
+        only = slice(self.scene, self.scene + 1)
+        surroundings = view_references(self.images[only], self.landmarks[only], target, self.plates[only])
         outside = _outside_head(target, GRID)[:, None]
-        size = self._images.shape[-1]
+        size = self.images.shape[-1]
         large = F.interpolate(outside, size=(size, size), mode="bilinear", align_corners=False)
         warped = torch.lerp(views.warped, surroundings.warped, large)
         motion = torch.lerp(views.motion, surroundings.motion, outside)

@@ -1,4 +1,4 @@
-"""Write files completely or not at all: in a hidden folder next to the target, then renamed to it."""
+"""Write files and folders completely or not at all: in a hidden folder next to the target, then renamed."""
 
 import os
 import shutil
@@ -34,6 +34,7 @@ def atomic_write(path: str | os.PathLike[str], keep: Path | None = None) -> Iter
     path = _resolve_link(path)
     hidden: _HiddenFolder | None = None
     try:
+        _check_file(path)
         with defer_signals():
             hidden = _HiddenFolder(path)
         temp_path = hidden.path / path.name
@@ -60,14 +61,51 @@ def atomic_write(path: str | os.PathLike[str], keep: Path | None = None) -> Iter
                 hidden.remove()
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a hidden folder to fill, and put it in the place of the folder `path` when the block succeeds.
+
+    An exception in the block leaves the previous folder unchanged.
+
+    Args:
+        path: the folder; one that exists is replaced.
+
+    Raises:
+        TalkingheadError: `path` is a file, or the folder around it cannot be written to, or the disk is full.
+    """
+    path = _resolve_link(path)
+    if os.path.lexists(path) and not path.is_dir():
+        raise TalkingheadError(f"{path}: cannot write, it is no folder; name another one")
+    with defer_signals():
+        hidden = _HiddenFolder(path)
+    try:
+        folder = hidden.path / "new"
+        folder.mkdir()
+        yield folder
+        with defer_signals():
+            if path.exists():
+                os.replace(path, hidden.path / "previous")
+            os.replace(folder, path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise TalkingheadError(
+            f"{path}: writing failed ({error.strerror or error}); free some space or name another place"
+        ) from error
+    finally:
+        with defer_signals():
+            hidden.remove()
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Check before a long computation that `atomic_write` can write to a path.
 
     Raises:
         TalkingheadError: the folder cannot be created or written to.
     """
+    path = _resolve_link(path)
+    _check_file(path)
     with defer_signals():
-        _HiddenFolder(_resolve_link(path)).remove()
+        _HiddenFolder(path).remove()
 
 
 def _resolve_link(path: str | os.PathLike[str]) -> Path:
@@ -75,16 +113,20 @@ def _resolve_link(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
+def _check_file(target: Path) -> None:
+    """Check that a target, if there is one, is a file."""
+    if os.path.isdir(target):
+        raise TalkingheadError(f"{target}: cannot write, it is a folder; name a file")
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise TalkingheadError(
+            f"{target}: cannot write, it is a device, a pipe or a broken link; name a file"
+        )
+
+
 class _HiddenFolder:
-    """A private folder next to a file to be written, locked as long as its process lives."""
+    """A private folder next to a target to be written, locked as long as its process lives."""
 
     def __init__(self, target: Path) -> None:
-        if os.path.isdir(target):
-            raise TalkingheadError(f"{target}: cannot write, it is a folder; name a file")
-        if os.path.lexists(target) and not os.path.isfile(target):
-            raise TalkingheadError(
-                f"{target}: cannot write, it is a device, a pipe or a broken link; name a file"
-            )
         prefix = f".{target.stem[:32]}{_MARK}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ def tools(tmp_path: Path) -> Path:
     for name in ("sh", "dirname", "cat"):
         target = next(Path(folder, name) for folder in ("/bin", "/usr/bin") if Path(folder, name).exists())
         (tmp_path / name).symlink_to(target)
-    write_tool(tmp_path, "make", 'echo "make $* with $TALKINGHEAD_TESTS_NEED_BROWSER"')
+    required = "$TALKINGHEAD_TESTS_NEED_BROWSER $TALKINGHEAD_TESTS_NEED_NODE"
+    write_tool(tmp_path, "make", f'echo "make $* with {required}"')
     return tmp_path
 
 
@@ -33,23 +34,37 @@ def run_ci(tools: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_chromium_is_installed_and_its_tests_required(tools: Path) -> None:
+@pytest.mark.parametrize(
+    ("present", "installed"), [((), "chromium xvfb"), (("chromium",), "xvfb"), (("Xvfb",), "chromium")]
+)
+def test_missing_programs_are_installed_and_tests_required(
+    present: tuple[str, ...], installed: str, tools: Path
+) -> None:
     write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
+    write_tool(tools, "npm", "true")
+    for name in present:
+        write_tool(tools, name, "true")
     done = run_ci(tools)
-    assert done.returncode == 0 and done.stdout == "make test-all with 1\n"
-    assert "install -y -qq --no-install-recommends chromium xvfb" in (tools / "calls").read_text()
+    assert done.returncode == 0 and done.stdout == "make test-all with 1 1\n"
+    calls = (tools / "calls").read_text().split("\n")
+    assert " ".join(calls[1].split()) == f"install -y -qq --no-install-recommends {installed}"
 
 
 def test_present_programs_are_kept(tools: Path) -> None:
+    for name in ("chromium", "Xvfb", "npm"):
+        write_tool(tools, name, "true")
+    assert run_ci(tools).stdout == "make test-all with 1 1\n"
+
+
+@pytest.mark.parametrize("npm", ["exit 1", None])
+def test_tests_of_exported_pages_may_skip_without_npm(npm: str | None, tools: Path) -> None:
     for name in ("chromium", "Xvfb"):
         write_tool(tools, name, "true")
-    assert run_ci(tools).stdout == "make test-all with 1\n"
-
-
-def test_missing_display_is_installed(tools: Path) -> None:
-    write_tool(tools, "chromium", "true")
-    write_tool(tools, "apt-get", f'echo "$*" >> {tools}/calls')
-    assert run_ci(tools).returncode == 0 and "xvfb" in (tools / "calls").read_text()
+    if npm is not None:
+        write_tool(tools, "npm", npm)
+    done = run_ci(tools)
+    assert done.returncode == 0 and done.stdout == "make test-all with 1 \n"
+    assert done.stderr.startswith(".ci/run: npm or its registry is out of reach")
 
 
 @pytest.mark.parametrize("script", ["exit 100", None])

@@ -33,16 +33,35 @@ needs_compiler = pytest.mark.skipif(
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
 
+NPM = """#!/bin/sh
+# a fake npm: the file `offline` says that it fails, `npm_calls` records the calls
+here="{here}"
+echo "$*" >>"$here/npm_calls"
+[ ! -e "$here/offline" ] || {{ echo "npm error network" >&2; exit 1; }}
+mkdir -p node_modules/onnxruntime-web/dist
+for name in ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm ort.webgpu.min.mjs \\
+  ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm; do
+  echo "$name" >"node_modules/onnxruntime-web/dist/$name"
+done
+"""
+
+
 class Project:
-    """A copy of the files that are installed, with a `csrc/` that compiles quickly."""
+    """A copy of the files that are installed, with a `csrc/` that compiles quickly and a fake npm."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "project"
-        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.safetensors")
+        fetched = ("*.wasm", "*.mjs", "package-lock.json")
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.safetensors", *fetched)
         for name in ("kernels", "talkinghead"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=ignored)
-        for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        files = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+        for name in (*files, "package.json", "package-lock.json"):
             shutil.copy(ROOT / name, self.folder)
+        self.tools = folder / "tools"
+        self.tools.mkdir()
+        (self.tools / "npm").write_text(NPM.format(here=self.tools))
+        (self.tools / "npm").chmod(0o755)
         self.csrc = self.folder / "csrc"
         for name in ("include", "cpu", "cuda"):
             (self.csrc / name).mkdir(parents=True)
@@ -66,7 +85,8 @@ class Project:
         )
         kept = {name: value for name, value in os.environ.items() if name not in unset}
         choice = {"TALKINGHEAD_BUILD": build} if build else {}
-        variables = {**kept, "MAX_JOBS": "1", **environment, **choice}
+        path = f"{self.tools}{os.pathsep}{kept.get('PATH', os.defpath)}"
+        variables = {**kept, "PATH": path, "MAX_JOBS": "1", **environment, **choice}
         command = [sys.executable, *arguments]
         return subprocess.run(
             command,
@@ -258,6 +278,7 @@ def test_editable_install_removes_earlier_extension(project: Project) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert not earlier.exists()
+    assert (project.folder / "talkinghead/exporters/static/onnxruntime/ort.wasm.min.mjs").is_file()
 
 
 def test_unknown_build_choice_reports_user_error(project: Project) -> None:
@@ -334,3 +355,37 @@ def build_with_torch_cuda(cuda: str | None) -> Sequence[str]:
         "runpy.run_path('setup.py')"
     )
     return ("-c", code) if cuda else IN_PLACE
+
+
+def test_wheel_has_runtime_of_pages_that_npm_fetches_once(project: Project) -> None:
+    for count in (1, 2):
+        wheel, output = project.wheel(build="none")
+        assert "building without" not in output
+        names = zipfile.ZipFile(wheel).namelist()
+        folder = "talkinghead/exporters/static/onnxruntime"
+        assert f"{folder}/LICENSE" in names and f"{folder}/ort-wasm-simd-threaded.asyncify.wasm" in names
+        assert not (project.folder / "node_modules").exists()
+        assert (project.tools / "npm_calls").read_text().count("ci --ignore-scripts") == 1, count
+    (project.folder / "package-lock.json").write_text("{}")  # another version
+    project.wheel(build="none")
+    assert (project.tools / "npm_calls").read_text().count("ci --ignore-scripts") == 2
+
+
+@pytest.mark.parametrize("lacks", ["network", "npm", "package-lock.json"])
+def test_wheel_without_runtime_of_pages_is_built_and_warns(project: Project, lacks: str) -> None:
+    environment = {}
+    if lacks == "network":
+        (project.tools / "offline").touch()
+    elif lacks == "npm":
+        environment["PATH"] = ""
+    else:
+        (project.folder / lacks).unlink()
+    wheel, output = project.wheel(build="none", **environment)
+    (line,) = [line for line in output.splitlines() if line.strip().startswith("talkinghead: ")]
+    reasons = {
+        "network": "npm failed (npm error network)",
+        "npm": "npm was not found; sudo apt install npm",
+        "package-lock.json": "package-lock.json is missing",
+    }
+    assert line.strip() == f"talkinghead: building without the runtime of exported pages: {reasons[lacks]}"
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".wasm")]

@@ -36,7 +36,7 @@ class Project:
         self.ready = self.folder / ".venv" / ".ready"
         for path in (self.folder, self.outside):
             path.mkdir()
-        for name in ("Makefile", "pyproject.toml", "constraints.txt", "setup.py"):
+        for name in ("Makefile", "pyproject.toml", "package-lock.json", "constraints.txt", "setup.py"):
             shutil.copy(ROOT / name, self.folder)
         shutil.copytree(ROOT / "csrc", self.folder / "csrc")
         self.python = self.outside / "python3"
@@ -100,6 +100,14 @@ def test_no_proprietary_uninstalls_proprietary_software(project: Project) -> Non
     assert project.ready.exists() and not free.exists()
     assert project.make("NO_PROPRIETARY=1", target=".venv/.ready-free").returncode == 0
     assert free.exists() and not project.ready.exists()
+
+
+def test_make_sets_up_again_for_another_runtime_of_pages(project: Project) -> None:
+    assert project.make().returncode == 0
+    later = project.ready.stat().st_mtime + 10
+    os.utime(project.folder / "package-lock.json", (later, later))
+    assert project.make().returncode == 0
+    assert len(project.pip_calls) == 4
 
 
 def test_dlib_models_are_installed_apart_once(project: Project) -> None:

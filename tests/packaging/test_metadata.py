@@ -188,7 +188,7 @@ def test_built_files_carry_their_metadata_and_what_belongs_to_them(tmp_path: Pat
         ".",
     ]
     for command in ([sys.executable, "-c", code], wheel):
-        environment = {"PATH": "/usr/bin:/bin", "TALKINGHEAD_BUILD": "none"}
+        environment = {"PATH": "/usr/bin:/bin", "TALKINGHEAD_BUILD": "none", "npm_config_offline": "true"}
         done = subprocess.run(
             command, cwd=source, env=environment, capture_output=True, text=True, timeout=600, check=False
         )

@@ -67,6 +67,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
         "export gone --format tensorrt --refit-from engine.onnx --out engine.onnx",
         "export gone --format tensorrt --refit-from engine.onnx --out engine.onnx.json",
         "export engine.onnx.json --format aoti --out engine.onnx",
+        "export person.safetensors --format web --out person.safetensors",
         "live person.safetensors --source result.mp4 --sink link.mp4",
         "live result.mp4 --sink result.mp4",
         "landmarks sheet.png --out sheet.png",

@@ -9,7 +9,7 @@ import pytest
 
 from talkinghead.errors import TalkingheadError
 from talkinghead.system import atomic_file
-from talkinghead.system.atomic_file import atomic_write, check_writable
+from talkinghead.system.atomic_file import atomic_folder, atomic_write, check_writable
 
 
 def names(folder: Path) -> list[str]:
@@ -135,3 +135,31 @@ def test_atomic_write_works_outside_main_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert names(tmp_path) == ["out.txt"]
+
+
+def test_atomic_folder_replaces_the_folder_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "page"
+    for text in ("old", "new"):
+        with atomic_folder(path) as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / f"{text}.txt").write_text(text)
+        assert names(path.parent) == ["page"] and names(path / "part") == [f"{text}.txt"]
+    with pytest.raises(KeyError), atomic_folder(path) as folder:
+        (folder / "newer.txt").write_text("newer")
+        raise KeyError
+    assert names(path.parent) == ["page"] and names(path) == ["part"]
+
+
+def test_atomic_folder_reports_what_it_cannot_replace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(TalkingheadError, match="it is no folder; name another"),
+        atomic_folder(tmp_path / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(TalkingheadError, match="cannot write here"),
+        atomic_folder(tmp_path / "file" / "page"),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "mine" and names(tmp_path) == ["file"]

@@ -11,13 +11,15 @@ import pytest
 pytest.importorskip("aiohttp", reason="aiohttp, which the page needs, is not installed")
 
 from support import web_media
-from support.browser import OpenPage, open_browser
+from support.browser import OpenPage, contrast, open_browser
 from support.web_server import WebServer, running_server
 
 pytestmark = pytest.mark.browser
 
 MAX_PAGE_BYTES = 300_000
 MAX_UPLOAD_BYTES = 200 << 20
+TEXTS = {".hint": ".card", ".hero p": "body", "h1": "body", "#learn h2": ".card"}
+"""Soft and main texts, each with the background that it stands on."""
 
 
 @pytest.fixture(scope="module")
@@ -182,28 +184,8 @@ def test_page_fits_width_and_is_labelled(server: WebServer, browser: Any, width:
         ".filter((one) => !one.labels?.length && !one.textContent.trim() && !one.ariaLabel).length"
     )
     assert unnamed == 0
-    assert contrast(page) >= 4.5
+    assert contrast(page, TEXTS) >= 4.5
     page.close()
-
-
-def contrast(page: OpenPage) -> float:
-    """Return the least contrast of soft and of main text to the backgrounds that they stand on."""
-    colours = page.page.evaluate(
-        "[['.hint', '.card'], ['.hero p', 'body'], ['h1', 'body'], ['#learn h2', '.card']].map((pair) => "
-        "[getComputedStyle(document.querySelector(pair[0])).color, "
-        "getComputedStyle(document.querySelector(pair[1])).backgroundColor])"
-    )
-    return min(_ratio(*map(_luminance, pair)) for pair in colours)
-
-
-def _luminance(colour: str) -> float:
-    values = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(", ")]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _ratio(first: float, second: float) -> float:
-    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
 
 
 def test_keyboard_reaches_controls_in_order_with_visible_focus(server: WebServer, browser: Any) -> None:

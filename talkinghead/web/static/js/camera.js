@@ -5,7 +5,7 @@ const JPEG_QUALITY = 0.8;
 
 export async function openCamera(video) {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error("webcam: browsers give it to pages of this machine or of https only; open http://127.0.0.1, or forward the port");
+    throw new Error("webcam: browsers give it to pages over https or of this machine only; use https, or open http://127.0.0.1");
   }
   let stream;
   try {

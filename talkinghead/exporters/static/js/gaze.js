@@ -1,0 +1,70 @@
+// Gaze: irises in the frame of their eye, from where they are put at the same place of another person's eye.
+
+import { gaze as constants } from "./constants.js";
+
+const { CORNERS, EPSILON, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, UPPER_LIDS } = constants;
+
+// Put the irises [20] of the eyes of `source` at the same relative places of those of `target`, both [136].
+export function retargetIrises(irises, source, target) {
+  const eyes = eyeFrames(source);
+  const others = eyeFrames(target);
+  const result = new Float32Array(irises.length);
+  for (const [number, eye] of eyes.entries()) {
+    const other = others[number];
+    const start = 2 * IRIS_POINTS * number;
+    const iris = irises.subarray(start, start + 2 * IRIS_POINTS);
+    if (isHidden(iris)) { // it stays hidden
+      result.fill(HIDDEN_IRIS, start, start + 2 * IRIS_POINTS);
+      continue;
+    }
+    const centre = toFrame(eye, iris[0], iris[1]);
+    for (let i = 0; i < iris.length; i += 2) {
+      const place = toFrame(eye, iris[i], iris[i + 1]);
+      const across = (centre[1] * other.opening) / eye.opening + place[1] - centre[1];
+      result.set(fromFrame(other, place[0], across), start + i);
+    }
+  }
+  return result;
+}
+
+// Return whether an iris is unknown: the points of a visible one differ.
+function isHidden(iris) {
+  return iris.every((value, i) => value === iris[i % 2]);
+}
+
+// Return the frame of each eye: its origin between the lids, the unit vector along it, its width, its opening.
+function eyeFrames(points) {
+  const at = (i) => [points[2 * i], points[2 * i + 1]];
+  const mean = (indices) => [0, 1].map((axis) => indices.reduce((sum, i) => sum + at(i)[axis], 0) / indices.length);
+  const vectors = CORNERS.map(([first, last]) => [at(last)[0] - at(first)[0], at(last)[1] - at(first)[1]]);
+  const lengths = vectors.map(([x, y]) => Math.hypot(x, y));
+  const leastWidth = Math.max(MIN_WIDTH * Math.max(...lengths), EPSILON);
+  return CORNERS.map((corners, eye) => {
+    const length = Math.max(lengths[eye], EPSILON);
+    const axis = [vectors[eye][0] / length, vectors[eye][1] / length];
+    const width = Math.max(lengths[eye], leastWidth);
+    const middle = mean(corners);
+    const height = (lids) => {
+      const [x, y] = mean(lids);
+      return (x - middle[0]) * -axis[1] + (y - middle[1]) * axis[0];
+    };
+    const [upper, lower] = [height(UPPER_LIDS[eye]), height(LOWER_LIDS[eye])];
+    const shift = (upper + lower) / 2;
+    const origin = [middle[0] - axis[1] * shift, middle[1] + axis[0] * shift];
+    return { origin, axis, width, opening: Math.max((lower - upper) / width, MIN_OPENING) };
+  });
+}
+
+// Return a point as widths along and across an eye.
+function toFrame({ origin, axis, width }, x, y) {
+  const [dx, dy] = [x - origin[0], y - origin[1]];
+  return [(dx * axis[0] + dy * axis[1]) / width, (dy * axis[0] - dx * axis[1]) / width];
+}
+
+// Return the point of such a place, the inverse of `toFrame`.
+function fromFrame({ origin, axis, width }, along, across) {
+  return [
+    (along * axis[0] - across * axis[1]) * width + origin[0],
+    (along * axis[1] + across * axis[0]) * width + origin[1],
+  ];
+}
