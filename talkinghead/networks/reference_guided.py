@@ -20,6 +20,11 @@ colours.
 """
 _WEIGHT_GAIN = 3.0
 """Gain of the weights' logits, which must change more than colours at the same learning rate."""
+_SMALL_MOTION = 0.005
+"""Motion, in fractions of the image, at which the own image's share is halved: what hardly moves, a reference
+shows better.
+"""
+_LEAST_SHARE = 1e-3
 _OWN = slice(0, 3)
 _WEIGHTS = slice(3, 6)
 
@@ -89,12 +94,25 @@ class ReferenceGuidedGenerator(Generator):
         size = views.warped.shape[-1]
         large = F.interpolate(layers, size=(size, size), mode="bilinear", align_corners=False)
         weights = torch.softmax(_WEIGHT_GAIN * large[:, _WEIGHTS], 1)
+        share = F.interpolate(
+            _own_image_share(views.motion), size=(size, size), mode="bilinear", align_corners=False
+        )
+        weights = torch.cat([weights[:, :2], weights[:, 2:] * share.to(weights.dtype)], 1)
+        weights = weights / weights.sum(1, keepdim=True)
         if own_image_only is not None:
             only = weights.new_tensor([0, 0, 1]).view(1, 3, 1, 1)
             weights = torch.where(own_image_only.view(-1, 1, 1, 1), only, weights)
         parts = views.warped.to(layers.dtype), views.plate[:, :3].to(layers.dtype), torch.tanh(large[:, _OWN])
         frame = sum(weights[:, i : i + 1] * part for i, part in enumerate(parts))
         return frame, weights  # type: ignore[return-value]
+
+
+def _own_image_share(motion: Tensor) -> Tensor:
+    """Return the factor of the own image's weight before the weights are normalised, [B, 1, g, g], for motion
+    fields [B, 2, g, g]: from 0 where the nearest reference stays in place to 1 where it moves.
+    """
+    square = (motion / _SMALL_MOTION).square().sum(1, keepdim=True)
+    return 1 - 1 / (1 + square) + _LEAST_SHARE  # right where half precision overflows, too
 
 
 def resize_area(images: Tensor, size: int) -> Tensor:

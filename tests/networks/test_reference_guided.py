@@ -83,12 +83,18 @@ def test_gather_joins_landmarks_references_and_motion(generator, inputs):
 
 
 def test_compose_blends_parts_by_weights(generator, inputs):
-    """Compute each pixel from the layers: softmax of the enlarged logits, over references and own image."""
+    """Compute each pixel from the layers: softmax of the enlarged logits, over references and own image.
+
+    The own image's share is small where the reference hardly moves.
+    """
     landmark_images, styles, views = inputs
     with torch.no_grad():
         layers = generator.run_layers(generator.gather(landmark_images, views), styles)
     large = F.interpolate(layers, scale_factor=2, mode="bilinear", align_corners=False)
     powers = torch.exp(3.0 * large[:, WEIGHTS].double())
+    square = views.motion.double().square().sum(1, keepdim=True)
+    share = square / (square + 0.005**2) + 1e-3
+    powers[:, 2:] *= F.interpolate(share, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     weights = powers / powers.sum(1, keepdim=True)
     parts = torch.stack([views.warped, views.plate[:, :3], torch.tanh(large[:, OWN])], 1)
     expected = (weights[:, :, None] * parts).sum(1).float()
@@ -110,6 +116,21 @@ def test_own_image_only_rows_use_own_image(generator, inputs):
     torch.testing.assert_close(frames[own_image_only], own[own_image_only], atol=1e-6, rtol=0)
     assert torch.equal(frames[1], run(generator, inputs)[1])
     assert (frames[1] - own[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "motion, low, high",
+    [(0.0, 0.0, 0.001), (0.005, 0.33, 0.34), (0.1, 0.498, 0.5), (float(2**9), 0.5, 0.501)],
+)
+def test_own_image_fades_where_reference_hardly_moves(generator, inputs, motion, low, high):
+    views = inputs[2]._replace(motion=torch.zeros(3, 2, GRID, GRID))
+    views.motion[:, 0] = motion
+    layers = torch.zeros(3, 6, LAYERS, LAYERS)
+    layers[:, WEIGHTS][:, 1] = -100  # the warped reference and the own image alone
+    weights = generator.compose(layers, views)[1]
+    assert low <= weights[:, 2].amin() and weights[:, 2].amax() <= high
+    half = views._replace(motion=views.motion.half())
+    torch.testing.assert_close(generator.compose(layers, half)[1], weights, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("part, name", [(0, "warped"), (1, "plate")])
