@@ -1,0 +1,79 @@
+"""Training on several ranks: what one process of the same batch learns."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import guided_config
+from support.minimal_training import write_data
+from support.rank_processes import call_ranks, learn_in_float64, parity_config, record_gradients
+from talkinghead.config import Config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data set of two people, of which the sources make 20 videos."""
+    return write_data(tmp_path_factory.mktemp("ranks"))
+
+
+def plain() -> Config:
+    """Return a plain G with spectral norms, two steps of D and losses relative to D's maps."""
+    config = parity_config(discriminator_steps=2)
+    networks = dataclasses.replace(config.networks, spectral_generator=True, spectral_discriminator=True)
+    return dataclasses.replace(config, networks=networks)
+
+
+def guided() -> Config:
+    """Return a reference-guided G, whose step draws random numbers for every episode."""
+    return parity_config(guided_config(), own_picture=0.5, details=0.5, camera_motion=0.5)
+
+
+def merge_rows(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return W from the rows of all ranks."""
+    merged = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype)
+    for number, part in enumerate(parts):
+        merged[number :: len(parts)] = part
+    return merged
+
+
+@pytest.mark.parametrize("config", [plain, guided])
+def test_ranks_learn_what_one_process_learns(config, data):
+    """Compare in float64 after 5 steps."""
+    (alone,) = call_ranks(learn_in_float64, 1, config(), data, 5)
+    for count in (2, 3):
+        ranks = call_ranks(learn_in_float64, count, config(), data, 5)
+        for name, expected in alone.items():
+            parts = [tensors[name] for tensors in ranks]
+            if name == "columns.weight":
+                parts = [merge_rows(parts)]
+            for tensor in parts:
+                torch.testing.assert_close(
+                    tensor, expected, rtol=0, atol=1e-9, msg=f"{name} of {count} ranks"
+                )
+
+
+@pytest.mark.parametrize("config", [plain, guided])
+def test_ranks_have_gradients_of_one_process(config, data):
+    """Compare in float32 from one state, each with the largest entry of its tensor."""
+    (alone,) = call_ranks(record_gradients, 1, config(), data)
+    for count in (2, 3):
+        ranks = call_ranks(record_gradients, count, config(), data)
+        for number, expected in enumerate(alone):
+            parts = [gradients[number] for gradients in ranks]
+            if parts[0].shape != expected.shape:
+                parts = [merge_rows(parts)]
+            for gradient in parts:
+                difference = (gradient - expected).abs().max()
+                assert difference <= 1e-5 * expected.abs().max(), f"gradient {number} of {count} ranks"
+
+
+def test_ranks_accumulate_gradients_as_one_process(data):
+    config = guided()
+    (alone,) = call_ranks(learn_in_float64, 1, config, data, 2, 3)
+    ranks = call_ranks(learn_in_float64, 2, config, data, 2, 3)
+    for name, expected in alone.items():
+        if name != "columns.weight":
+            for tensors in ranks:
+                torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
