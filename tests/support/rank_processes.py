@@ -147,15 +147,14 @@ def learn_in_float64(
         }
 
 
-def record_gradients(config: Config, data: Path, grad_accum_steps: int = 1) -> list[torch.Tensor]:
-    """Return every gradient of a step, of which none is taken; of W as a dense matrix of this rank's rows."""
-    gradients: list[torch.Tensor] = []
+def record_gradients(config: Config, data: Path, grad_accum_steps: int = 1) -> list[list[torch.Tensor]]:
+    """Return the gradients of every optimiser in a step, which is not taken; of W this rank's rows, dense."""
+    gradients: list[list[torch.Tensor]] = []
 
     def record(optimiser: torch.optim.Optimizer, clip: float) -> None:
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        gradients.extend(
-            parameter.grad.to_dense().clone() for parameter in parameters if parameter.grad is not None
-        )
+        present = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients.append([gradient.to_dense().clone() for gradient in present])
         optimiser.zero_grad()
 
     meta_learner.take_step = record

@@ -56,17 +56,22 @@ def test_ranks_learn_what_one_process_learns(config, data):
 
 @pytest.mark.parametrize("config", [plain, guided])
 def test_ranks_have_gradients_of_one_process(config, data):
-    """Compare in float32 from one state, each with the largest entry of its tensor."""
+    """Compare in float32 from one state, each with the largest entry of its tensor.
+
+    Where that is below 3 % of the largest of all, terms cancel out and leave rounding errors.
+    """
     (alone,) = call_ranks(record_gradients, 1, config(), data)
     for count in (2, 3):
         ranks = call_ranks(record_gradients, count, config(), data)
-        for number, expected in enumerate(alone):
-            parts = [gradients[number] for gradients in ranks]
-            if parts[0].shape != expected.shape:
-                parts = [merge_rows(parts)]
-            for gradient in parts:
-                difference = (gradient - expected).abs().max()
-                assert difference <= 1e-5 * expected.abs().max(), f"gradient {number} of {count} ranks"
+        for step, expected in enumerate(alone):
+            least = 0.03 * max(gradient.abs().max() for gradient in expected)
+            for number, gradient in enumerate(expected):
+                parts = [gradients[step][number] for gradients in ranks]
+                if parts[0].shape != gradient.shape:
+                    parts = [merge_rows(parts)]
+                for part in parts:
+                    limit = 1e-5 * max(gradient.abs().max(), least)
+                    assert (part - gradient).abs().max() <= limit, f"gradient {number} of {count} ranks"
 
 
 def test_ranks_accumulate_gradients_as_one_process(data):
