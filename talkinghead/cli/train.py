@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..constants import PRESETS, VARIANTS
 from ..errors import did_you_mean, quantity
+from ..system import torchrun
 from .argument_types import int_in_range
 from .options import (
     MODELS,
@@ -30,6 +31,7 @@ example:
   talkinghead train people data --preset tiny --out run2   # half of the episodes from each
   tensorboard --logdir run/log
   talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
+  torchrun --nproc-per-node 4 -m talkinghead train data --preset paper --out run3   # on four GPUs
 
 Interrupt it at any time; the same command resumes."""
 
@@ -140,7 +142,8 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         )
     except KeyboardInterrupt:
         if RunFolder(Path(args.out)).state.exists():
-            logging.getLogger(__name__).info("%s: resume by: %s", args.out, args.command_line)
+            command = f"torchrun ... -m {args.command_line}" if torchrun.is_launched() else args.command_line
+            logging.getLogger(__name__).info("%s: resume by: %s", args.out, command)
         raise
     path = Path(args.out, "model.safetensors")
     values = {"model": str(path), **model.provenance, "seconds": round(RunFolder(Path(args.out)).seconds())}
