@@ -2,8 +2,11 @@
 
 import argparse
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..errors import TalkingheadError
 from ..system import torchrun
@@ -17,6 +20,9 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 """Exit code that a shell reports for a program killed by SIGPIPE."""
+
+REPORT_S = 1.0
+"""Time that the first of several processes has to print an error."""
 
 EXAMPLE = """\
 from pictures to a talking head:
@@ -78,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClosedPipe:
         return CLOSED_PIPE
     except TalkingheadError as error:
-        if not _is_reported(error):
+        if _is_reported(error):
+            _wait_for_report()
+        else:
             err.write_line(f"talkinghead: error: {error}")
         return USER_ERROR
     except RuntimeError as error:
@@ -123,6 +131,13 @@ def _is_reported(error: TalkingheadError) -> bool:
     if error.reported is None:  # before the processes have joined, all of a machine fail alike
         return torchrun.local_rank() != 0
     return error.reported
+
+
+def _wait_for_report() -> None:
+    """Give the first process time to print, since torchrun ends all as soon as one has ended."""
+    with suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(REPORT_S)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
