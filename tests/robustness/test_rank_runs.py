@@ -127,7 +127,7 @@ def test_run_resumes_with_other_number_of_ranks(
 
 def test_sigterm_to_one_rank_saves_all(data: Path, tmp_path: Path, uninterrupted: Path) -> None:
     out = tmp_path / "run"
-    processes = start_train(arguments(data, out, 10_000), 2, tmp_path / "log")
+    processes = start_train(arguments(data, out, 10_000, "--save-every", "1"), 2, tmp_path / "log")
     while not (out / "model.safetensors").exists():
         assert all(process.is_alive() for process in processes)
         time.sleep(0.02)
