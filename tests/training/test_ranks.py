@@ -1,15 +1,20 @@
 """Training on several ranks: what one process of the same batch learns."""
 
 import dataclasses
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import guided_config
-from support.minimal_training import write_data
+from support.minimal_training import minimal_config, write_data
 from support.rank_processes import call_ranks, learn_in_float64, parity_config, record_gradients
+from talkinghead import config as configuration
 from talkinghead.config import Config
+from talkinghead.training import meta
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,40 @@ def test_ranks_accumulate_gradients_as_one_process(data):
         if name != "columns.weight":
             for tensors in ranks:
                 torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
+
+
+OLD_STATE = Path(__file__).with_name("state_of_one_process.safetensors")
+"""State after 2 steps, written before there were ranks: `resume_old_run`'s preset and `write_data`."""
+
+
+def resume_old_run(data: Path, out: Path) -> list[str]:
+    """Take a step more than the run of `OLD_STATE` has, and return the log's messages."""
+    tiny = minimal_config()
+    networks = dataclasses.replace(
+        tiny.networks, encoder=(8,), down=(8,), up=(8,), residual=0, encoder_attention=1
+    )
+    smaller = dataclasses.replace(tiny.meta, videos=8)
+    configuration._PRESETS["tiny"] = dataclasses.replace(tiny, networks=networks, meta=smaller)
+    meta.measure_peak_flops = lambda *_: 1.0
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    log = logging.getLogger("talkinghead")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    meta.train(data, out, "tiny", steps=3, seed=1)
+    return messages
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_of_one_process_of_earlier_version_resumes(count, data, tmp_path):
+    shutil.copy(OLD_STATE, tmp_path / "state.safetensors")
+    messages = call_ranks(resume_old_run, count, data, tmp_path)[0]
+    assert f"{tmp_path}: resuming at step 2 of 3" in messages
+    dealt = f"{tmp_path}: from step 2 on, each episode of a batch draws from videos of its own"
+    assert any(message.startswith(dealt) for message in messages) == (count == 2)
+    states = [tmp_path / "state.safetensors"] if count == 1 else sorted((tmp_path / "shares").iterdir())
+    columns = merge_rows([load_file(path)["columns.weight"] for path in states])
+    moved = (columns != load_file(OLD_STATE)["columns.weight"]).any(1)
+    assert 1 <= moved.sum() <= 2, "a step of two episodes moves two rows of W"
+    assert load_file(states[0])["columns_optimiser.0.step"] == 3
