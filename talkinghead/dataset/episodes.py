@@ -22,7 +22,8 @@ from ..landmarks.face_points import fit_points, join_points
 from ..media.pixel_range import uint8_to_float
 from .augment import sample_augmentation, sample_jitter
 from .dealt_columns import DealtColumns
-from .shard_reader import ShardClip, read_index
+from .shard_index import Clips, open_index
+from .shard_reader import ShardClip
 
 CACHE_BYTES = 2 << 30
 """The largest size of the decoded frames kept in memory."""
@@ -121,24 +122,25 @@ class EpisodeSource:
                 f"{', '.join(map(str, folders))}: a data set is named twice; name each once"
             )
         unknown = set(exclude_identities)
-        self.clips: list[ShardClip] = []
+        self.clips = Clips()
         self.sets: list[list[list[int]]] = []  # data set, person -> indices of clips
         self.variants: list[int] = []  # number of variants of each clip
         for folder in folders:
-            people: dict[str, list[int]] = {}
-            for clip in read_index(folder):
-                unknown.discard(clip.person)
-                if clip.person not in exclude_identities and len(clip.landmarks) > shots:
-                    people.setdefault(clip.person, []).append(len(self.clips))
-                    self.clips.append(clip)
-            if not people:
+            index = open_index(folder)
+            unknown.difference_update(index.people)
+            excluded = [number for number, name in enumerate(index.people) if name in exclude_identities]
+            usable = np.flatnonzero(~np.isin(index.person, excluded) & (index.num_frames > shots))
+            if not len(usable):
                 raise TalkingheadError(
                     f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer "
                     "videos"
                 )
+            people: dict[str, list[int]] = {}
+            for number, person in enumerate(index.person[usable], len(self.clips)):
+                people.setdefault(index.people[person], []).append(number)
             self.sets.append([people[name] for name in sorted(people)])
-            new = len(self.clips) - len(self.variants)
-            self.variants += [-(-videos // new)] * new
+            self.clips.add(index, usable)
+            self.variants += [-(-videos // len(usable))] * len(usable)
         if unknown:
             raise TalkingheadError(
                 f"{', '.join(map(str, folders))}: no person is called {', '.join(sorted(unknown))}; exclude "
@@ -150,6 +152,9 @@ class EpisodeSource:
         self.dealt: DealtColumns | None = None
         self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        num_bytes = 3 * size**2 * int(self.clips.num_frames.sum())
+        # of far more frames none would be drawn again before others have replaced it
+        self._cache_bytes = CACHE_BYTES if num_bytes < 10 * CACHE_BYTES else 0
 
     @property
     def columns(self) -> int:
@@ -268,7 +273,7 @@ class EpisodeSource:
         for i in chosen:
             self._cache.move_to_end((index, int(i)))
             frames.append(self._cache[index, int(i)])
-        while len(self._cache) * 3 * self.size**2 > CACHE_BYTES:
+        while len(self._cache) * 3 * self.size**2 > self._cache_bytes:
             self._cache.popitem(last=False)
         return torch.stack(frames)
 

@@ -85,6 +85,17 @@ def read_header(file: Any) -> dict[str, Any]:
     return header
 
 
+def tensor_offset(path: str | os.PathLike[str], name: str) -> int:
+    """Return where the values of a tensor begin in a safetensors file, in bytes.
+
+    Raises:
+        KeyError, ValueError, OSError: it has no such tensor, or is no such file.
+    """
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return 8 + length + int(json.loads(file.read(length))[name]["data_offsets"][0])
+
+
 class _StoredTensors(Mapping[str, Tensor]):
     """The tensors of an open file, each read on access."""
 

@@ -24,7 +24,15 @@ from ..system.torch_state import with_default_torch_state
 from .adversarial import require_finite
 from .interrupted import Interrupted
 from .meta_learner import MetaLearner
-from .meta_setup import configuration, episode_source, fingerprint, initial_model, seeded, settings_of
+from .meta_setup import (
+    configuration,
+    episode_source,
+    fingerprint,
+    initial_model,
+    make_index,
+    seeded,
+    settings_of,
+)
 from .ranks import Ranks, joined_ranks
 from .run_folder import RunFolder, run_folder
 from .run_settings import check_same_run
@@ -62,8 +70,7 @@ def train(
 
     Args:
         data: folder that `prepare` wrote, or several, which are sampled equally often.
-        out: folder of the run: `state.safetensors` and the one before it in previous/, `model.safetensors`,
-            `times.json`, TensorBoard's files in log/.
+        out: folder of the run: model, state and the one before it in previous/, TensorBoard's files in log/.
         preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's. More than those of a finished run extend it.
@@ -87,6 +94,7 @@ def train(
     """
     check_callbacks(on_step=on_step)
     with joined_ranks() as ranks:
+        make_index(data, ranks)
         with ranks.agreement():
             config = configuration(preset, variant, steps, irises=irises)
             target = ranks.local_device(choose_device(device, fast))
@@ -104,9 +112,10 @@ def train(
 
 
 def _describe_data(source: EpisodeSource) -> str:
-    clips = source.clips
-    people, frames = {clip.person for clip in clips}, sum(len(clip) for clip in clips)
-    return f"{quantity(len(clips), 'clip')} of {quantity(len(people), 'person')}, {quantity(frames, 'frame')}"
+    people, frames = len(set(source.clips.people)), int(source.clips.num_frames.sum())
+    return (
+        f"{quantity(len(source.clips), 'clip')} of {quantity(people, 'person')}, {quantity(frames, 'frame')}"
+    )
 
 
 class _Run:
@@ -270,7 +279,7 @@ class _Run:
     def model(self) -> Model:
         """Return the model so far."""
         source, parent = self._source, self._parent
-        people = {clip.person for clip in source.clips}
+        people = set(source.clips.people)
         provenance: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")}
         provenance["steps"] = self._step
         if parent is not None:

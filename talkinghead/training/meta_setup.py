@@ -17,8 +17,10 @@ from ..config import Config, FinetuneConfig
 from ..config_file import resolve_preset
 from ..constants import VARIANTS
 from ..dataset.episodes import EpisodeSource
+from ..dataset.shard_index import open_index
 from ..errors import TalkingheadError
 from ..model import Model, random_model
+from ..system import torchrun
 from ..version import __version__
 from .ranks import Ranks
 from .warm_start import load_compatible_weights
@@ -75,13 +77,27 @@ def episode_source(
     return source
 
 
+def make_index(data: str | Path | Sequence[str | Path], ranks: Ranks) -> None:
+    """Make the indexes of data sets that lack one, on one rank of a machine, while the others wait.
+
+    Raises:
+        TalkingheadError: the data cannot be read.
+    """
+    if ranks.count == 1:
+        return
+    with ranks.agreement():
+        if torchrun.local_rank() == 0:
+            for folder in [data] if isinstance(data, str | Path) else data:
+                open_index(folder)
+
+
 def _report_hidden_irises(source: EpisodeSource) -> None:
     """Say how many clips lack the irises that the model shows.
 
     Raises:
         TalkingheadError: all do.
     """
-    without_irises = sum(clip.irises is None for clip in source.clips)
+    without_irises = int((~source.clips.has_irises).sum())
     if source.num_points == POINTS or not without_irises:
         return
     if without_irises == len(source.clips):
@@ -121,7 +137,7 @@ def settings_of(
         "variant": variant,
         "seed": seed,
         "start": parent and parent.digest,
-        "clips": [clip.key for clip in source.clips],
+        "clips": source.clips.keys,
     }
 
 
@@ -130,14 +146,18 @@ def fingerprint(
 ) -> dict[str, str]:
     """Return what must be equal on all ranks, as short texts."""
     clips = hashlib.sha256(
-        json.dumps([(clip.key, len(clip), clip.size) for clip in source.clips]).encode()
+        json.dumps([source.clips.keys, source.clips.num_frames.tolist()]).encode()
     ).hexdigest()
     others = {name: value for name, value in settings.items() if name != "clips"}
-    options = hashlib.sha256(json.dumps([others, grad_accum_steps]).encode()).hexdigest()
     return {
         "the version": __version__,
         "the version of torch": torch.__version__,
         "--out": out,
-        "the checksum of the data": clips[:12],
-        "the checksum of the options": options[:12],
+        "the checksum of the data": _digest(clips),
+        "the checksum of the options": _digest(json.dumps([others, grad_accum_steps])),
     }
+
+
+def _digest(text: str) -> str:
+    """Return a short checksum of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
