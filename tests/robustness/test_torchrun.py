@@ -32,14 +32,14 @@ videos = 20
 """
 
 
-def start(data: Path, out: Path) -> subprocess.Popen[str]:
-    """Start two processes that save after every step, and start again once."""
+def start(data: Path, out: Path, steps: int = 12, save_every: str = "0.001") -> subprocess.Popen[str]:
+    """Start two processes that torchrun starts again once."""
     preset = data / "smaller.toml"
     preset.write_text(PRESET)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("--max-restarts", "1", "--monitor-interval", "0.1", "-m", "talkinghead", "train", str(data)),
-        *("--out", str(out), "--preset", str(preset), "--steps", "12", "--save-every", "0.001"),
+        *("--out", str(out), "--preset", str(preset), "--steps", str(steps), "--save-every", save_every),
         *("--device", "cpu"),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -72,3 +72,18 @@ def test_torchrun_restarts_after_kill_and_ends_bit_for_bit(tmp_path: Path) -> No
         expected, resumed = (load_file(tmp_path / folder / name) for folder in ("whole", "killed"))
         assert expected.keys() == resumed.keys()
         assert [key for key in expected if not torch.equal(expected[key], resumed[key])] == []
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_last_step(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(write_data(tmp_path / "data"), out, 10_000, "1")
+    while not (out / "model.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    before = (out / "state.safetensors").stat().st_mtime_ns
+    time.sleep(0.5)
+    process.terminate()
+    printed, _ = process.communicate(timeout=120)
+    assert f"{out}: stopped at step" in printed and "resume by: torchrun ... -m talkinghead train" in printed
+    assert (out / "state.safetensors").stat().st_mtime_ns > before
