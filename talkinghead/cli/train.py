@@ -108,6 +108,12 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
         help="accumulate the gradient of each step over N parts of its episodes: less memory (default: "
         "%(default)s)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int_in_range(0),
+        metavar="N",
+        help="processes that read the data; 0 reads it between two steps (default: 0 on a CPU, 4 on a GPU)",
+    )
     add_save_every(parser)
     add_renamed_option(parser, "--leave-out", "--exclude-identities")
     add_renamed_option(parser, "--start", "--init-from")
@@ -138,6 +144,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
             grad_accum_steps=args.grad_accum_steps,
             save_seconds=args.save_every,
             irises=args.irises,
+            workers=args.workers,
             on_step=console.step_progress("meta-learning"),
         )
     except KeyboardInterrupt:

@@ -54,16 +54,17 @@ class Episodes:
             object.__setattr__(self, "valid", torch.ones_like(self.frames[:, 0, :1]))
 
     def to(self, device: torch.device) -> "Episodes":
-        """Return the same episodes on a device."""
-        return Episodes(*(tensor.to(device) for tensor in self._tensors))
+        """Return the same episodes on a device; pinned ones are copied while others are computed with."""
+        return Episodes(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
 
     def split(self, parts: int) -> "list[Episodes]":
         """Split the batch into `parts` batches of nearly equal size, or of one episode if there are fewer."""
-        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self._tensors]
+        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self.tensors]
         return [Episodes(*piece) for piece in zip(*pieces, strict=True)]
 
     @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The attributes in their order."""
         return self.frames, self.points, self.columns, self.valid
 
 
@@ -173,6 +174,10 @@ class EpisodeSource:
             TalkingheadError: a data set has fewer columns than a batch has episodes.
         """
         self.dealt = DealtColumns(self.sets, self.variants, self.batch)
+
+    def share_cache(self, processes: int) -> None:
+        """Let copies of this source in so many processes together keep as many frames as one."""
+        self._cache_bytes //= processes
 
     def draw(self, step: int) -> Episodes:
         """Sample this process's episodes of a step."""

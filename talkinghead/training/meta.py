@@ -3,7 +3,8 @@
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.output_paths import check_outputs, files_in
-from ..dataset.episodes import EpisodeSource
+from ..dataset.episodes import Episodes, EpisodeSource
 from ..errors import quantity
 from ..model import Model
 from ..pretrained.perceptual import open_perceptual
@@ -22,6 +23,7 @@ from ..system.progress import OnStep, check_callbacks, start_steps
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
 from .adversarial import require_finite
+from .episode_loader import load_episodes
 from .interrupted import Interrupted
 from .meta_learner import MetaLearner
 from .meta_setup import (
@@ -65,6 +67,7 @@ def train(
     on_step: OnStep | None = None,
     fast: bool = False,
     irises: bool = False,
+    workers: int | None = None,
 ) -> Model:
     """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
@@ -85,12 +88,11 @@ def train(
         fast: on a GPU, use this package's kernels, which have no measurement yet.
         irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
 
+        workers: processes that read the data; None is 0 on a CPU and 4 on a GPU.
+
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `init_from`, `out` cannot be
-            written to (the message says where the model was saved instead), another process uses it, or it
-            holds `init_from` or a run with other settings.
-        talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the current step and a save, which
-            further signals do not interrupt; its attribute is the model so far.
+        TalkingheadError: bad data or settings; `out` cannot be written to, is in use, or holds another run.
+        talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the step and a save; has the model.
     """
     check_callbacks(on_step=on_step)
     with joined_ranks() as ranks:
@@ -108,7 +110,7 @@ def train(
             learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps, ranks=ranks)
         with run_folder(Path(out), ranks, learner.sharded) as folder, ops_on(target, fast):
             run = _Run(learner, source, folder, settings, parent=parent, ranks=ranks)
-            return run.train(config.meta.steps, save_seconds, on_step)
+            return run.train(config.meta.steps, save_seconds, on_step, workers)
 
 
 def _describe_data(source: EpisodeSource) -> str:
@@ -143,10 +145,12 @@ class _Run:
         self._device = learner.video_embeddings.weight.device
         self._step, self._seconds = 0, 0.0
 
-    def train(self, steps: int, save_seconds: float, on_step: OnStep | None) -> Model:
+    def train(self, steps: int, save_seconds: float, on_step: OnStep | None, workers: int | None) -> Model:
         """Resume the run of the folder, or start one, take its steps, and return the model."""
         self._load_or_initialise()
-        self._advance(steps, save_seconds, on_step)
+        batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
+        with closing(batches):
+            self._advance(batches, steps, save_seconds, on_step)
         return self.model()
 
     def _load_or_initialise(self) -> None:
@@ -197,7 +201,9 @@ class _Run:
             self._source.deal()
         self._settings["dealt"] = True
 
-    def _advance(self, steps: int, save_seconds: float, on_step: OnStep | None) -> None:
+    def _advance(
+        self, batches: Iterator[Episodes], steps: int, save_seconds: float, on_step: OnStep | None
+    ) -> None:
         """Take steps until there are as many as `steps`, or a signal arrives, and save.
 
         Raises:
@@ -220,8 +226,7 @@ class _Run:
             (stop,) = ranks.any(stopped())
             while self._step < steps and not stop:
                 with ranks.agreement():
-                    episodes = self._source.draw(self._step)
-                take_step = partial(self._learner.step, episodes.to(self._device))
+                    take_step = partial(self._learner.step, next(batches))
                 if flops:
                     metrics, image_rows = take_step()
                 else:  # counted once, since every step has as many
