@@ -175,7 +175,10 @@ class _Run:
             learner.precision = self._ranks.gather(learner.precision)[0]
             if self._parent is not None or meta.columns_from_embeddings:
                 size = learner.config.networks.layer_size
-                init_video_embeddings(learner.video_embeddings.weight, learner.embedder, self._source, size)
+                with self._ranks.agreement():
+                    init_video_embeddings(
+                        learner.video_embeddings.weight, learner.embedder, self._source, size
+                    )
         self._settings["precision"] = learner.precision
         self._deal(header)
         self._seconds = self._folder.seconds()

@@ -292,6 +292,8 @@ def _report_lost_ranks(ranks: Ranks) -> Iterator[None]:
     """Raise an error for the user where a rank cannot be reached."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         lost = TalkingheadError(
             f"torchrun: another process has ended ({str(error).splitlines()[0]}); start the same command, "

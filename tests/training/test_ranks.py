@@ -14,7 +14,7 @@ from support.minimal_training import minimal_config, write_data
 from support.rank_processes import call_ranks, learn_in_float64, parity_config, record_gradients
 from talkinghead import config as configuration
 from talkinghead.config import Config
-from talkinghead.training import meta
+from talkinghead.training import meta, ranks
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_ranks_learn_what_one_process_learns(config, data):
     """Compare in float64 after 5 steps."""
     (alone,) = call_ranks(learn_in_float64, 1, config(), data, 5)
     for count in (2, 3):
-        ranks = call_ranks(learn_in_float64, count, config(), data, 5)
+        results = call_ranks(learn_in_float64, count, config(), data, 5)
         for name, expected in alone.items():
-            parts = [tensors[name] for tensors in ranks]
+            parts = [tensors[name] for tensors in results]
             if name == "columns.weight":
                 parts = [merge_rows(parts)]
             for tensor in parts:
@@ -67,11 +67,11 @@ def test_ranks_have_gradients_of_one_process(config, data):
     """
     (alone,) = call_ranks(record_gradients, 1, config(), data)
     for count in (2, 3):
-        ranks = call_ranks(record_gradients, count, config(), data)
+        results = call_ranks(record_gradients, count, config(), data)
         for step, expected in enumerate(alone):
             least = 0.03 * max(gradient.abs().max() for gradient in expected)
             for number, gradient in enumerate(expected):
-                parts = [gradients[step][number] for gradients in ranks]
+                parts = [gradients[step][number] for gradients in results]
                 if parts[0].shape != gradient.shape:
                     parts = [merge_rows(parts)]
                 for part in parts:
@@ -79,13 +79,37 @@ def test_ranks_have_gradients_of_one_process(config, data):
                     assert (part - gradient).abs().max() <= limit, f"gradient {number} of {count} ranks"
 
 
+def learn_with_small_buckets(config: Config, data: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """Learn in buckets of about 2 KB, and return the tensors and the number of buckets sent in backward."""
+    ranks.BUCKET_BYTES = 2000
+    sent = 0
+    send_next = ranks.GradientReducer._send_next
+
+    def count(self: ranks.GradientReducer) -> None:
+        nonlocal sent
+        sent += torch._C._current_graph_task_id() >= 0
+        send_next(self)
+
+    ranks.GradientReducer._send_next = count
+    return learn_in_float64(config, data, 2), sent
+
+
+def test_buckets_are_sent_while_backward_runs(data):
+    (alone,) = call_ranks(learn_in_float64, 1, plain(), data, 2)
+    for tensors, sent in call_ranks(learn_with_small_buckets, 2, plain(), data):
+        assert sent > 20
+        for name, expected in alone.items():
+            if name != "columns.weight":
+                torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
+
+
 def test_ranks_accumulate_gradients_as_one_process(data):
     config = guided()
     (alone,) = call_ranks(learn_in_float64, 1, config, data, 2, 3)
-    ranks = call_ranks(learn_in_float64, 2, config, data, 2, 3)
+    results = call_ranks(learn_in_float64, 2, config, data, 2, 3)
     for name, expected in alone.items():
         if name != "columns.weight":
-            for tensors in ranks:
+            for tensors in results:
                 torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
 
 
