@@ -1,6 +1,6 @@
 """Episodes of a run's steps, drawn in this process or, ahead of their use, in others."""
 
-import os
+import multiprocessing
 from collections.abc import Generator
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..dataset.episodes import Episodes, EpisodeSource
 from ..errors import TalkingheadError
+from ..system.process_pool import cpu_count
 
 GPU_WORKERS = 4
 """Processes that draw for a GPU, which should not wait for JPEGs; fewer where there are fewer cores."""
@@ -29,10 +30,13 @@ def load_episodes(
             GPU.
 
     Raises:
-        TalkingheadError: the data cannot be read, or a worker was killed.
+        TalkingheadError: the data cannot be read, a worker was killed, or this system has none.
     """
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
     if workers is None:
-        workers = min(GPU_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+        workers = min(GPU_WORKERS, cpu_count()) if device.type == "cuda" and can_fork else 0
+    if workers and not can_fork:
+        raise TalkingheadError("--workers: this system cannot fork processes; leave it out")
     if workers == 0:
         for step in steps:
             yield source.draw(step).to(device)

@@ -52,3 +52,10 @@ def test_killed_worker_reports_error(tmp_path):
     source = _Fatal(write_data(tmp_path), 32, 2, 3, 8, seed=1)
     with pytest.raises(TalkingheadError, match="--workers: a process that reads the data was killed"):
         list(load_episodes(source, range(3), CPU, 1))
+
+
+def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert len(list(load_episodes(source, range(2), CPU, None))) == 2
+    with pytest.raises(TalkingheadError, match="--workers: this system cannot fork processes; leave it out"):
+        next(load_episodes(source, range(2), CPU, 1))
