@@ -87,11 +87,11 @@ def train(
         on_step: called with (step, steps, metrics) after every step, the metrics of the last measured one.
         fast: on a GPU, use this package's kernels, which have no measurement yet.
         irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
-
         workers: processes that read the data; None is 0 on a CPU and 4 on a GPU.
 
     Raises:
-        TalkingheadError: bad data or settings; `out` cannot be written to, is in use, or holds another run.
+        TalkingheadError: bad data or settings, networks of another shape in `init_from`, or an `out` that
+            cannot be written to, is in use, or holds another run.
         talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the step and a save; has the model.
     """
     check_callbacks(on_step=on_step)
