@@ -5,6 +5,8 @@ video embeddings. All else is replicated: every rank has the same weights, and t
 run of one process is rank 0 of 1 and exchanges nothing.
 """
 
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from ..errors import TalkingheadError
 from ..system import torchrun
 
+JOIN_S = 600
+"""Time that the first rank waits for the others to start."""
 BUCKET_BYTES = 25 << 20
 """Gradients that are sent together: as many as torch's DistributedDataParallel sends."""
 
@@ -277,14 +281,42 @@ def joined_ranks() -> Iterator[Ranks]:
 
 def _join() -> Ranks:
     """Set up torch.distributed as torchrun's variables say: Gloo, and NCCL on GPUs."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store, rank, count = next(dist.rendezvous("env://"))
+        # torchrun keeps one store for all restarts, with the addresses of processes that have ended
+        store = dist.PrefixStore(_agree_on_prefix(store, rank, count), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TalkingheadError(
             f"torchrun: the processes cannot be joined ({reason}); start all again"
         ) from error
-    return Ranks(dist.get_rank(), dist.get_world_size(), launched=True)
+    return Ranks(rank, count, launched=True)
+
+
+def _agree_on_prefix(store: Any, rank: int, count: int) -> str:
+    """Return a word that this start's ranks alone have, whatever earlier starts left in the store.
+
+    The first rank answers every greeting, old ones too, until all ranks have repeated its word.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"greeting/{rank}", own)
+        word = store.get(f"answer/{own}").decode()
+        store.set(f"joined/{word}/{rank}", "")
+        return word
+    missing, end = set(range(1, count)), time.monotonic() + JOIN_S
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"greeting/{other}"]):
+                store.set(f"answer/{store.get(f'greeting/{other}').decode()}", own)
+            if store.check([f"joined/{own}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > end:
+            raise RuntimeError(f"rank {min(missing)} did not come within {JOIN_S} s")
+        time.sleep(0.01)
+    return own
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,13 @@ from safetensors.torch import load_file
 
 from conftest import guided_config
 from support.minimal_training import minimal_config, write_data
-from support.rank_processes import call_ranks, learn_in_float64, parity_config, record_gradients
+from support.rank_processes import (
+    call_ranks,
+    learn_in_float64,
+    parity_config,
+    record_gradients,
+    start_ranks,
+)
 from talkinghead import config as configuration
 from talkinghead.config import Config
 from talkinghead.training import meta, ranks
@@ -111,6 +119,26 @@ def test_ranks_accumulate_gradients_as_one_process(data):
         if name != "columns.weight":
             for tensors in results:
                 torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
+
+
+def join_store_of_torchrun(port: int, restarts: int) -> None:
+    """Join over a store that torchrun keeps; the first rank is late."""
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    time.sleep(0.5 * (os.environ["RANK"] == "0"))
+    with ranks.joined_ranks() as joined:
+        assert joined.any(joined.is_first) == [True]
+        if restarts == 0:
+            os._exit(0)  # as a killed process, which leaves its address in the store
+
+
+def test_restarted_processes_ignore_addresses_of_earlier_ones():
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for restarts in range(2):
+        processes = start_ranks(join_store_of_torchrun, 2, store.port, restarts)
+        for process in processes:
+            process.join(60)
+            process.kill()
+        assert [process.exitcode for process in processes] == [0, 0]
 
 
 OLD_STATE = Path(__file__).with_name("state_of_one_process.safetensors")
