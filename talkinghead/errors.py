@@ -17,7 +17,13 @@ class TalkingheadError(ValueError):
     """Bad input or a missing dependency.
 
     The message is one line; the command line prints it and exits with 2.
+
+    Attributes:
+        reported: of a run of several processes: whether another one prints the message. None where it is not
+            known.
     """
+
+    reported: bool | None = None
 
     def __init__(self, message: str) -> None:
         text = one_line(message)

@@ -2,10 +2,14 @@
 
 import argparse
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..errors import TalkingheadError
+from ..system import torchrun
 from ..version import __version__
 from .commands import COMMANDS, load_command
 from .parser import CommandParser
@@ -16,6 +20,9 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 """Exit code that a shell reports for a program killed by SIGPIPE."""
+
+REPORT_S = 1.0
+"""Time that the first of several processes has to print an error."""
 
 EXAMPLE = """\
 from pictures to a talking head:
@@ -77,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClosedPipe:
         return CLOSED_PIPE
     except TalkingheadError as error:
-        err.write_line(f"talkinghead: error: {error}")
+        if _is_reported(error):
+            _wait_for_report()
+        else:
+            err.write_line(f"talkinghead: error: {error}")
         return USER_ERROR
     except RuntimeError as error:
         if not _is_out_of_memory(error):
@@ -87,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         err.write_line(f"talkinghead: error: {command}: {summary}; {hint}")
         return USER_ERROR
     except KeyboardInterrupt:
-        err.write_line("talkinghead: interrupted")
+        if torchrun.rank() == 0:
+            err.write_line("talkinghead: interrupted")
         return INTERRUPTED
     return 0
 
@@ -100,12 +111,33 @@ def _run(args: argparse.Namespace, out: StandardStream, err: StandardStream) -> 
     quiet = getattr(args, "quiet", False)
     if quiet and args.verbose:
         raise TalkingheadError("--verbose and --quiet contradict each other; leave one of them out")
+    prints = torchrun.rank() == 0
     with (
         signals_as_interrupts(),
-        Console(quiet=quiet, as_json=args.json, verbose=args.verbose, out=out, err=err) as console,
+        Console(
+            quiet=quiet or not prints,
+            as_json=args.json and prints,
+            verbose=args.verbose,
+            out=out,
+            err=err,
+        ) as console,
         timed_stage(f"{args.command}, in all"),
     ):
         load_command(args.command).run(args, console)
+
+
+def _is_reported(error: TalkingheadError) -> bool:
+    """Return whether another process that torchrun started prints the same error."""
+    if error.reported is None:  # before the processes have joined, all of a machine fail alike
+        return torchrun.local_rank() != 0
+    return error.reported
+
+
+def _wait_for_report() -> None:
+    """Give the first process time to print, since torchrun ends all as soon as one has ended."""
+    with suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(REPORT_S)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

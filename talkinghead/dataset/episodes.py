@@ -21,11 +21,14 @@ from ..errors import TalkingheadError
 from ..landmarks.face_points import fit_points, join_points
 from ..media.pixel_range import uint8_to_float
 from .augment import sample_augmentation, sample_jitter
-from .shard_reader import ShardClip, read_index
+from .dealt_columns import DealtColumns
+from .shard_index import Clips, open_index
+from .shard_reader import ShardClip
 
 CACHE_BYTES = 2 << 30
 """The largest size of the decoded frames kept in memory."""
 _FAR_CANDIDATES = 8
+_DEALT = 1  # tells the random numbers of dealt episodes from those of augmentations
 _CAMERA_MOTION = 0.012  # about how far a hand-held camera moves between two frames, as a share of the frame
 
 
@@ -36,7 +39,7 @@ class Episodes:
     Attributes:
         frames: float32 [B, 1 + K, 3, size, size] in [-1, 1].
         points: float32 [B, 1 + K, 68 or 78, 2] as fractions of the frame, as many as the model shows.
-        columns: int64 [B], the index of the embedding W_i of each episode's video (and variant).
+        columns: int64 [B], the row of the embedding W_i of each episode's video (and variant).
         valid: float32 [B, 1, size, size], 1 where the target frame shows pixels of its source, which count in
             the loss, and 0 beyond the source's border. All 1 by default.
     """
@@ -51,16 +54,17 @@ class Episodes:
             object.__setattr__(self, "valid", torch.ones_like(self.frames[:, 0, :1]))
 
     def to(self, device: torch.device) -> "Episodes":
-        """Return the same episodes on a device."""
-        return Episodes(*(tensor.to(device) for tensor in self._tensors))
+        """Return the same episodes on a device; pinned ones are copied while others are computed with."""
+        return Episodes(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
 
     def split(self, parts: int) -> "list[Episodes]":
         """Split the batch into `parts` batches of nearly equal size, or of one episode if there are fewer."""
-        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self._tensors]
+        pieces = [tensor.tensor_split(min(parts, len(self.columns))) for tensor in self.tensors]
         return [Episodes(*piece) for piece in zip(*pieces, strict=True)]
 
     @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The attributes in their order."""
         return self.frames, self.points, self.columns, self.valid
 
 
@@ -68,6 +72,10 @@ class EpisodeSource:
     """Samples episodes from prepared shards.
 
     Data sets are equally likely, then the people of a data set, their videos, and the variants of a video.
+
+    Several processes share the episodes of a step and the columns of W: a process has those of its `share`.
+    Columns are then dealt (`dealt_columns.py`), so that every process draws videos whose columns it holds,
+    and the episodes of a step are the same for any number of processes.
 
     Args:
         folders: one or several data sets that `talkinghead prepare` wrote; the same name in two of them
@@ -84,6 +92,12 @@ class EpisodeSource:
         camera_motion: share of the episodes whose other frames, without the target, are moved as by a
             hand-held camera.
         num_points: of a face, 68 or 78; the irises of clips that lack them are hidden.
+        share: the episodes of a batch, and the columns, that this process has; its step is the number of
+            processes.
+
+    Attributes:
+        dealt: the columns that each episode of a batch draws from; None where all draw from all, as one
+            process may.
 
     Raises:
         TalkingheadError: a data set has no clip with 1 + K frames, or is named twice.
@@ -101,6 +115,7 @@ class EpisodeSource:
         far_targets: float = 0.0,
         camera_motion: float = 0.0,
         num_points: int = POINTS,
+        share: slice = slice(0, None, 1),
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
         if len({Path(folder).resolve() for folder in folders}) < len(folders):
@@ -108,24 +123,25 @@ class EpisodeSource:
                 f"{', '.join(map(str, folders))}: a data set is named twice; name each once"
             )
         unknown = set(exclude_identities)
-        self.clips: list[ShardClip] = []
+        self.clips = Clips()
         self.sets: list[list[list[int]]] = []  # data set, person -> indices of clips
         self.variants: list[int] = []  # number of variants of each clip
         for folder in folders:
-            people: dict[str, list[int]] = {}
-            for clip in read_index(folder):
-                unknown.discard(clip.person)
-                if clip.person not in exclude_identities and len(clip.landmarks) > shots:
-                    people.setdefault(clip.person, []).append(len(self.clips))
-                    self.clips.append(clip)
-            if not people:
+            index = open_index(folder)
+            unknown.difference_update(index.people)
+            excluded = [number for number, name in enumerate(index.people) if name in exclude_identities]
+            usable = np.flatnonzero(~np.isin(index.person, excluded) & (index.num_frames > shots))
+            if not len(usable):
                 raise TalkingheadError(
                     f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer "
                     "videos"
                 )
+            people: dict[str, list[int]] = {}
+            for number, person in enumerate(index.person[usable], len(self.clips)):
+                people.setdefault(index.people[person], []).append(number)
             self.sets.append([people[name] for name in sorted(people)])
-            new = len(self.clips) - len(self.variants)
-            self.variants += [-(-videos // new)] * new
+            self.clips.add(index, usable)
+            self.variants += [-(-videos // len(usable))] * len(usable)
         if unknown:
             raise TalkingheadError(
                 f"{', '.join(map(str, folders))}: no person is called {', '.join(sorted(unknown))}; exclude "
@@ -133,31 +149,75 @@ class EpisodeSource:
             )
         self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
         self.far_targets, self.camera_motion, self.num_points = far_targets, camera_motion, num_points
+        self.share = share
+        self.dealt: DealtColumns | None = None
         self._first_column = [0, *accumulate(self.variants)]
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        num_bytes = 3 * size**2 * int(self.clips.num_frames.sum())
+        # of far more frames none would be drawn again before others have replaced it
+        self._cache_bytes = CACHE_BYTES if num_bytes < 10 * CACHE_BYTES else 0
 
     @property
     def columns(self) -> int:
         """The number of video embeddings: one for each video and variant."""
         return self._first_column[-1]
 
-    def draw(self, step: int) -> Episodes:
-        """Sample the episodes of a step."""
-        random = np.random.default_rng((self.seed, step))
-        frames, points, columns, valid = zip(*(self._episode(random) for _ in range(self.batch)), strict=True)
-        return Episodes(torch.stack(frames), torch.stack(points), torch.tensor(columns), torch.stack(valid))
+    @property
+    def own_columns(self) -> range:
+        """The columns that this process has, in the order of its rows of W."""
+        return range(self.columns)[self.share]
 
-    def _episode(self, random: np.random.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
-        """Return an episode's frames, points, column and the valid pixels of its frames."""
+    def deal(self) -> None:
+        """Deal the columns among the episodes of a batch.
+
+        Raises:
+            TalkingheadError: a data set has fewer columns than a batch has episodes.
+        """
+        self.dealt = DealtColumns(self.sets, self.variants, self.batch)
+
+    def share_cache(self, processes: int) -> None:
+        """Let copies of this source in so many processes together keep as many frames as one."""
+        self._cache_bytes //= processes
+
+    def draw(self, step: int) -> Episodes:
+        """Sample this process's episodes of a step."""
+        if self.dealt is None:
+            random = np.random.default_rng((self.seed, step))
+            episodes = [self._episode(random, self._draw_clip(random)) for _ in range(self.batch)]
+        else:
+            episodes = []
+            for number in range(self.batch)[self.share]:
+                random = np.random.default_rng((self.seed, step, number, _DEALT))
+                column = self.dealt.draw(number, random)
+                episodes.append(self._episode(random, self._clip_of_column(column), column))
+        frames, points, columns, valid = zip(*episodes, strict=True)
+        rows = torch.tensor(columns) // self.share.step
+        return Episodes(torch.stack(frames), torch.stack(points), rows, torch.stack(valid))
+
+    def _draw_clip(self, random: np.random.Generator) -> int:
+        """Draw a data set, a person of it and a video, and return the index of the clip."""
         people = self.sets[random.integers(len(self.sets))]
         videos = people[random.integers(len(people))]
-        index = videos[random.integers(len(videos))]
+        return videos[random.integers(len(videos))]
+
+    def _episode(
+        self, random: np.random.Generator, index: int, column: int | None = None
+    ) -> tuple[Tensor, Tensor, int, Tensor]:
+        """Return an episode's frames, points, column and the valid pixels of its frames.
+
+        Args:
+            random: the generator to sample from.
+            index: of the clip.
+            column: of a variant of the clip; None draws one.
+        """
         chosen = self._sample_indices(self.clips[index].landmarks, random)
-        number = int(random.integers(self.variants[index]))
+        if column is None:
+            column = self._first_column[index] + int(random.integers(self.variants[index]))
+        number = column - self._first_column[index]
         frames, points = self._read_augmented(index, number, chosen)
         if self.camera_motion > 0 and random.random() < self.camera_motion:
             _move_camera(frames, points, random)
-        return frames, points, self._first_column[index] + number, self._valid_mask(index, number)
+        return frames, points, column, self._valid_mask(index, number)
 
     def _sample_indices(self, landmarks: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Sample the indices of a target frame and of K others.
@@ -180,9 +240,13 @@ class EpisodeSource:
         Args:
             column: index of the variant's embedding.
         """
-        index = bisect_right(self._first_column, column) - 1
+        index = self._clip_of_column(column)
         chosen = evenly_spaced_indices(len(self.clips[index].landmarks), self.shots)
         return self._read_augmented(index, column - self._first_column[index], chosen)
+
+    def _clip_of_column(self, column: int) -> int:
+        """Return the index of the clip of which a column is a variant."""
+        return bisect_right(self._first_column, column) - 1
 
     def _read_augmented(self, index: int, number: int, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return frames of one variant of a clip, and their points."""
@@ -214,7 +278,7 @@ class EpisodeSource:
         for i in chosen:
             self._cache.move_to_end((index, int(i)))
             frames.append(self._cache[index, int(i)])
-        while len(self._cache) * 3 * self.size**2 > CACHE_BYTES:
+        while len(self._cache) * 3 * self.size**2 > self._cache_bytes:
             self._cache.popitem(last=False)
         return torch.stack(frames)
 

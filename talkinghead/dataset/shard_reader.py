@@ -19,6 +19,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -196,12 +197,11 @@ class ShardClip:
         return decode_jpeg(file.read(length), self.size)
 
 
-def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
-    """List all clips of a data set, in order; landmarks in memory, frames on disk.
+def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the shards of a data set, in order.
 
     Raises:
-        TalkingheadError: the folder is missing or holds no shards, or a shard is damaged or of another
-            version.
+        TalkingheadError: the folder is missing or holds none.
     """
     shards = sorted(Path(folder).glob(SHARDS)) if os.path.isdir(folder) else []
     if not shards:
@@ -209,46 +209,109 @@ def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
             f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
             f"{folder}"
         )
-    return [clip for shard in shards for clip in _read_shard(shard)]
+    return shards
 
 
-def _read_shard(shard: Path) -> list[ShardClip]:
-    clips: list[ShardClip] = []
+def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
+    """List all clips of a data set, in order; landmarks in memory, frames on disk.
+
+    Raises:
+        TalkingheadError: the folder is missing or holds no shards, or a shard is damaged or of another
+            version.
+    """
+    return [clip for shard in find_shards(folder) for _, clip in read_shard(shard)]
+
+
+@dataclass(frozen=True)
+class ClipPlaces:
+    """Places of the members of a clip in its shard, as (offset, size) in bytes.
+
+    Attributes:
+        key: name of the clip in the shard.
+        frames: of the crops.
+        points: of the .npy files, by their endings.
+        json: of the description.
+    """
+
+    key: str
+    frames: tuple[tuple[int, int], ...]
+    points: dict[str, tuple[int, int]]
+    json: tuple[int, int]
+
+
+def read_shard(shard: Path) -> Iterator[tuple[ClipPlaces, ShardClip]]:
+    """Yield the clips of a shard, after the shard as a whole was checked.
+
+    Raises:
+        TalkingheadError: it is missing, damaged or of another version.
+    """
+    with _open_shard(shard) as file:
+        _check_end(file)
+        clips = [
+            (places, _load_clip(file, shard, places))
+            for places in _iterate_clips(file, os.path.getsize(shard))
+        ]
+    yield from clips
+
+
+def read_clip(shard: Path, places: ClipPlaces) -> ShardClip:
+    """Read the description and the landmarks of a clip.
+
+    Raises:
+        TalkingheadError: the shard is missing, damaged, or has something else at these places.
+    """
+    with _open_shard(shard) as file:
+        return _load_clip(file, shard, places)
+
+
+@contextmanager
+def _open_shard(shard: Path) -> Iterator["_BoundedFile"]:
+    """Open a shard; what fails inside the block is an error of the shard."""
     try:
         if not os.path.isfile(shard):  # a pipe or a device might never end
             raise ValueError("it is no file")
         with _BoundedFile(shard) as file:
-            _check_end(file)
-            pieces: list[tuple[int, int]] = []
-            points: dict[str, np.ndarray] = {}
-            for member in _iterate_members(file, os.path.getsize(shard)):
-                key, _, kind = member.name.partition(".")
-                place = (member.offset_data, member.size)
-                if kind.endswith(".jpg"):
-                    if member.size > _JPEG_BYTES:
-                        raise ValueError(f"{member.name} claims {member.size} bytes")
-                    pieces.append(place)
-                elif kind in _POINT_SHAPES:
-                    points[kind] = _read_points(file, place, kind, len(pieces))
-                elif kind == "json":
-                    info = ClipInfo.from_json(file.content(*place, _JSON_BYTES + _NUMBER_BYTES * len(pieces)))
-                    landmarks, irises = (points.get(name) for name in _POINT_SHAPES)
-                    if landmarks is None or len(info.frames) != len(pieces):
-                        raise ValueError(
-                            f"{key} has {len(pieces)} frames, and not as many landmarks and numbers"
-                        )
-                    clips.append(
-                        ShardClip(key, info, landmarks, _shard=shard, _pieces=tuple(pieces), irises=irises)
-                    )
-                    pieces, points = [], {}
-            if pieces:
-                raise ValueError("its last clip is not whole")
+            yield file
     except Exception as error:  # tarfile, json and numpy raise many types
         reason = str(error) or type(error).__name__
         raise TalkingheadError(
             f"{shard}: cannot be read as a shard ({reason}); prepare the data again"
         ) from error
-    return clips
+
+
+def _iterate_clips(file: "_BoundedFile", size: int) -> Iterator[ClipPlaces]:
+    """Yield the places of the clips of an open shard."""
+    frames: list[tuple[int, int]] = []
+    points: dict[str, tuple[int, int]] = {}
+    for member in _iterate_members(file, size):
+        key, _, kind = member.name.partition(".")
+        place = (member.offset_data, member.size)
+        if kind.endswith(".jpg"):
+            if member.size > _JPEG_BYTES:
+                raise ValueError(f"{member.name} claims {member.size} bytes")
+            frames.append(place)
+        elif kind in _POINT_SHAPES:
+            points[kind] = place
+        elif kind == "json":
+            yield ClipPlaces(key, tuple(frames), points, place)
+            frames, points = [], {}
+    if frames:
+        raise ValueError("its last clip is not whole")
+
+
+def _load_clip(file: "_BoundedFile", shard: Path, places: ClipPlaces) -> ShardClip:
+    """Read the description and the landmarks of a clip from its open shard.
+
+    Raises:
+        ValueError, TypeError, KeyError: they do not fit.
+    """
+    count = len(places.frames)
+    points = {kind: _read_points(file, place, kind, count) for kind, place in places.points.items()}
+    info = ClipInfo.from_json(file.content(*places.json, _JSON_BYTES + _NUMBER_BYTES * count))
+    landmarks, irises = (points.get(name) for name in _POINT_SHAPES)
+    if landmarks is None or len(info.frames) != count:
+        raise ValueError(f"{places.key} has {count} frames, and not as many landmarks and numbers")
+    return ShardClip(places.key, info, landmarks, _shard=shard, _pieces=places.frames, irises=irises)
 
 
 class _BoundedFile(io.FileIO):

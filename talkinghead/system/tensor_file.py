@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     keep: Path | None = None,
+    rescue: bool = True,
 ) -> str:
     """Write tensors with a header of plain values, and return the checksum, which the file also contains.
 
@@ -50,6 +51,7 @@ def write_tensors(
         tensors: name -> tensor.
         header: values that JSON supports.
         keep: as for `atomic_write`.
+        rescue: False writes nothing elsewhere.
 
     Raises:
         TalkingheadError: `path` cannot be written to, or the disk is full.
@@ -60,11 +62,55 @@ def write_tensors(
     try:
         _write(Path(path), tensors, metadata, keep)
     except TalkingheadError as error:
-        rescued = _rescue(Path(path).name, tensors, metadata)
+        rescued = _rescue(Path(path).name, tensors, metadata) if rescue else None
         if rescued is None:
             raise
         raise TalkingheadError(f"{error}; it was written to {rescued} instead, move it from there") from error
     return metadata["sha256"]
+
+
+def read_header(file: Any) -> dict[str, Any]:
+    """Return the header of an open file of `write_tensors`, after its checksum was verified.
+
+    Args:
+        file: from `safetensors.safe_open`.
+
+    Raises:
+        KeyError, TypeError, ValueError, RecursionError: something else wrote it, or it was changed.
+    """
+    metadata = file.metadata() or {}
+    header = json.loads(metadata["talkinghead"])
+    if checksum(metadata["talkinghead"], _StoredTensors(file)) != metadata["sha256"]:
+        raise ValueError("its checksum does not match")
+    return header
+
+
+def tensor_offset(path: str | os.PathLike[str], name: str) -> int:
+    """Return where the values of a tensor begin in a safetensors file, in bytes.
+
+    Raises:
+        KeyError, ValueError, OSError: it has no such tensor, or is no such file.
+    """
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return 8 + length + int(json.loads(file.read(length))[name]["data_offsets"][0])
+
+
+class _StoredTensors(Mapping[str, Tensor]):
+    """The tensors of an open file, each read on access."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._names = file, list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _write(

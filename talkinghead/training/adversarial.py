@@ -5,7 +5,7 @@ D scores the generated frames once for both.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,7 @@ def generator_gradient(
     target_features: Features | None = None,
     valid: Tensor | None = None,
     details: tuple[Tensor, float] | None = None,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, DiscriminatorOutputs | None]:
     """Compute the weighted terms of the generator's loss (paper, section 3.2 "Meta-learning stage") and their
     gradient with respect to the generated frames.
@@ -86,6 +87,7 @@ def generator_gradient(
             nothing does.
         details: squares of the frames [B, 3] (`detail_boxes`) on which content and pixels count again, and
             the weight of these terms.
+        average: as for `feature_matching_loss`.
 
     Returns:
         the terms, the gradient of their sum [B, 3, S, S], and D's outputs; None where no loss uses D.
@@ -110,16 +112,20 @@ def generator_gradient(
     outputs = score_real_and_fake(
         discriminator, video_embedding, fake=small, real=small_real, landmark_images=landmark_images
     )
-    adversarial_terms = _adversarial_terms(weights, outputs)
+    adversarial_terms = _adversarial_terms(weights, outputs, average)
     gradient = gradient + _gradient(adversarial_terms, leaf, retain_graph=True)
     return _detach_terms(terms | adversarial_terms), gradient, outputs
 
 
-def _adversarial_terms(weights: LossWeights, outputs: DiscriminatorOutputs) -> dict[str, Tensor]:
+def _adversarial_terms(
+    weights: LossWeights,
+    outputs: DiscriminatorOutputs,
+    average: Callable[[Tensor], Tensor] | None,
+) -> dict[str, Tensor]:
     """Return the weighted terms of the generator's loss that need D."""
     of_real, of_fake = outputs
     matching = feature_matching_loss(
-        of_fake.feature_maps, of_real.feature_maps, weights.relative_feature_matching
+        of_fake.feature_maps, of_real.feature_maps, weights.relative_feature_matching, average
     )
     return {
         "adversarial": weights.adversarial * adversarial_loss(of_fake.scores),

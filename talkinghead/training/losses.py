@@ -5,7 +5,7 @@ network brings one weight per layer, because two networks whose features differ 
 the same size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -73,7 +73,10 @@ def adversarial_loss(score_fake: Tensor) -> Tensor:
 
 
 def feature_matching_loss(
-    fake_maps: Sequence[Tensor], real_maps: Sequence[Tensor], relative: bool = False
+    fake_maps: Sequence[Tensor],
+    real_maps: Sequence[Tensor],
+    relative: bool = False,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the L1 between the discriminator's feature maps of generated and real images, averaged over its
     maps.
@@ -83,11 +86,14 @@ def feature_matching_loss(
             detached here.
         relative: divide each map's L1 by the mean absolute value of its real map. Without spectral norm D's
             maps grow as it learns, and the plain term with them.
+        average: returns the mean of these mean absolute values over the parts of a batch, of which the maps
+            belong to one; None where they are of the whole batch.
     """
-    terms = [
-        F.l1_loss(fake, real.detach()) / (real.detach().abs().mean() if relative else 1)
-        for fake, real in zip(fake_maps, real_maps, strict=True)
-    ]
+    terms = [F.l1_loss(fake, real.detach()) for fake, real in zip(fake_maps, real_maps, strict=True)]
+    if relative:
+        sizes = torch.stack([real.detach().abs().mean() for real in real_maps])
+        sizes = sizes if average is None else average(sizes)
+        terms = [term / size for term, size in zip(terms, sizes, strict=True)]
     return torch.stack(terms).mean()
 
 

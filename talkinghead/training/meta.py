@@ -3,8 +3,8 @@
 import logging
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_model
-from ..clip import POINTS
-from ..config import Config, FinetuneConfig
-from ..config_file import resolve_preset
-from ..constants import VARIANTS
+from ..config import Config
 from ..data.output_paths import check_outputs, files_in
-from ..dataset.episodes import EpisodeSource
-from ..errors import TalkingheadError, quantity
-from ..model import Model, random_model
+from ..dataset.episodes import Episodes, EpisodeSource
+from ..errors import quantity
+from ..model import Model
 from ..pretrained.perceptual import open_perceptual
 from ..system.device import choose_device, ops_on
 from ..system.progress import OnStep, check_callbacks, start_steps
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
 from .adversarial import require_finite
+from .episode_loader import load_episodes
 from .interrupted import Interrupted
 from .meta_learner import MetaLearner
+from .meta_setup import (
+    configuration,
+    episode_source,
+    fingerprint,
+    initial_model,
+    make_index,
+    seeded,
+    settings_of,
+)
+from .ranks import Ranks, joined_ranks
 from .run_folder import RunFolder, run_folder
 from .run_settings import check_same_run
 from .tensorboard import TensorBoardLog
 from .throughput import count_flops, measure_peak_flops
-from .warm_start import init_video_embeddings, load_compatible_weights
+from .warm_start import init_video_embeddings
 
 log = logging.getLogger(__name__)
 
 FILES = ("model.safetensors", "state.safetensors", "previous/state.safetensors", "times.json")
-"""Files that a run writes into its folder, besides TensorBoard's."""
+"""Files that a run writes into its folder, besides TensorBoard's and those of several ranks' rows."""
 LOG_EVERY_STEPS = 20
 IMAGES_EVERY_STEPS = 500
 
@@ -60,13 +67,13 @@ def train(
     on_step: OnStep | None = None,
     fast: bool = False,
     irises: bool = False,
+    workers: int | None = None,
 ) -> Model:
     """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
     Args:
         data: folder that `prepare` wrote, or several, which are sampled equally often.
-        out: folder of the run: `state.safetensors` and the one before it in previous/, `model.safetensors`,
-            `times.json`, TensorBoard's files in log/.
+        out: folder of the run: model, state and the one before it in previous/, TensorBoard's files in log/.
         preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's. More than those of a finished run extend it.
@@ -80,112 +87,37 @@ def train(
         on_step: called with (step, steps, metrics) after every step, the metrics of the last measured one.
         fast: on a GPU, use this package's kernels, which have no measurement yet.
         irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
+        workers: processes that read the data; None is 0 on a CPU and 4 on a GPU.
 
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `init_from`, `out` cannot be
-            written to (the message says where the model was saved instead), another process uses it, or it
-            holds `init_from` or a run with other settings.
-        talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the current step and a save, which
-            further signals do not interrupt; its attribute is the model so far.
+        TalkingheadError: bad data or settings, networks of another shape in `init_from`, or an `out` that
+            cannot be written to, is in use, or holds another run.
+        talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the step and a save; has the model.
     """
     check_callbacks(on_step=on_step)
-    config = _configuration(preset, variant, steps, irises=irises)
-    target = choose_device(device, fast)
-    check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
-    source = _episode_source(data, config, seed, exclude_identities)
-    networks = open_perceptual(config.perceptual, perceptual_files, target)
-    model, parent = _initial_model(config, seed, init_from)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps)
-    settings = _settings(config, variant, seed, source, parent=parent)
-    with run_folder(Path(out)) as folder, ops_on(target, fast):
-        run = _Run(learner, source, folder, settings, parent=parent)
-        run.load_or_initialise()
-        run.advance(config.meta.steps, save_seconds, on_step)
-    return run.model()
-
-
-def _configuration(preset: str | Path | Config, variant: str, steps: int | None, *, irises: bool) -> Config:
-    """Return the configuration of a run."""
-    if variant not in VARIANTS:
-        raise TalkingheadError(f"variant {variant!r}: is unknown; choose {' or '.join(VARIANTS)}")
-    config = resolve_preset(preset)
-    if irises:
-        config = replace(config, networks=replace(config.networks, irises=True))
-    meta = config.meta if steps is None else replace(config.meta, steps=steps)
-    if variant == "ff":
-        meta = replace(meta, losses=replace(meta.losses, matching=0.0))
-    return replace(config, meta=meta)
-
-
-def _episode_source(
-    data: str | Path | Sequence[str | Path], config: Config, seed: int, exclude_identities: Sequence[str]
-) -> EpisodeSource:
-    """Open the prepared shards as a configuration samples them."""
-    meta = config.meta
-    source = EpisodeSource(
-        data,
-        size=config.networks.image_size,
-        shots=meta.shots,
-        batch=meta.batch,
-        videos=meta.videos,
-        seed=seed,
-        exclude_identities=exclude_identities,
-        far_targets=meta.far_targets,
-        camera_motion=meta.camera_motion,
-        num_points=config.networks.num_points,
-    )
-    _report_hidden_irises(source)
-    return source
-
-
-def _report_hidden_irises(source: EpisodeSource) -> None:
-    """Say how many clips lack the irises that the model shows.
-
-    Raises:
-        TalkingheadError: all do.
-    """
-    without_irises = sum(clip.irises is None for clip in source.clips)
-    if source.num_points == POINTS or not without_irises:
-        return
-    if without_irises == len(source.clips):
-        raise TalkingheadError(
-            "irises: no clip of the data has them; prepare it with --landmarks network or a "
-            "face_landmarker.task, or train without"
-        )
-    log.info("%d of %d clips have no irises; in theirs none are visible", without_irises, len(source.clips))
-
-
-def _initial_model(config: Config, seed: int, init_from: str | None) -> tuple[Model, Model | None]:
-    """Return the model with the initial weights, and the model they come from; None where they are random."""
-    model = random_model(config, seed)
-    if init_from is None:
-        return model, None
-    parent = load_model(init_from)
-    load_compatible_weights(model, parent)
-    return model, parent
-
-
-def _settings(
-    config: Config, variant: str, seed: int, source: EpisodeSource, parent: Model | None
-) -> dict[str, Any]:
-    """Return the settings that must be equal for a run to resume."""
-    # more steps may be added to a finished run, and the settings of fine-tuning have no effect
-    meta = replace(config.meta, steps=0)
-    return {
-        "config": replace(config, meta=meta, finetune=FinetuneConfig()).to_dict(),
-        "variant": variant,
-        "seed": seed,
-        "start": parent and parent.digest,
-        "clips": [clip.key for clip in source.clips],
-    }
+    with joined_ranks() as ranks:
+        make_index(data, ranks)
+        with ranks.agreement():
+            config = configuration(preset, variant, steps, irises=irises)
+            target = ranks.local_device(choose_device(device, fast))
+            check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
+            source = episode_source(data, config, seed, exclude_identities, ranks=ranks)
+            networks = open_perceptual(config.perceptual, perceptual_files, target)
+            model, parent = initial_model(config, seed, init_from)
+        settings = settings_of(config, variant, seed, source, parent=parent)
+        ranks.check_equal(fingerprint(settings, source, str(Path(out).absolute()), grad_accum_steps))
+        with seeded(seed):
+            learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps, ranks=ranks)
+        with run_folder(Path(out), ranks, learner.sharded) as folder, ops_on(target, fast):
+            run = _Run(learner, source, folder, settings, parent=parent, ranks=ranks)
+            return run.train(config.meta.steps, save_seconds, on_step, workers)
 
 
 def _describe_data(source: EpisodeSource) -> str:
-    clips = source.clips
-    people, frames = {clip.person for clip in clips}, sum(len(clip) for clip in clips)
-    return f"{quantity(len(clips), 'clip')} of {quantity(len(people), 'person')}, {quantity(frames, 'frame')}"
+    people, frames = len(set(source.clips.people)), int(source.clips.num_frames.sum())
+    return (
+        f"{quantity(len(source.clips), 'clip')} of {quantity(people, 'person')}, {quantity(frames, 'frame')}"
+    )
 
 
 class _Run:
@@ -195,6 +127,7 @@ class _Run:
         learner, source, folder: of the run.
         settings: that its state file stores.
         parent: model with the initial weights, None for random ones.
+        ranks: of the run.
     """
 
     def __init__(
@@ -203,14 +136,24 @@ class _Run:
         source: EpisodeSource,
         folder: RunFolder,
         settings: dict[str, Any],
+        *,
         parent: Model | None,
+        ranks: Ranks,
     ) -> None:
         self._learner, self._source, self._folder = learner, source, folder
-        self._settings, self._parent = settings, parent
+        self._settings, self._parent, self._ranks = settings, parent, ranks
         self._device = learner.video_embeddings.weight.device
         self._step, self._seconds = 0, 0.0
 
-    def load_or_initialise(self) -> None:
+    def train(self, steps: int, save_seconds: float, on_step: OnStep | None, workers: int | None) -> Model:
+        """Resume the run of the folder, or start one, take its steps, and return the model."""
+        self._load_or_initialise()
+        batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
+        with closing(batches):
+            self._advance(batches, steps, save_seconds, on_step)
+        return self.model()
+
+    def _load_or_initialise(self) -> None:
         """Load the state that the folder holds, or initialise the video embeddings of a new run.
 
         Raises:
@@ -220,38 +163,73 @@ class _Run:
         header = self._folder.load(learner.modules, learner.optimisers, learner.earlier_names)
         if header is not None:
             learner.video_embeddings_optimiser.fill_missing_state()
-            check_same_run(self._folder.out, header, self._settings)
+            with self._ranks.agreement():
+                check_same_run(self._folder.out, header, self._settings)
             self._step = int(header["step"])
             learner.set_steps(self._step)
             # a run keeps its precision, even where another would be faster now
             learner.precision = header.get("precision", meta.precision)
-        elif self._parent is not None or meta.columns_from_embeddings:
-            size = learner.config.networks.layer_size
-            init_video_embeddings(learner.video_embeddings.weight, learner.embedder, self._source, size)
+        else:
+            # machines may round the same initialisation differently, and measure another precision as faster
+            self._ranks.broadcast_(learner.replicated_tensors)
+            learner.precision = self._ranks.gather(learner.precision)[0]
+            if self._parent is not None or meta.columns_from_embeddings:
+                size = learner.config.networks.layer_size
+                with self._ranks.agreement():
+                    init_video_embeddings(
+                        learner.video_embeddings.weight, learner.embedder, self._source, size
+                    )
         self._settings["precision"] = learner.precision
+        self._deal(header)
         self._seconds = self._folder.seconds()
 
-    def advance(self, steps: int, save_seconds: float, on_step: OnStep | None) -> None:
+    def _deal(self, header: dict[str, Any] | None) -> None:
+        """Deal the columns among the episodes of a batch, in a run that torchrun starts or several ranks go
+        on with.
+
+        Raises:
+            TalkingheadError: there are fewer columns than episodes in a batch.
+        """
+        was_dealt = self._ranks.launched if header is None else header.get("dealt", False)
+        if not was_dealt and self._ranks.count == 1:
+            return
+        if not was_dealt:
+            log.info(
+                "%s: from step %d on, each episode of a batch draws from videos of its own, so that several "
+                "processes can share them",
+                self._folder.out,
+                self._step,
+            )
+        with self._ranks.agreement():
+            self._source.deal()
+        self._settings["dealt"] = True
+
+    def _advance(
+        self, batches: Iterator[Episodes], steps: int, save_seconds: float, on_step: OnStep | None
+    ) -> None:
         """Take steps until there are as many as `steps`, or a signal arrives, and save.
 
         Raises:
             TalkingheadError: a loss is not finite, or a file cannot be written.
             Interrupted: by a signal.
         """
-        name, batch = str(self._folder.out), self._learner.config.meta.batch
+        name, batch, ranks = str(self._folder.out), self._learner.config.meta.batch, self._ranks
         if 0 < self._step < steps:
             log.info("%s: resuming at step %d of %d", name, self._step, steps)
         if self._step < steps:
             log.info("%s: learning from %s", name, _describe_data(self._source))
-        tensorboard = TensorBoardLog(self._folder.out / "log", self._step)
+        tensorboard = TensorBoardLog(self._folder.out / "log", self._step, active=ranks.is_first)
         dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
         peak = measure_peak_flops(self._device, dtype)
         flops, metrics, values = 0, dict[str, Tensor](), dict[str, float]()
+        on_step = on_step if ranks.is_first else None
         start_steps(on_step, self._step, steps)
         last = saved = time.monotonic()
         with graceful_shutdown() as stopped:
-            while self._step < steps and not stopped():
-                take_step = partial(self._learner.step, self._source.draw(self._step).to(self._device))
+            (stop,) = ranks.any(stopped())
+            while self._step < steps and not stop:
+                with ranks.agreement():
+                    take_step = partial(self._learner.step, next(batches))
                 if flops:
                     metrics, image_rows = take_step()
                 else:  # counted once, since every step has as many
@@ -262,26 +240,38 @@ class _Run:
                 rate, last = batch / (now - last), now
                 # between two measured steps the CPU does not wait for the GPU
                 if self._step % LOG_EVERY_STEPS == 0 or self._step == steps:
-                    values = require_finite(metrics, name, self._step) | {"episodes_per_second": rate}
+                    values = self._measure(metrics) | {"episodes_per_second": rate}
                     values["percent_of_peak"] = 100 * flops * rate / batch / peak
                     tensorboard.write_scalars(self._step, values)
                 elif not values:
-                    values = require_finite(metrics, name, self._step)
+                    values = self._measure(metrics)
                 if on_step:
                     on_step(self._step, steps, values)
                 if self._step % IMAGES_EVERY_STEPS == 0:
                     tensorboard.write_images(self._step, "source, landmarks, generated, true", image_rows)
-                if now - saved > save_seconds:
-                    require_finite(metrics, name, self._step)  # never save weights that are not finite
-                    self._save()
+                stop, is_due = ranks.any(stopped(), now - saved > save_seconds)
+                if is_due:
+                    self._save(metrics)
                     saved = time.monotonic()
-            require_finite(metrics, name, self._step)
-            self._save()
+                    (stop,) = ranks.any(stopped())
+            self._save(metrics)
             tensorboard.close()
-            if stopped():
+            if ranks.any(stopped())[0]:
                 log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
                 raise Interrupted(model=self.model())
         self._log_next_command()
+
+    def _measure(self, metrics: dict[str, Tensor]) -> dict[str, float]:
+        """Return the means of metrics over the ranks as numbers.
+
+        Raises:
+            TalkingheadError: one is not finite.
+        """
+        if metrics and self._ranks.count > 1:
+            means = self._ranks.mean(torch.stack([value.float() for value in metrics.values()]))
+            metrics = dict(zip(metrics, means, strict=True))
+        with self._ranks.agreement():
+            return require_finite(metrics, str(self._folder.out), self._step)
 
     def _log_next_command(self) -> None:
         """Log what to do with the model of a finished run."""
@@ -297,7 +287,7 @@ class _Run:
     def model(self) -> Model:
         """Return the model so far."""
         source, parent = self._source, self._parent
-        people = {clip.person for clip in source.clips}
+        people = set(source.clips.people)
         provenance: dict[str, Any] = {name: self._settings[name] for name in ("variant", "seed", "precision")}
         provenance["steps"] = self._step
         if parent is not None:
@@ -305,8 +295,13 @@ class _Run:
             provenance["start"] = {"digest": parent.digest, "steps": parent.provenance.get("steps")}
         return self._learner.model(provenance | {"people": sorted(people)})
 
-    def _save(self) -> None:
-        """Write the state and the model."""
+    def _save(self, metrics: dict[str, Tensor]) -> None:
+        """Write the state and the model, unless the metrics of the last step are not finite.
+
+        Raises:
+            TalkingheadError: they are not, or a file cannot be written.
+        """
+        self._measure(metrics)
         header = {**self._settings, "step": self._step}
         self._folder.save(self._learner.modules, self._learner.optimisers, header, self._seconds)
         self._folder.save_model(self.model())

@@ -29,6 +29,7 @@ from .adversarial import (
 )
 from .detail_crops import detail_boxes
 from .losses import matching_loss
+from .ranks import ONE_RANK, GradientReducer, Ranks
 from .resume import adam
 from .row_adam import RowAdam
 
@@ -36,11 +37,21 @@ from .row_adam import RowAdam
 class VideoEmbeddings(nn.Module):
     """W: one embedding W_i of length D per training video, at first random within +-0.01, so that scores are
     small and D can learn; `init_video_embeddings` sets other values.
+
+    Args:
+        videos: of the run.
+        length: D.
+        ranks: of the run; this one holds its rows of W, with the values that one process would draw.
     """
 
-    def __init__(self, videos: int, length: int) -> None:
+    def __init__(self, videos: int, length: int, ranks: Ranks = ONE_RANK) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(videos, length).uniform_(-0.01, 0.01))
+        block = 1024 * ranks.count  # rows drawn at a time, since all of W may be large
+        rows = [
+            torch.empty(min(block, videos - start), length).uniform_(-0.01, 0.01)[ranks.share]
+            for start in range(0, videos, block)
+        ]
+        self.weight = nn.Parameter(torch.cat(rows))
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Return the embeddings [B, D] of videos [B]; their gradient is sparse and holds only these rows."""
@@ -79,18 +90,26 @@ class MetaLearner:
         networks: of the content loss.
         grad_accum_steps: micro-batches that a step's episodes are split into, so that only one of them is in
             memory at a time.
+        ranks: of the run; each takes its share of a step's episodes.
 
     Attributes:
         precision: of the computation, "bf16" or "fp32".
     """
 
     def __init__(
-        self, model: Model, videos: int, networks: Sequence[PerceptualNetwork], grad_accum_steps: int = 1
+        self,
+        model: Model,
+        videos: int,
+        networks: Sequence[PerceptualNetwork],
+        grad_accum_steps: int = 1,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self.config, self.networks, self.grad_accum_steps = model.config, networks, grad_accum_steps
+        self._ranks = ranks
         self.embedder, self.generator = model.embedder, model.generator
         self.discriminator = model.discriminator
-        self.video_embeddings = VideoEmbeddings(videos, self.config.networks.embedding).to(model.device)
+        length = self.config.networks.embedding
+        self.video_embeddings = VideoEmbeddings(videos, length, ranks).to(model.device)
         self.average_embedder = copy.deepcopy(self.embedder).requires_grad_(False)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         meta = self.config.meta
@@ -102,6 +121,12 @@ class MetaLearner:
             [{"params": list(self.discriminator.parameters())}], meta.discriminator
         )
         self.video_embeddings_optimiser = RowAdam(self.video_embeddings.weight, meta.discriminator)
+        self._generator_reducer = GradientReducer(
+            ranks, [*self.embedder.parameters(), *self.generator.parameters()]
+        )
+        self._discriminator_reducer = GradientReducer(
+            ranks, list(self.discriminator.parameters()), sharded=[self.video_embeddings.weight]
+        )
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -123,6 +148,15 @@ class MetaLearner:
             "discriminator_optimiser": self.discriminator_optimiser,
             "columns_optimiser": self.video_embeddings_optimiser,
         }
+
+    sharded = ("columns", "columns_optimiser")
+    """Names of the modules and optimisers of which every rank holds other rows."""
+
+    @property
+    def replicated_tensors(self) -> list[Tensor]:
+        """Parameters and buffers that all ranks have alike."""
+        modules = [module for name, module in self.modules.items() if name not in self.sharded]
+        return [tensor for module in modules for tensor in module.state_dict().values()]
 
     @property
     def earlier_names(self) -> dict[str, str | None]:
@@ -158,18 +192,23 @@ class MetaLearner:
         self._steps += 1
         for network in (self.embedder, self.generator, self.discriminator):
             network.power_iteration_()
+        parts = episodes.split(self.grad_accum_steps)
+        self._generator_reducer.begin(len(parts))
+        self._discriminator_reducer.begin(len(parts))
         batches = [
-            self._accumulate_gradients(part, len(part.columns) / len(episodes.columns))
-            for part in episodes.split(self.grad_accum_steps)
+            self._accumulate_gradients(part, len(part.columns) / len(episodes.columns)) for part in parts
         ]
+        self._generator_reducer.finish()
         take_step(self.generator_optimiser, meta.clip)
         self._update_averages()
         metrics = [batch.metrics for batch in batches]
         for number in range(meta.discriminator_steps if uses_discriminator(meta.losses) else 0):
             if number:
                 self.discriminator.power_iteration_()
+                self._discriminator_reducer.begin(len(parts))
                 pairs = zip(metrics, batches, strict=True)
                 metrics = [earlier | self._rescore_discriminator(batch) for earlier, batch in pairs]
+            self._discriminator_reducer.finish()
             take_step(self.discriminator_optimiser, meta.clip)
             take_step(self.video_embeddings_optimiser, clip=0)  # RowAdam itself bounds how far a row moves
         mean = {name: torch.stack([values[name] for values in metrics]).mean() for name in metrics[0]}
@@ -217,7 +256,7 @@ class MetaLearner:
         """Return the terms of G's loss for generated frames, the gradient at the frames and D's outputs."""
         meta, details = self.config.meta, None
         if meta.details:
-            details = detail_boxes(episodes.points[:, 0], self._uniform(len(fake), 3)), meta.details
+            details = detail_boxes(episodes.points[:, 0], self._uniform_rows(len(fake), 3)), meta.details
         return generator_gradient(
             weights=meta.losses,
             networks=self.networks,
@@ -228,6 +267,7 @@ class MetaLearner:
             landmark_images=target_landmarks,
             valid=episodes.valid,
             details=details,
+            average=self._ranks.mean,
         )
 
     def _reference_inputs(self, episodes: Episodes) -> "tuple[ReferenceViews, Tensor] | tuple[()]":
@@ -240,11 +280,16 @@ class MetaLearner:
         count = 2 if self._uniform(1) < 0.5 else frames.shape[1]
         with torch.no_grad():
             views = view_episodes(frames[:, 1:count], points[:, 1:count], points[:, 0])
-        return views, self._uniform(len(frames)) < self.config.meta.own_picture
+        return views, self._uniform_rows(len(frames)) < self.config.meta.own_picture
 
     def _uniform(self, *shape: int) -> Tensor:
         """Return random numbers of 0..1 that depend on the step alone, so that a resumed run has the same."""
         return torch.rand(shape, generator=self._random).to(self.video_embeddings.weight.device)
+
+    def _uniform_rows(self, *shape: int) -> Tensor:
+        """Return `_uniform` for the episodes of this rank: the rows of a tensor for those of all ranks."""
+        rows, *others = shape
+        return self._uniform(rows * self._ranks.count, *others)[self._ranks.share]
 
     def _rescore_discriminator(self, batch: MicroBatch) -> dict[str, Tensor]:
         """Add D's gradient for images that the updated G generates from the same styles."""

@@ -1,7 +1,7 @@
 """State files, from which a training run resumes bit for bit: safetensors, nothing pickled."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..config import AdamConfig
 from ..errors import TalkingheadError
-from ..system.tensor_file import checksum, write_tensors
+from ..system.tensor_file import read_header, write_tensors
+from .row_shares import RowShares
 
 VERSION = 1
 
@@ -61,7 +62,7 @@ def save_state(
         TalkingheadError: the file cannot be written; the message says where it was written instead.
     """
     write_tensors(
-        path, _tensors(modules, optimisers), {"kind": "state", "version": VERSION, "run": header}, keep
+        path, state_tensors(modules, optimisers), {"kind": "state", "version": VERSION, "run": header}, keep
     )
 
 
@@ -70,6 +71,7 @@ def load_state(
     modules: dict[str, nn.Module],
     optimisers: dict[str, torch.optim.Optimizer],
     earlier: Mapping[str, str | None] | None = None,
+    shares: RowShares | None = None,
 ) -> dict[str, Any]:
     """Load a file of `save_state`, by this version or an earlier one, into modules and optimisers, and return
     its header.
@@ -80,24 +82,26 @@ def load_state(
         earlier: names that an earlier version had for some of the tensors, None for those it did not have; a
             file with none of these tensors is read by the earlier names, and the tensors that it lacks keep
             their values.
+        shares: tensors of which this rank holds some rows; by default it holds all.
 
     Raises:
         DamagedStateError: the file is truncated, changed, or not written by `save_state`.
         TalkingheadError: it is of another configuration, or of a later version.
     """
-    targets = _tensors(modules, optimisers)
+    targets = state_tensors(modules, optimisers)
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file)
-            sources = _source_names(targets, set(file.keys()), earlier or {})
-            _check_names_and_shapes(path, file, targets, sources)
+            stored = _StoredState(file, header, shares or RowShares(path.parent / "shares"))
+            sources = _source_names(targets, stored.names, earlier or {})
+            _check_names_and_shapes(path, stored, targets, sources)
             for name, source in sources.items():
-                stored, target = file.get_tensor(source), targets[name]
+                tensor, target = stored.read(source, name), targets[name]
                 # tensors of earlier versions may have another dtype
-                if stored.dtype != target.dtype and source == name:
-                    raise ValueError(f"{name} is {stored.dtype}")
+                if tensor.dtype != target.dtype and source == name:
+                    raise ValueError(f"{name} is {tensor.dtype}")
                 with torch.no_grad():
-                    target.copy_(stored)
+                    target.copy_(tensor)
     except TalkingheadError:
         raise
     except KeyError as error:
@@ -106,6 +110,41 @@ def load_state(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedStateError(_problem(path, reason)) from error
     return header
+
+
+class _StoredState:
+    """The tensors of a state: those of its file, and those of the files of rows that its header names.
+
+    Args:
+        file: open.
+        header: of the run.
+        shares: the rows that this rank holds.
+
+    Attributes:
+        names: of the tensors.
+    """
+
+    def __init__(self, file: Any, header: dict[str, Any], shares: RowShares) -> None:
+        self._file, self._shares = file, shares
+        self.names, self._rows = set(file.keys()), None
+        if "shares" in header:
+            self._rows = shares.open(header["shares"])
+            self.names |= self._rows.names
+
+    def fits(self, name: str, target: str, shape: list[int]) -> bool:
+        """Return whether a stored tensor fits a target of that name and shape."""
+        if self._rows and name in self._rows.names:
+            stored = self._rows.shape(name)
+        else:
+            stored = list(self._file.get_slice(name).get_shape())
+        return stored == shape or (self._shares.holds(target) and self._shares.fits(stored, shape))
+
+    def read(self, name: str, target: str) -> Tensor:
+        """Return a stored tensor, or this rank's rows where the target of that name has only these."""
+        if self._rows and name in self._rows.names:
+            return self._rows.read(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return self._shares.own_rows(tensor) if self._shares.holds(target) else tensor
 
 
 def _source_names(
@@ -119,18 +158,17 @@ def _source_names(
 
 
 def _check_names_and_shapes(
-    path: Path, file: Any, targets: Mapping[str, Tensor], sources: Mapping[str, str]
+    path: Path, stored: _StoredState, targets: Mapping[str, Tensor], sources: Mapping[str, str]
 ) -> None:
-    """Check that the file has these tensors and no others.
+    """Check that a state has these tensors and no others.
 
     Raises:
         TalkingheadError: it has others, lacks some, or a shape differs.
     """
-    stored = set(file.keys())
-    unequal = sorted(stored ^ set(sources.values())) + sorted(
+    unequal = sorted(stored.names ^ set(sources.values())) + sorted(
         name
         for name, source in sources.items()
-        if source in stored and tuple(file.get_slice(source).get_shape()) != tuple(targets[name].shape)
+        if source in stored.names and not stored.fits(source, name, list(targets[name].shape))
     )
     if unequal:
         raise TalkingheadError(_problem(path, f"{unequal[0]} does not fit"))
@@ -150,11 +188,9 @@ def _header(path: Path, file: Any) -> dict[str, Any]:
     if "header" in metadata:  # before version 1 there was no checksum
         header = json.loads(metadata["header"])
     else:
-        fields = json.loads(metadata["talkinghead"])
+        fields = read_header(file)
         if fields["kind"] != "state":
             raise ValueError(f"is a {fields['kind']}")
-        if checksum(metadata["talkinghead"], _StoredTensors(file)) != metadata["sha256"]:
-            raise ValueError("its checksum does not match")
         if fields["version"] != VERSION:
             raise TalkingheadError(
                 f"{path}: is of version {fields['version']}, this talkinghead reads {VERSION}; install the "
@@ -166,24 +202,7 @@ def _header(path: Path, file: Any) -> dict[str, Any]:
     return header
 
 
-class _StoredTensors(Mapping[str, Tensor]):
-    """The tensors of an open file, each read on access."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._names = file, list(file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _tensors(
+def state_tensors(
     modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
     """Return all tensors of modules and optimisers by the names that a state file has."""

@@ -1,12 +1,12 @@
-"""Folder of a training run: its state and the one before, its model, and the duration. One process at a time
-uses it.
+"""Folder of a training run: its state and the one before, its model, and the duration. One run at a time uses
+it.
 """
 
 import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,29 @@ from ..checkpoint import save_model
 from ..model import Model
 from ..system.atomic_file import atomic_write, check_writable
 from ..system.folder_lock import folder_lock
-from .resume import DamagedStateError, load_state, save_state
+from .ranks import ONE_RANK, Ranks
+from .resume import DamagedStateError, load_state, save_state, state_tensors
+from .row_shares import RowShares
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def run_folder(out: Path) -> Iterator["RunFolder"]:
-    """Create the folder of a run where it is missing, and lock it.
+def run_folder(out: Path, ranks: Ranks = ONE_RANK, sharded: tuple[str, ...] = ()) -> Iterator["RunFolder"]:
+    """Create the folder of a run where it is missing, and lock it for its ranks.
+
+    Args:
+        out, ranks, sharded: as for `RunFolder`.
 
     Raises:
-        TalkingheadError: it cannot be written to, or another process uses it.
+        TalkingheadError: it cannot be written to, or another run uses it.
     """
-    folder = RunFolder(out)
-    check_writable(folder.state)
-    with folder_lock(out, out):
+    folder = RunFolder(out, ranks, sharded)
+    with ExitStack() as stack:
+        with ranks.agreement():
+            if ranks.is_first:
+                check_writable(folder.state)
+                stack.enter_context(folder_lock(out, out))
         yield folder
 
 
@@ -39,14 +47,17 @@ class RunFolder:
     """The files of a run.
 
     Args:
-        out: the folder.
+        out: the folder, which all ranks see.
+        ranks: that write and read it together.
+        sharded: names of modules and optimisers of which every rank holds other rows.
 
     Attributes:
         state, previous, model: paths of the files.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, ranks: Ranks = ONE_RANK, sharded: tuple[str, ...] = ()) -> None:
+        self.out, self._ranks = out, ranks
+        self._shares = RowShares(out / "shares", ranks, sharded)
         self.state = out / "state.safetensors"
         self.previous = out / "previous" / "state.safetensors"
         self.model = out / "model.safetensors"
@@ -54,6 +65,8 @@ class RunFolder:
         self._state_is_intact = self.state.exists()
         """True if the next save moves the state to `previous` instead of replacing it."""
         self._saved_header: dict[str, Any] | None = None
+        self._used_shares: list[set[str]] = []
+        """Files of rows of the state before and of the state."""
 
     def load(
         self,
@@ -73,16 +86,18 @@ class RunFolder:
         problem = f"{self.state}: is missing"
         first_error: DamagedStateError | None = None
         for path in (self.state, self.previous):
-            if not path.exists():
+            if not any(self._ranks.gather(path.exists())):
                 continue
             try:
-                header = load_state(path, modules, optimisers, earlier)
-                _check_header(path, header)
+                with self._ranks.agreement():
+                    header = load_state(path, modules, optimisers, earlier, shares=self._shares)
+                    _check_header(path, header)
             except DamagedStateError as error:
                 first_error = first_error or error
                 problem, self._state_is_intact = str(first_error).partition("; ")[0], False
                 continue
             self._state_is_intact = path == self.state
+            self._used_shares = [set(header.pop("shares", ()))]
             self._saved_header = header if self._state_is_intact else None
             if not self._state_is_intact:
                 log.warning(
@@ -111,11 +126,40 @@ class RunFolder:
         """
         header = json.loads(json.dumps(header))
         if header != self._saved_header:
-            keep_at = self.previous if self._state_is_intact else None
-            save_state(self.state, modules, optimisers, header, keep=keep_at)
+            self._write_state(modules, optimisers, header)
         self._state_is_intact, self._saved_header = True, header
-        with atomic_write(self._times) as temp_path:
-            temp_path.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n")
+        with self._ranks.agreement():
+            if self._ranks.is_first:
+                with atomic_write(self._times) as temp_path:
+                    temp_path.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n")
+
+    def _write_state(
+        self,
+        modules: dict[str, nn.Module],
+        optimisers: dict[str, torch.optim.Optimizer],
+        header: dict[str, Any],
+    ) -> None:
+        """Write the rows of all ranks where there are several, then the state, and remove unused rows."""
+        files = dict[str, str]()
+        if self._ranks.count > 1:
+            modules, own_modules = self._split(modules)
+            optimisers, own_optimisers = self._split(optimisers)
+            files = self._shares.write(state_tensors(own_modules, own_optimisers), header["step"])
+            header = header | {"shares": files}
+        try:
+            with self._ranks.agreement():
+                if self._ranks.is_first:
+                    keep_at = self.previous if self._state_is_intact else None
+                    save_state(self.state, modules, optimisers, header, keep=keep_at)
+            self._used_shares = [*self._used_shares[-1:], set(files)]
+        finally:
+            if self._ranks.is_first:
+                self._shares.remove_others(set().union(*self._used_shares))
+
+    def _split(self, parts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split modules or optimisers into replicated and sharded ones."""
+        sharded = {name: part for name, part in parts.items() if self._shares.holds(name)}
+        return {name: part for name, part in parts.items() if name not in sharded}, sharded
 
     def save_model(self, model: Model) -> None:
         """Write the model.
@@ -123,7 +167,9 @@ class RunFolder:
         Raises:
             TalkingheadError: it cannot be written; the message says where it was written instead.
         """
-        save_model(model, self.model)
+        with self._ranks.agreement():
+            if self._ranks.is_first:
+                save_model(model, self.model)
 
     def seconds(self) -> float:
         """Return the duration of the steps so far, 0 where it is not known."""

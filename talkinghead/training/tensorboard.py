@@ -22,17 +22,19 @@ class TensorBoardLog:
     Args:
         folder: of this run.
         step: steps of the run so far; what an interrupted run wrote of later steps is hidden.
+        active: False writes nothing.
 
     Raises:
         TalkingheadError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, active: bool = True) -> None:
+        self._folder, self._ended = folder, not active
+        self._writer: Any = None
+        if not active:
+            return
         require("tensorboard", "train")
         from torch.utils.tensorboard import SummaryWriter
-
-        self._folder, self._ended = folder, False
-        self._writer: Any = None
 
         def open_writer() -> None:
             self._writer = SummaryWriter(str(folder), purge_step=step)

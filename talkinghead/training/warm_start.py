@@ -65,11 +65,12 @@ def _with_zero_channels(weights: dict[str, Tensor], guided: dict[str, Tensor]) -
 def init_video_embeddings(
     video_embeddings: Tensor, embedder: Embedder, source: EpisodeSource, size: int
 ) -> None:
-    """Set each video embedding in W [N, D] to E's embedding of its video at `size` pixels.
+    """Set each video embedding in W [N, D], or in this rank's rows of W, to E's embedding of its video at
+    `size` pixels.
 
     With random values instead, the matching loss would pull E towards noise.
     """
-    for number, video_embedding in enumerate(video_embeddings):
-        frames, points = (tensor.to(video_embeddings.device) for tensor in source.clip_for_column(number))
+    for column, video_embedding in zip(source.own_columns, video_embeddings, strict=True):
+        frames, points = (tensor.to(video_embeddings.device) for tensor in source.clip_for_column(column))
         landmark_images = landmark_image(points, size)
         video_embedding.copy_(embedder(resize_area(frames, size), landmark_images).mean(0))

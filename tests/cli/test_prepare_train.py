@@ -116,7 +116,7 @@ def test_train_receives_arguments_of_command(
     monkeypatch.setattr("talkinghead.training.meta.train", fake_train)
     command = (
         "train people data --out run --preset small --variant ff --steps 12 --seed 5 --device auto "
-        "--grad-accum-steps 2 --save-every 7.5 --exclude-identities bob ann --init-from tiny "
+        "--grad-accum-steps 2 --workers 3 --save-every 7.5 --exclude-identities bob ann --init-from tiny "
         "--perceptual vgg19=a.pt vggface=b.pt --irises --json"
     )
     run_command(*command.split())
@@ -138,4 +138,5 @@ def test_train_receives_arguments_of_command(
         "save_seconds": 7.5,
         "fast": False,
         "irises": True,
+        "workers": 3,
     }

@@ -1,0 +1,163 @@
+"""Setup of meta-learning: configuration, data, initial weights, and what must be equal to resume."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import load_model
+from ..clip import POINTS
+from ..config import Config, FinetuneConfig
+from ..config_file import resolve_preset
+from ..constants import VARIANTS
+from ..dataset.episodes import EpisodeSource
+from ..dataset.shard_index import open_index
+from ..errors import TalkingheadError
+from ..model import Model, random_model
+from ..system import torchrun
+from ..version import __version__
+from .ranks import Ranks
+from .warm_start import load_compatible_weights
+
+log = logging.getLogger(__name__)
+
+
+def configuration(preset: str | Path | Config, variant: str, steps: int | None, *, irises: bool) -> Config:
+    """Return the configuration of a run."""
+    if variant not in VARIANTS:
+        raise TalkingheadError(f"variant {variant!r}: is unknown; choose {' or '.join(VARIANTS)}")
+    config = resolve_preset(preset)
+    if irises:
+        config = replace(config, networks=replace(config.networks, irises=True))
+    meta = config.meta if steps is None else replace(config.meta, steps=steps)
+    if variant == "ff":
+        meta = replace(meta, losses=replace(meta.losses, matching=0.0))
+    return replace(config, meta=meta)
+
+
+def episode_source(
+    data: str | Path | Sequence[str | Path],
+    config: Config,
+    seed: int,
+    exclude_identities: Sequence[str],
+    *,
+    ranks: Ranks,
+) -> EpisodeSource:
+    """Open the prepared shards as a configuration samples them.
+
+    Raises:
+        TalkingheadError: the data cannot be used, or the batch cannot be split among the ranks.
+    """
+    meta = config.meta
+    if meta.batch % ranks.count:
+        raise TalkingheadError(
+            f"torchrun: {ranks.count} processes cannot share a batch of {meta.batch} episodes evenly; start "
+            "as many as divide it, or set another meta.batch in the preset"
+        )
+    source = EpisodeSource(
+        data,
+        size=config.networks.image_size,
+        shots=meta.shots,
+        batch=meta.batch,
+        videos=meta.videos,
+        seed=seed,
+        exclude_identities=exclude_identities,
+        far_targets=meta.far_targets,
+        camera_motion=meta.camera_motion,
+        num_points=config.networks.num_points,
+        share=ranks.share,
+    )
+    _report_hidden_irises(source)
+    return source
+
+
+def make_index(data: str | Path | Sequence[str | Path], ranks: Ranks) -> None:
+    """Make the indexes of data sets that lack one, on one rank of a machine, while the others wait.
+
+    Raises:
+        TalkingheadError: the data cannot be read.
+    """
+    if ranks.count == 1:
+        return
+    with ranks.agreement():
+        if torchrun.local_rank() == 0:
+            for folder in [data] if isinstance(data, str | Path) else data:
+                open_index(folder)
+
+
+def _report_hidden_irises(source: EpisodeSource) -> None:
+    """Say how many clips lack the irises that the model shows.
+
+    Raises:
+        TalkingheadError: all do.
+    """
+    without_irises = int((~source.clips.has_irises).sum())
+    if source.num_points == POINTS or not without_irises:
+        return
+    if without_irises == len(source.clips):
+        raise TalkingheadError(
+            "irises: no clip of the data has them; prepare it with --landmarks network or a "
+            "face_landmarker.task, or train without"
+        )
+    log.info("%d of %d clips have no irises; in theirs none are visible", without_irises, len(source.clips))
+
+
+def initial_model(config: Config, seed: int, init_from: str | None) -> tuple[Model, Model | None]:
+    """Return the model with the initial weights, and the model they come from; None where they are random."""
+    model = random_model(config, seed)
+    if init_from is None:
+        return model, None
+    parent = load_model(init_from)
+    load_compatible_weights(model, parent)
+    return model, parent
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let the random numbers on the CPU depend on the seed alone, and restore the generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def settings_of(
+    config: Config, variant: str, seed: int, source: EpisodeSource, parent: Model | None
+) -> dict[str, Any]:
+    """Return the settings that must be equal for a run to resume."""
+    # more steps may be added to a finished run, and the settings of fine-tuning have no effect
+    meta = replace(config.meta, steps=0)
+    return {
+        "config": replace(config, meta=meta, finetune=FinetuneConfig()).to_dict(),
+        "variant": variant,
+        "seed": seed,
+        "start": parent and parent.digest,
+        "clips": source.clips.keys,
+    }
+
+
+def fingerprint(
+    settings: dict[str, Any], source: EpisodeSource, out: str, grad_accum_steps: int
+) -> dict[str, str]:
+    """Return what must be equal on all ranks, as short texts."""
+    clips = hashlib.sha256(
+        json.dumps([source.clips.keys, source.clips.num_frames.tolist()]).encode()
+    ).hexdigest()
+    others = {name: value for name, value in settings.items() if name != "clips"}
+    return {
+        "the version": __version__,
+        "the version of torch": torch.__version__,
+        "--out": out,
+        "the checksum of the data": _digest(clips),
+        "the checksum of the options": _digest(json.dumps([others, grad_accum_steps])),
+    }
+
+
+def _digest(text: str) -> str:
+    """Return a short checksum of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,61 @@
+"""Episodes that worker processes draw ahead of their use."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.minimal_training import write_data
+from talkinghead.dataset.episodes import EpisodeSource
+from talkinghead.errors import TalkingheadError
+from talkinghead.training.episode_loader import load_episodes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> EpisodeSource:
+    return EpisodeSource(write_data(tmp_path), 32, 2, 3, 8, seed=1, camera_motion=0.5)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
+def test_workers_draw_same_episodes_in_order(workers, source, threads):
+    threads(1)
+    steps = range(4, 9)
+    batches = list(load_episodes(source, steps, CPU, workers))
+    assert len(batches) == len(steps)
+    for step, batch in zip(steps, batches, strict=True):
+        for tensor, expected in zip(batch.tensors, source.draw(step).tensors, strict=True):
+            assert torch.equal(tensor, expected)
+
+
+def test_error_of_worker_is_raised_as_it_is(source, tmp_path):
+    batches = load_episodes(source, range(3), CPU, 1)
+    (tmp_path / "shard-000000.tar").unlink()
+    with pytest.raises(TalkingheadError, match=r"^[^\n]*it is no file[^\n]*prepare the data again$"):
+        next(batches)
+
+
+class _Fatal(EpisodeSource):
+    """Source that kills its process at the second step."""
+
+    def draw(self, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(step)
+
+
+def test_killed_worker_reports_error(tmp_path):
+    source = _Fatal(write_data(tmp_path), 32, 2, 3, 8, seed=1)
+    with pytest.raises(TalkingheadError, match="--workers: a process that reads the data was killed"):
+        list(load_episodes(source, range(3), CPU, 1))
+
+
+def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert len(list(load_episodes(source, range(2), CPU, None))) == 2
+    with pytest.raises(TalkingheadError, match="--workers: this system cannot fork processes; leave it out"):
+        next(load_episodes(source, range(2), CPU, 1))
