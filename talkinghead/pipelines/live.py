@@ -26,12 +26,13 @@ from ..media.audio import SoundTrack
 from ..media.frame_sink import Sink, open_sink
 from ..media.frame_source import FrameSource, SourceFrame, open_source
 from ..media.microphone import Microphone
+from ..media.recording import SoundSource
 from ..model import Person
 from ..system.signals import graceful_shutdown, interruptible
 from ..system.stage_pipeline import StagePipeline
 from ..system.torch_state import with_default_torch_state
 from .animate import SYNTHESISED, check_retarget
-from .live_controls import LiveControls, LiveRecorder, SoundOfRecording
+from .live_controls import LiveControls, LiveRecorder
 from .live_person import LiveCast, LivePerson
 from .live_report import LiveReport, LiveStats
 
@@ -136,12 +137,11 @@ def _run(
     with graceful_shutdown() as stopped, ExitStack() as stack:  # until the sink is closed: a complete video
         with interruptible():
             frames = stack.enter_context(closing(open_source(source, realtime)))
-            sound = _open_sound(frames, microphone, stack)
+            listener = None if microphone is None else stack.enter_context(Microphone(microphone))
+            sound = _sound_of_sink(frames, listener, stats)
             metadata = {"comment": SYNTHESISED}
-            opened_sink = stack.enter_context(
-                open_sink(sink, frames.fps, size, metadata, sound=sound(stats.source_start))
-            )
-        recorder = LiveRecorder(frames.fps, size, sound, log)
+            opened_sink = stack.enter_context(open_sink(sink, frames.fps, size, metadata, sound=sound))
+        recorder = LiveRecorder(frames.fps, size, listener, log)
         stack.enter_context(closing(recorder))
         controls = LiveControls(cast, recorder, log)
         limited = TimeLimitedSource(frames, seconds)
@@ -164,14 +164,11 @@ def _run(
     )
 
 
-def _open_sound(frames: FrameSource, microphone: str | None, stack: ExitStack) -> SoundOfRecording:
-    """Return the sound of recordings: of the microphone, else of the source's file, else none."""
-    if microphone is not None:
-        return stack.enter_context(Microphone(microphone)).sound_from
-    if frames.sound_file is not None:
-        sound = partial(SoundTrack.open, frames.sound_file)
-        return lambda zero: sound
-    return lambda zero: None
+def _sound_of_sink(frames: FrameSource, listener: Microphone | None, stats: LiveStats) -> SoundSource | None:
+    """Return the sound of the sink: of the microphone, else of the source's file, else none."""
+    if listener is not None:
+        return listener.sound_from(stats.source_start)
+    return None if frames.sound_file is None else partial(SoundTrack.open, frames.sound_file)
 
 
 def _show(

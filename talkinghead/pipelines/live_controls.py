@@ -5,13 +5,12 @@ from contextlib import ExitStack
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from ..media.frame_sink import Sink, open_sink
 from ..media.frame_source import SourceFrame
-from ..media.recording import SoundSource
+from ..media.microphone import Microphone
 from .animate import SYNTHESISED
 from .live_person import LiveCast
 
@@ -24,8 +23,6 @@ KEYS = {
     "n": "next person",
 }
 """Key -> what it does. The window itself quits, by Escape too."""
-SoundOfRecording: TypeAlias = Callable[[Callable[[], float]], SoundSource | None]
-"""Function from when a recording starts, on `perf_counter`, to its sound; None for silence."""
 
 
 class LiveRecorder:
@@ -35,14 +32,14 @@ class LiveRecorder:
     Args:
         fps: frames per second.
         size: (height, width) of the frames in pixels.
-        sound: of a recording.
+        listener: the microphone whose sound recordings get; None for silence.
         log: is called with a line of text.
     """
 
     def __init__(
-        self, fps: Fraction, size: tuple[int, int], sound: SoundOfRecording, log: Callable[[str], None]
+        self, fps: Fraction, size: tuple[int, int], listener: Microphone | None, log: Callable[[str], None]
     ) -> None:
-        self._fps, self._size, self._sound, self._log = fps, size, sound, log
+        self._fps, self._size, self._listener, self._log = fps, size, listener, log
         self._stack = ExitStack()
         self._sink: Sink | None = None
         self._path = Path()
@@ -58,14 +55,9 @@ class LiveRecorder:
             self.close()
             return
         self._path, self._first = _unused_path(), None
+        sound = None if self._listener is None else self._listener.sound_from(self._start)
         self._sink = self._stack.enter_context(
-            open_sink(
-                self._path,
-                self._fps,
-                self._size,
-                {"comment": SYNTHESISED},
-                sound=self._sound(self._start),
-            )
+            open_sink(self._path, self._fps, self._size, {"comment": SYNTHESISED}, sound=sound)
         )
         self._log(f"{self._path}: recording; r ends it")
 

@@ -10,9 +10,11 @@ import talkinghead.pipelines.live as live
 from conftest import RedSquare, draw_video
 from support.live_helpers import COUNT, FACES, FPS, SIZE, FakeEngine, RecordingSink, record_frames, run_to_end
 from support.red_square_person import red_square_person
+from support.sound_cards import Card, plug_in
 from support.videos_with_sound import sounding_video
 from talkinghead.errors import TalkingheadError
 from talkinghead.media.frame_source import SourceFrame
+from talkinghead.media.microphone import RATE
 from talkinghead.media.video import VideoReader
 from talkinghead.model import Person
 from talkinghead.pipelines.live_person import LiveCast, LivePerson
@@ -110,6 +112,27 @@ def test_live_video_has_sound_of_source(person: Person, tmp_path: Path) -> None:
     frames = VideoReader(out)
     assert samples / rate == pytest.approx(len(list(frames)) / float(frames.fps), abs=0.1)
     assert report.ended == "seconds" and samples
+
+
+def test_recording_by_key_has_sound_of_microphone_alone(
+    person: Person, recorded: RecordingSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = Card()
+    plug_in(monkeypatch, card)
+    drive = sounding_video(tmp_path / "drive.mp4", "aac", seconds=2)
+    lengths = []
+    for name in (None, "default"):
+        recorded.keys = {len(recorded.times) + 10: "r", len(recorded.times) + 40: "r"}
+        run_to_end(person, FakeEngine(), drive, microphone=name)
+        [path] = tmp_path.glob("talkinghead_*.mp4")
+        with av.open(str(path)) as container:
+            frames = container.streams.video[0].frames
+            sound = [frame.samples for frame in container.decode(audio=0)] if container.streams.audio else []
+        lengths.append((sum(sound) / RATE, frames / 25))
+        path.unlink()
+    assert lengths[0][0] == 0 and card.is_closed
+    assert lengths[1][0] == pytest.approx(lengths[1][1], abs=0.1) and lengths[1][1] > 0.5
 
 
 # several people, several faces, and mistakes
