@@ -148,5 +148,6 @@ def test_documented_command_replaces_an_earlier_page(
         "anna.safetensors",
         "anna_page",
     }  # and no hidden one
-    assert report["name"] == "anna" and report["size"] == 64 and report["psnr"] > 50
+    assert report["name"] == "anna" and report["size"] == 64
+    assert report["equal"] or report["psnr"] > 50
     assert report["bytes"] == sum(path.stat().st_size for path in files.values() if path.is_file())

@@ -254,6 +254,6 @@ def test_live_hands_irises_to_the_engine(
         report = live(person, drive, engine=engine, detector=detector, realtime=False, retarget="off")
     assert report.frames == 8 and report.without_face == 5  # a lost face is searched every 0.2 s
     counts = [points.shape[1] for points in inputs]
-    # before the first face the person at rest looks ahead
-    assert counts == [78] * 6 + [78 if sees_irises else 68] * 3
+    # before the first face the person at rest looks ahead, and is rendered once
+    assert counts == [78] * 2 + [78 if sees_irises else 68] * 3
     assert ("irises are unknown" in caplog.text) is not sees_irises

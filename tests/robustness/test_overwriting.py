@@ -160,6 +160,7 @@ def command_options() -> Iterator[tuple[str, argparse.Action]]:
 def test_arguments_that_take_text_are_declared() -> None:
     # A new argument names a file to read or to write, or is listed here.
     no_files = {"--exclude-identities", "--only", "--device", "--detector-device", "--target"}
+    no_files |= {"--microphone"}  # of live, a device
     no_files |= {"--host", "--token", "--folder"}  # of web, which reads no files
     undeclared = [
         name

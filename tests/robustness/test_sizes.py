@@ -176,6 +176,11 @@ def write_shard(folder: Path, *members: tuple[str, bytes, int], kind: bytes = ta
         (
             [("c.0000.jpg", b"x", 0), ("c.landmarks.npy", b"\x93NUMPY", GIGABYTE)],
             tarfile.REGTYPE,
+            "its last clip is not whole",
+        ),
+        (
+            [("c.0000.jpg", b"x", 0), ("c.landmarks.npy", b"\x93NUMPY", GIGABYTE), ("c.json", b"{}", 0)],
+            tarfile.REGTYPE,
             "a member claims 1073741830 bytes",
         ),
         ([("c.json", b"{}", GIGABYTE)], tarfile.REGTYPE, "a member claims 1073741826 bytes"),
