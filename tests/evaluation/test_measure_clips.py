@@ -35,10 +35,10 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a model file: random weights, few channels, 64x64."""
     tiny = preset("tiny")
     networks = replace(SMALL_NETWORKS, image_size=64, discriminator_gain=0.01, embedding_gain=0.01)
+    # fp32: each process would measure for itself, on a busy machine, whether bf16 is faster
+    steps = replace(tiny.finetune, precision="fp32")
     path = tmp_path_factory.mktemp("little") / "little.safetensors"
-    save_model(
-        random_model(Config("tiny", networks, tiny.meta, tiny.finetune, tiny.perceptual), seed=5), path
-    )
+    save_model(random_model(Config("tiny", networks, tiny.meta, steps, tiny.perceptual), seed=5), path)
     return path
 
 
