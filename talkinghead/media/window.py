@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ class Window:
     def __init__(self, size: tuple[int, int]) -> None:
         if importlib.util.find_spec("cv2") is None:
             require("cv2", "live")
-        self._size, self._keys = size, ""
+        self._keys: deque[str] = deque()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         command = [sys.executable, str(_PROGRAM), *map(str, size)]
         pipe = subprocess.PIPE
@@ -63,8 +64,7 @@ class Window:
 
     def read_keys(self) -> str:
         """See `Sink`."""
-        keys, self._keys = self._keys, ""
-        return keys
+        return "".join(self._keys.popleft() for _ in range(len(self._keys)))
 
     def close(self) -> None:
         """Close the window and end its process."""
@@ -87,7 +87,7 @@ class Window:
                 if kind == "ready":
                     self._is_open = True
                 elif kind == "key":
-                    self._keys += chr(int(value))
+                    self._keys.append(chr(int(value)))
                 else:
                     self._problem = (
                         f"window: OpenCV cannot open one ({value[:160]}), expected a display and a build "

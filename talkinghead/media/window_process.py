@@ -10,6 +10,7 @@ process ends when stdin ends, and when the window is closed, by its button, q or
 import signal
 import sys
 import threading
+from collections import deque
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,19 +30,21 @@ class NewestFrame:
 
     def __init__(self, stream: BinaryIO, size: tuple[int, int]) -> None:
         self._stream, self._shape = stream, (*size, 3)
-        self._frame: np.ndarray | None = None
+        self._frames: deque[np.ndarray] = deque(maxlen=1)  # a newer one replaces the one that waits
         self.has_ended = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def take(self) -> np.ndarray | None:
         """Return the newest frame, None when it was taken before."""
-        frame, self._frame = self._frame, None
-        return frame
+        try:
+            return self._frames.pop()
+        except IndexError:
+            return None
 
     def _read(self) -> None:
         count = int(np.prod(self._shape))
         while len(data := self._stream.read(count)) == count:
-            self._frame = np.frombuffer(data, np.uint8).reshape(self._shape)
+            self._frames.append(np.frombuffer(data, np.uint8).reshape(self._shape))
         self.has_ended = True
 
 

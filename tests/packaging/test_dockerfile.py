@@ -74,7 +74,7 @@ COMMANDS = [json.loads(rest) for rest in arguments_of("CMD")] + [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_image_are_valid(command: list[str]) -> None:
-    build_parser().parse_args(command)
+    assert build_parser().parse_args(command).command == command[0]
 
 
 def test_both_images_have_a_command() -> None:
