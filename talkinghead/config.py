@@ -88,6 +88,13 @@ class NetworkConfig:
         return POINTS_WITH_IRISES if self.irises else POINTS
 
     @property
+    def used_points(self) -> int:
+        """Number of points of a driver that have an effect: warped reference images follow irises, whether
+        landmark images show them or not.
+        """
+        return POINTS_WITH_IRISES if self.irises or self.reference_guided else POINTS
+
+    @property
     def embedding(self) -> int:
         """Length of the embedding e, of W_i, w0 and of V's pooled vector."""
         return self.encoder[-1]

@@ -98,10 +98,10 @@ class Engine(ABC):
 
         Args:
             landmarks: float32 [B, 68, 2] as fractions of the person's crop, or [B, 78, 2] with irises, which
-                an engine without them leaves out. An engine with irises shows none of 68 points, and logs so
-                once. For an engine whose input is "image" they are rendered to landmark images first. Such an
-                engine also takes landmark images float32 [B, 3, size, size] in [-1, 1], unless it is
-                reference-guided.
+                reference images follow and an engine with irises shows; others leave them out. An engine with
+                irises shows none of 68 points, and logs so once. For an engine whose input is "image" they
+                are rendered to landmark images first. Such an engine also takes landmark images float32
+                [B, 3, size, size] in [-1, 1], unless it is reference-guided.
             styles: float32 [S], [1, S] or [B, S] for an engine whose styles are an input: the face that each
                 row shows. The attribute `styles` by default.
 
@@ -120,7 +120,7 @@ class Engine(ABC):
         array = _to_float32(landmarks)
         self._check_shape(array.shape)
         if _are_points(array):
-            array = self._fit_points(array)
+            self._report_hidden_irises(array)
             self._warn_of_pixels(array)
         style_rows = self._style_rows(styles, len(array))
         if not np.isfinite(array).all() or (style_rows is not None and not np.isfinite(style_rows).all()):
@@ -137,12 +137,11 @@ class Engine(ABC):
         frames = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         return frames if frames.dtype == np.uint8 else to_uint8(frames)
 
-    def _fit_points(self, points: np.ndarray) -> np.ndarray:
-        """Return points [B, 68 or 78, 2] as many as the engine takes; say once that irises are hidden."""
+    def _report_hidden_irises(self, points: np.ndarray) -> None:
+        """Say once that points [B, 68 or 78, 2] lack the irises that the engine takes."""
         if points.shape[1] < self.spec.num_points and not self._has_reported_hidden_irises:
             self._has_reported_hidden_irises = True
             log.info("engine: the driver's irises are unknown, so that the gaze is left to the network")
-        return np.ascontiguousarray(fit_points(points, self.spec.num_points))
 
     def _warn_of_pixels(self, array: np.ndarray) -> None:
         """Warn once of points [B, P, 2] far outside of the crop, which may be in pixels."""
@@ -189,9 +188,11 @@ class Engine(ABC):
 
     def _inputs(self, landmarks: np.ndarray, styles: np.ndarray | None) -> dict[str, np.ndarray]:
         """Return the arguments of a run by name, in the order of the network's."""
-        inputs = {self.spec.input: landmarks}
+        shown = fit_points(landmarks, self.spec.num_points) if _are_points(landmarks) else landmarks
+        inputs = {self.spec.input: shown}
         if self.spec.input == "image" and _are_points(landmarks):
-            inputs["image"] = landmark_image(from_numpy(landmarks), self.spec.layer_size).numpy()
+            points = from_numpy(np.ascontiguousarray(shown))
+            inputs["image"] = landmark_image(points, self.spec.layer_size).numpy()
         if styles is not None:
             inputs["styles"] = styles
         if self.spec.guided:

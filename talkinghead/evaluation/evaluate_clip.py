@@ -18,7 +18,7 @@ from ..data.few_shot import evenly_spaced_indices
 from ..engines.torch_engine import TorchEngine
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
-from ..landmarks.face_points import fit_points, track_points
+from ..landmarks.face_points import track_points
 from ..landmarks.open_detector import open_detector
 from ..model import Model, Person, random_model
 from ..pretrained.perceptual import PerceptualNetwork, open_perceptual
@@ -355,7 +355,7 @@ def _copy_nearest(training: Clip, held_out: Clip, warp: bool) -> np.ndarray:
 
 def render(person: Person, clip: Clip) -> np.ndarray:
     """Return the person at a clip's own landmarks: uint8 [N, size, size, 3]."""
-    points = fit_points(track_points(clip.track) / clip.track.size[0], person.config.networks.num_points)
+    points = track_points(clip.track) / clip.track.size[0]
     engine = TorchEngine(person)
     return np.concatenate(
         [engine.run(points[start : start + _BATCH]) for start in range(0, len(points), _BATCH)]

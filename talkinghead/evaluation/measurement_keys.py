@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..clip import POINTS
 from ..constants import FINE_TUNED_METHODS
 from ..system.file_hash import sha256
 from ..version import __version__
@@ -30,10 +31,7 @@ class MeasurementKeys:
 
     def landmarks(self, clip: str) -> MeasurementKey:
         """Return the key of the landmarks of a clip with this digest."""
-        settings: dict[str, Any] = {"versions": _VERSIONS, "landmarks": self._detector}
-        if self._evaluator.loaded.config.networks.irises:
-            settings["irises"] = True
-        return MeasurementKey(clip, "landmarks", settings)
+        return MeasurementKey(clip, "landmarks", {"versions": _VERSIONS, **self._points})
 
     def row(self, clip: str, parts: FrameSplit, shots: int, method: str, *, steps: int) -> MeasurementKey:
         """Return the key of a row: of a clip with this digest, T, a method, and a number of steps."""
@@ -53,12 +51,18 @@ class MeasurementKeys:
         return [detector.name, *([digest] if digest else []), evaluator.device]
 
     @cached_property
+    def _points(self) -> dict[str, Any]:
+        """What finds the points, and that the irises are among them where the model uses them."""
+        uses_irises = self._evaluator.loaded.config.networks.used_points > POINTS
+        return {"landmarks": self._detector, **({"irises": True} if uses_irises else {})}
+
+    @cached_property
     def _frames(self) -> dict[str, Any]:
         """The settings of all rows."""
         evaluator, scorer = self._evaluator, self._evaluator.scorer
         return {
             "versions": _VERSIONS,
-            "landmarks": self._detector,
+            **self._points,
             "image size": [evaluator.loaded.config.networks.image_size, evaluator.loaded.config.crop],
             "identity network": [*(scorer.describe_identity() or {}).values(), scorer.dlib is not None],
             "FID network": None if evaluator.fid is None else sha256(evaluator.fid),

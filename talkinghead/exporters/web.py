@@ -178,7 +178,7 @@ def _write_references(references: References, path: Path) -> dict[str, Any]:
     return {
         "size": references.images.shape[1],
         "scene": viewer.scene,
-        "landmarks": references.landmarks.reshape(len(references), -1).tolist(),
+        "points": references.points.reshape(len(references), -1).tolist(),
     }
 
 

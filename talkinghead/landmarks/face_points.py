@@ -54,6 +54,11 @@ def fit_points(points: Points, num_points: int) -> Points:
     return np.concatenate([points, np.full(shape, HIDDEN_IRIS, points.dtype)], axis=-2)
 
 
+def are_hidden(irises: Points) -> Points:
+    """Return which irises [..., 5, 2] are hidden, bool [...]; the points of a visible one differ."""
+    return (irises == irises[..., :1, :]).all(-1).all(-1)
+
+
 def track_points(track: Track) -> np.ndarray:
     """Return the points of a track in its pixels, float32 [N, 78, 2], or [N, 68, 2] without irises."""
     return join_points(track.landmarks, track.irises)

@@ -8,9 +8,11 @@ iris that a lid half covers is half covered on the other face too. The radius is
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..clip import IRIS_POINTS
-from .face_points import HIDDEN_IRIS, fit_points, join_points
+from .face_points import HIDDEN_IRIS, are_hidden, fit_points, join_points, split_points
 
 EYES = ((36, (37, 41), (38, 40), 39), (42, (43, 47), (44, 46), 45))
 """Landmarks of each eye: a corner, two pairs of upper and lower lid, the other corner."""
@@ -21,6 +23,14 @@ _MIN_WIDTH = 0.3
 """Least width of an eye, in widths of the other: the far eye of a head in profile has almost none."""
 _MIN_OPENING = 0.12
 """Least opening of an eye, in its widths, that a gaze is relative to: that of a shut eye says nothing."""
+_EYE_POINTS = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47]]
+"""Landmarks of each eye."""
+_GAZE_GAIN = 0.6
+"""How much farther an iris is moved within its eye than it should be: the motion field is smooth, and reaches
+about 0.62 of the way (docs/reference_guided.md).
+"""
+_MAX_ASIDE, _MAX_UPWARDS = 0.28, 0.3
+"""Distance of an iris from the middle of its eye: aside in widths of the eye, and up or down in openings."""
 _EPSILON = 1e-9
 _IRIS_RADIUS = 0.2
 """Radius of an iris, in widths of its eye."""
@@ -44,8 +54,7 @@ def retarget_irises(irises: np.ndarray, source: np.ndarray, target: np.ndarray) 
     centres, edges = places[..., :1, :], places - places[..., :1, :]
     centres = centres * np.stack([np.ones_like(eyes.opening), other_eyes.opening / eyes.opening], -1)
     moved = other_eyes.from_frame(centres + edges).astype(np.float32)
-    is_hidden = np.ptp(irises, axis=-2).max(axis=-1) == 0  # the points of a visible one differ
-    return np.where(is_hidden[..., None, None], np.float32(HIDDEN_IRIS), moved)
+    return np.where(are_hidden(irises)[..., None, None], np.float32(HIDDEN_IRIS), moved)
 
 
 def look_ahead(landmarks: np.ndarray) -> np.ndarray:
@@ -58,6 +67,48 @@ def points_looking_ahead(landmarks: np.ndarray, num_points: int) -> np.ndarray:
     """Return the points of one face [68, 2] as a model of 68 or 78 takes them: float32 [num_points, 2]."""
     points = join_points(landmarks, look_ahead(landmarks[None])[0])
     return fit_points(points, num_points).astype(np.float32)
+
+
+def points_to_warp(points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the points by which images are warped to a driver's and their targets, both [B, 68 or 78, 2].
+
+    An iris that is hidden in one of the two is replaced by landmarks of its eye, so that it moves with the
+    lids.
+
+    Args:
+        points, target: [B, 68 or 78, 2], of the images and of the driver.
+    """
+    (source, irises), (goal, goal_irises) = split_points(points), split_points(target)
+    if irises is None or goal_irises is None:
+        return source, goal
+    is_hidden = (are_hidden(irises) | are_hidden(goal_irises))[..., None, None]
+    eyes, goal_eyes = source[:, _EYE_POINTS], goal[:, _EYE_POINTS]
+    gaze = (irises - goal_irises).mean(2, keepdim=True) - (eyes - goal_eyes).mean(2, keepdim=True)
+    irises = torch.where(is_hidden, eyes[:, :, :IRIS_POINTS], irises + _GAZE_GAIN * gaze)
+    goal_irises = torch.where(is_hidden, goal_eyes[:, :, :IRIS_POINTS], goal_irises)
+    return join_points(source, irises), join_points(goal, goal_irises)
+
+
+def shift_irises(irises: np.ndarray, landmarks: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """Move irises within their eyes, as far as eyes look.
+
+    Args:
+        irises: [N, 2, 5, 2] in the unit of `landmarks`; hidden ones stay hidden.
+        landmarks: [N, 68, 2].
+        shift: along the eye in widths of it, and across it in openings of the lids.
+
+    Returns:
+        float32 [N, 2, 5, 2].
+    """
+    eyes = _EyeFrames.of(landmarks)
+    places = eyes.to_frame(irises.astype(np.float64))
+    centres = places[..., :1, :]
+    opening = eyes.opening[..., None, :]
+    unit = np.concatenate([np.ones_like(opening), opening], -1)
+    limits = unit * np.array([_MAX_ASIDE, _MAX_UPWARDS])
+    goals = np.clip(centres + unit * np.array(shift), -limits, limits)
+    moved = eyes.from_frame(places + goals - centres).astype(np.float32)
+    return np.where(are_hidden(irises)[..., None, None], irises.astype(np.float32), moved)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..clip import POINTS, POINTS_WITH_IRISES
 from .network import LandmarkOutput
 
 _LINEAR_BEYOND = 0.02  # fractions of the crop: errors above weigh linearly, below like their logarithm
 _CURVATURE = 0.003
+_IRIS_WEIGHT = 3.0  # of a point of an iris: its way within the eye is short, and shows where the person looks
 _SCALE_WEIGHT, _PRESENCE_WEIGHT = 0.05, 0.3
 
 
@@ -28,6 +30,9 @@ def landmark_loss(
     Returns:
         Scalars "loss", "error" (mean distance in fractions of the crop), "scale" and "presence".
     """
+    weight = known * torch.cat(
+        [known.new_ones(POINTS), known.new_full((POINTS_WITH_IRISES - POINTS,), _IRIS_WEIGHT)]
+    )
     count = known.sum().clamp(min=1)
     distance = (output.points - points).square().sum(dim=-1).add(1e-12).sqrt()
     wing = torch.where(
@@ -39,7 +44,7 @@ def landmark_loss(
     log_scale = output.log_scale.clamp(-9, 1)
     likelihood = (log_scale + distance.detach() * torch.exp(-log_scale)) * known
     parts = {
-        "points": 100 * (wing * known).sum() / count,
+        "points": 100 * (wing * weight).sum() / weight.sum().clamp(min=1),
         "scale": _SCALE_WEIGHT * likelihood.sum() / count,
         "presence": _PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(output.presence, presence),
     }

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..clip import IRIS_POINTS, POINTS, POINTS_WITH_IRISES
 from ..errors import TalkingheadError
-from ..landmarks.face_points import split_points
+from ..landmarks.face_points import fit_points, join_points, split_points
+from ..landmarks.gaze import points_to_warp
 from ..media.images import decode_jpeg, encode_jpeg
 from ..media.pixel_range import uint8_to_float
 from ..system.torch_state import from_numpy
@@ -46,8 +47,8 @@ class References:
     Attributes:
         images: uint8 [T, S, S, 3], RGB.
         landmarks: float32 [T, 68, 2], as fractions of the image.
-        irises: float32 [T, 2, 5, 2], as fractions of the image, from which a person learns further; None
-            where the model does not show irises. No view depends on them.
+        irises: float32 [T, 2, 5, 2], as fractions of the image; None where they are unknown. With them, the
+            images follow the driver's gaze.
         one_scene: whether the images share a crop, as frames of one video do; then the background is that of
             the nearest of them, else that of the middle one throughout.
         jpegs: the same images as a file holds them; empty where they were never stored.
@@ -134,13 +135,19 @@ class References:
             landmarks: float [68, 2], as fractions of the image.
         """
         images = np.concatenate([self.images, image[None]])
-        points = np.concatenate([self.landmarks, landmarks[None]])
-        return References(images, points.astype(np.float32), one_scene=False, scene=len(self))
+        points = np.concatenate([self.points, fit_points(landmarks, self.points.shape[1])[None]])
+        faces, irises = split_points(points.astype(np.float32))
+        return References(images, faces, one_scene=False, scene=len(self), irises=irises)
+
+    @property
+    def points(self) -> np.ndarray:
+        """float32 [T, 78, 2], landmarks and irises as fractions of the image; [T, 68, 2] without irises."""
+        return join_points(self.landmarks, self.irises)
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Return images float32 [T, 3, S, S] in [-1, 1] and landmarks float32 [T, 68, 2] on a device."""
+        """Return images float32 [T, 3, S, S] in [-1, 1] and points float32 [T, 68 or 78, 2] on a device."""
         images = uint8_to_float(from_numpy(self.images).to(device).permute(0, 3, 1, 2))
-        return images, from_numpy(self.landmarks).to(device)
+        return images, from_numpy(self.points).to(device)
 
 
 def reference_weights(landmarks: Tensor, target: Tensor) -> Tensor:
@@ -184,19 +191,19 @@ def _as_complex(points: np.ndarray) -> np.ndarray:
     return np.asarray(numbers / np.sqrt((np.abs(numbers) ** 2).mean(axis=1, keepdims=True)))
 
 
-def view_references(images: Tensor, landmarks: Tensor, target: Tensor, plates: Tensor) -> ReferenceViews:
-    """Return the views of one person's references for driving landmarks.
+def view_references(images: Tensor, points: Tensor, target: Tensor, plates: Tensor) -> ReferenceViews:
+    """Return the views of one person's references for driving points.
 
     Args:
         images: [T, 3, S, S] in [-1, 1].
-        landmarks: [T, 68, 2], as fractions.
-        target: [B, 68 or 78, 2], the driving points as fractions; their landmarks count.
+        points: [T, 68 or 78, 2], of the references as fractions.
+        target: [B, 68 or 78, 2], the driving points as fractions. The nearest references are chosen by the
+            landmarks alone; they are warped by the irises too where both have them.
         plates: [T, 4, S, S], from `background_plates`.
     """
-    target, _ = split_points(target)
-    weight = reference_weights(landmarks, target)
+    weight = reference_weights(split_points(points)[0], split_points(target)[0])
     row, number = weight.nonzero(as_tuple=True)
-    motion = landmark_motion(landmarks[number], target[row], GRID)
+    motion = landmark_motion(*points_to_warp(points[number], target[row]), GRID)
     parts = warp(images[number], motion), plates[number], motion
     if len(row) > len(target):
         share = weight[row, number].view(-1, 1, 1, 1)
@@ -215,38 +222,39 @@ class ReferenceViewer:
 
     Attributes:
         images: [T, 3, S, S] in [-1, 1].
-        landmarks: [T, 68, 2], as fractions of the image.
+        points: [T, 68 or 78, 2], as fractions of the image.
         plates: [T, 4, S, S], from `background_plates`.
         scene: number of the image whose scene is the background; None where they share one.
     """
 
     def __init__(self, references: References, device: torch.device | str = "cpu") -> None:
-        self.images, self.landmarks = references.tensors(device)
+        self.images, self.points = references.tensors(device)
+        landmarks, _ = split_points(self.points)
         self.scene: int | None = None
         if not references.one_scene and len(references) > 1:
             middle = references.scene is None
-            self.scene = _middle(self.landmarks) if middle else references.scene
+            self.scene = _middle(landmarks) if middle else references.scene
         if self.scene is None:
-            self.plates = background_plates(self.images, self.landmarks)
+            self.plates = background_plates(self.images, landmarks)
         else:
             only = slice(self.scene, self.scene + 1)
-            plate = background_plates(self.images[only], self.landmarks[only])
+            plate = background_plates(self.images[only], landmarks[only])
             self.plates = plate.expand(len(references), -1, -1, -1)
 
     def __call__(self, target: Tensor | np.ndarray) -> ReferenceViews:
-        """Return the views for points float32 [B, 68 or 78, 2], as fractions, of which the landmarks count.
+        """Return the views for points float32 [B, 68 or 78, 2], as fractions.
 
         Raises:
             TalkingheadError: they are no such array or tensor.
         """
-        target, _ = split_points(_as_points(target, self.images.device))
-        views = view_references(self.images, self.landmarks, target, self.plates)
+        target = _as_points(target, self.images.device)
+        views = view_references(self.images, self.points, target, self.plates)
         if self.scene is None:
             return views
         # the head may come from an image of any scene, its surroundings only from the image of `scene`
         only = slice(self.scene, self.scene + 1)
-        surroundings = view_references(self.images[only], self.landmarks[only], target, self.plates[only])
-        outside = _outside_head(target, GRID)[:, None]
+        surroundings = view_references(self.images[only], self.points[only], target, self.plates[only])
+        outside = _outside_head(split_points(target)[0], GRID)[:, None]
         size = self.images.shape[-1]
         large = F.interpolate(outside, size=(size, size), mode="bilinear", align_corners=False)
         warped = torch.lerp(views.warped, surroundings.warped, large)
@@ -275,18 +283,17 @@ def _middle(landmarks: Tensor) -> int:
     return int((landmarks - landmarks.median(0).values).norm(dim=2).sum(1).argmin())
 
 
-def view_episodes(images: Tensor, landmarks: Tensor, target: Tensor) -> ReferenceViews:
+def view_episodes(images: Tensor, points: Tensor, target: Tensor) -> ReferenceViews:
     """Return views for a batch in which each row has its own references.
 
     Args:
         images: [B, T, 3, S, S] in [-1, 1].
-        landmarks: [B, T, 68 or 78, 2], points as fractions, of which the landmarks count.
+        points: [B, T, 68 or 78, 2], of the references as fractions.
         target: [B, 68 or 78, 2], the driving points as fractions.
     """
-    landmarks, _ = split_points(landmarks)
     rows = [
-        view_references(row_images, points, to[None], background_plates(row_images, points))
-        for row_images, points, to in zip(images, landmarks, target, strict=True)
+        view_references(row_images, known, to[None], background_plates(row_images, split_points(known)[0]))
+        for row_images, known, to in zip(images, points, target, strict=True)
     ]
     return ReferenceViews(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 

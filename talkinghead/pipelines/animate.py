@@ -16,7 +16,7 @@ from ..engines.torch_engine import TorchEngine
 from ..engines.verify import check_renders_person
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
-from ..landmarks.face_points import fit_points, split_points, track_points
+from ..landmarks.face_points import split_points, track_points
 from ..landmarks.geometry import centre_and_scale
 from ..landmarks.landmark_image import landmark_image
 from ..landmarks.retarget import neutral_face
@@ -205,7 +205,7 @@ def driving_points(
     person: Person, drive: Track, crop: Crop | None = None, retargeted: bool = True
 ) -> np.ndarray:
     """Return the points to render in fractions of the person's crop: float32 [N, 78, 2], [N, 68, 2] where the
-    driver's irises are unknown or the person's model does not show irises.
+    driver's irises are unknown or the person's model does not follow them.
 
     Args:
         person, drive, crop: as for `animate`.
@@ -215,7 +215,7 @@ def driving_points(
         points = align_track(drive, person.neutral_landmarks, crop)
     else:
         points = retarget_track(drive, neutral_face(person.neutral_landmarks[None]))
-    return points[:, : person.config.networks.num_points]
+    return points[:, : person.config.networks.used_points]
 
 
 @with_default_torch_state
@@ -335,7 +335,7 @@ def distance_to_driver(
     side = person.config.networks.image_size
     crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
     network = face_similarity_network()
-    points = fit_points(driving_points(person, track[chosen]), person.config.networks.num_points)
+    points = driving_points(person, track[chosen])
     real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
     rendered = np.stack(list(render(person, points, engine=engine)))
     return person_distance(

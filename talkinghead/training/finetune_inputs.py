@@ -37,7 +37,7 @@ class PersonImages(NamedTuple):
         images: float32 [N, 3, S, S] in [-1, 1], at the size of the model's frames.
         small_images: the same at the networks' size.
         landmark_images: at the networks' size.
-        points: float32 [N, 68 or 78, 2] as fractions of the image, as many as the model shows.
+        points: float32 [N, 68 or 78, 2] as fractions of the image, as many as the model uses.
         valid: float32 [N, 1, S, S], 0 where an image shows an area beyond its source; None where none does.
         one_scene: whether they share a crop, as frames of one video do.
     """
@@ -85,18 +85,19 @@ def prepare_images(model: Model, clip: Clip) -> PersonImages:
         raise TalkingheadError(
             f"{clip.name}: frames of {height}x{width} are not square; read_clip crops them around the face"
         )
-    size, layer_size = model.config.networks.image_size, model.config.networks.layer_size
+    networks = model.config.networks
+    size, layer_size = networks.image_size, networks.layer_size
     frames = from_numpy(clip.frames).to(model.device).permute(0, 3, 1, 2).float()
     images = uint8_to_float(_resize_images(frames, size))
     valid = None
     if clip.valid is not None and not clip.valid.all():
         valid = _resize_images(from_numpy(clip.valid).to(model.device)[:, None].float(), size)
-    positions = fit_points(track_points(clip.track) / height, model.config.networks.num_points)
-    points = from_numpy(positions).to(model.device)
+    count = networks.num_points if clip.track.irises is None else networks.used_points
+    points = from_numpy(fit_points(track_points(clip.track) / height, count)).to(model.device)
     return PersonImages(
         images=images,
         small_images=resize_area(images, layer_size),
-        landmark_images=landmark_image(points, layer_size),
+        landmark_images=landmark_image(points[:, : networks.num_points], layer_size),
         points=points,
         valid=valid,
         one_scene=clip.track.fps > 0,
@@ -146,22 +147,24 @@ def _sample_views(
     images: PersonImages, number: int, config: FinetuneConfig, random: np.random.Generator
 ) -> ReferenceViews:
     """Return the views for the target of this number."""
-    landmarks = images.landmarks
-    target = landmarks[number, None]
+    target = images.points[number, None]
     others = [other for other in range(len(images.images)) if other != number]
     if others and random.random() < _OTHER_IMAGES_SHARE:
-        references, points = images.images[others], landmarks[others]
+        references, points = images.images[others], images.points[others]
     else:
         points = _move_head(target, config.head_jitter, random)
-        references = warp_by_landmarks(images.images[number, None], target, points)
-    plates = background_plates(references, points, images.one_scene)
+        landmarks, moved = split_points(target)[0], split_points(points)[0]
+        references = warp_by_landmarks(images.images[number, None], landmarks, moved)
+    plates = background_plates(references, split_points(points)[0], images.one_scene)
     return view_references(references, points, target, plates)
 
 
 def _move_head(points: Tensor, amount: float, random: np.random.Generator) -> Tensor:
-    """Return landmarks [1, 68, 2] rotated, scaled and shifted at random by about this share of the image."""
+    """Return points [1, 68 or 78, 2] rotated, scaled and shifted at random by about this share of the image;
+    hidden irises stay hidden.
+    """
     angle, scale = random.normal(0, 2 * amount), 1 + random.uniform(-amount, amount)
     rotation = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    centre = points.mean(1, keepdim=True)
+    centre = split_points(points)[0].mean(1, keepdim=True)
     moved = (points - centre) @ points.new_tensor(rotation) + centre
     return moved + points.new_tensor(random.uniform(-2 * amount, 2 * amount, 2))

@@ -1,6 +1,7 @@
 """Augmented crops of faces, on which the landmark network learns.
 
-Crops are moved, turned, scaled and mirrored, then disturbed (landmark_disturbances.py). Some show no face.
+In some the gaze is moved (moved_gaze.py). Crops are moved, turned, scaled and mirrored, then disturbed
+(landmark_disturbances.py). Some show no face.
 """
 
 import math
@@ -18,9 +19,11 @@ from ..landmarks.landmark_image import MIRROR_INDEX, mirror_irises
 from ..landmarks.network import CROP_SIDE, NUM_POINTS, SIZE
 from ..landmarks.oriented_crop import OrientedCrop, crop_of_landmarks
 from .landmark_disturbances import disturb
+from .moved_gaze import move_gaze
 
 NEGATIVE_SHARE = 0.12
 """Share of the crops without a face."""
+_MOVED_GAZE_SHARE = 0.6  # of the faces with irises
 _ROLL_SIGMA, _LARGE_ROLL_SHARE = math.radians(11), 0.15  # of the turn of a crop against its head
 _LARGE_ROLL = math.radians(50)
 _SCALE_SIGMA, _SHIFT_SIGMA = 0.12, 0.06  # of the logarithm of the size, and in sides
@@ -123,8 +126,10 @@ def _cut(
     if clip.irises is not None:
         points[68:] = clip.irises[index].reshape(-1, 2)
     known[:68], known[68:] = has_face, has_face and clip.irises is not None
-    crop = crop_of_landmarks(points[:68], CROP_SIDE)
+    crop, frame = crop_of_landmarks(points[:68], CROP_SIDE), frames[index]
     if has_face:
+        if clip.irises is not None and random.random() < _MOVED_GAZE_SHARE:
+            frame, points = move_gaze(frame, points, random)
         shift = tuple(random.normal(0, _SHIFT_SIGMA, 2).tolist())
         scale = math.exp(random.normal(0, _SCALE_SIGMA))
         is_large = random.random() < _LARGE_ROLL_SHARE
@@ -133,7 +138,7 @@ def _cut(
         shift, scale, turn = _no_face(random)
     moved = crop.varied((shift[0], shift[1]), scale, math.degrees(turn))
     padding = "zeros" if random.random() < 0.6 else "border"
-    return sample_training_crop(frames[index], moved, SIZE, padding), moved.to_crop(points), known
+    return sample_training_crop(frame, moved, SIZE, padding), moved.to_crop(points), known
 
 
 def sample_training_crop(frame: np.ndarray, crop: OrientedCrop, size: int, padding: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 import { gaze as constants } from "./constants.js";
 
-const { CORNERS, EPSILON, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, UPPER_LIDS } = constants;
+const { CORNERS, EPSILON, EYE_POINTS, GAZE_GAIN, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, POINTS, UPPER_LIDS } = constants;
+const LANDMARKS = 2 * POINTS; // numbers of the landmarks among the points
+const IRIS = 2 * IRIS_POINTS; // numbers of an iris
 
 // Put the irises [20] of the eyes of `source` at the same relative places of those of `target`, both [136].
 export function retargetIrises(irises, source, target) {
@@ -67,4 +69,38 @@ function fromFrame({ origin, axis, width }, along, across) {
     (along * axis[0] - across * axis[1]) * width + origin[0],
     (along * axis[1] + across * axis[0]) * width + origin[1],
   ];
+}
+
+// Return the points by which a picture is warped to a driver's and their targets, both [136 or 156]; an iris that is hidden in
+// one of the two is replaced by landmarks of its eye.
+export function pointsToWarp(points, target) {
+  const length = Math.min(points.length, target.length);
+  const [source, goal] = [points.slice(0, length), target.slice(0, length)];
+  for (let start = LANDMARKS; start < length; start += IRIS) {
+    const [iris, goalIris] = [source, goal].map((face) => face.subarray(start, start + IRIS));
+    const [eye, goalEye] = [source, goal].map((face) => eyeOf(face, (start - LANDMARKS) / IRIS));
+    if (isHidden(iris) || isHidden(goalIris)) {
+      iris.set(eye.subarray(0, IRIS));
+      goalIris.set(goalEye.subarray(0, IRIS));
+      continue;
+    }
+    for (const axis of [0, 1]) {
+      const gaze = meanDifference(iris, goalIris, axis) - meanDifference(eye, goalEye, axis);
+      for (let i = axis; i < IRIS; i += 2) iris[i] += GAZE_GAIN * gaze;
+    }
+  }
+  return [source, goal];
+}
+
+// Return the landmarks [12] of an eye.
+function eyeOf(points, number) {
+  const first = 2 * EYE_POINTS[number][0];
+  return points.subarray(first, first + 2 * EYE_POINTS[number].length);
+}
+
+// Return the mean of the differences of two sets of points along an axis.
+function meanDifference(points, others, axis) {
+  let sum = 0;
+  for (let i = axis; i < points.length; i += 2) sum += points[i] - others[i];
+  return sum / (points.length / 2);
 }

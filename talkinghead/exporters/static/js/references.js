@@ -2,34 +2,35 @@
 // driving landmarks, and the background plate of the scene.
 
 import { references as constants } from "./constants.js";
+import { pointsToWarp } from "./gaze.js";
 import { boundingBox } from "./geometry.js";
 import { enlarge, landmarkMotion, warp } from "./warp_by_landmarks.js";
 
 const { GRID, HEAD_EDGE, HEAD_HALF_HEIGHT, HEAD_HALF_WIDTH, HEAD_RAISE, POINTS, WEIGHT_BAND } = constants;
+const LANDMARKS = 2 * POINTS; // numbers of the landmarks among the points
 
 export class ReferenceViewer {
   // `description` is that of person.json; `bytes` are the images [T, S, S, 3], then the plates [P, S, S, 4].
-  constructor({ size, scene, landmarks }, bytes) {
+  constructor({ size, scene, points: references }, bytes) {
     const imageBytes = 3 * size * size;
     const plateBytes = 4 * size * size;
-    const plates = bytes.subarray(landmarks.length * imageBytes);
+    const plates = bytes.subarray(references.length * imageBytes);
     const plateOf = (number) => (scene === null ? number : 0);
     Object.assign(this, { size, scene });
-    this.references = landmarks.map((points, number) => ({
-      points,
+    this.references = references.map((points, number) => ({
+      points: Float32Array.from(points),
       image: bytes.subarray(imageBytes * number, imageBytes * (number + 1)),
       plate: plates.subarray(plateBytes * plateOf(number), plateBytes * (plateOf(number) + 1)),
     }));
   }
 
-  // Return the views for points in fractions of the crop, by name [array, shape].
-  view(points) {
-    const target = points.subarray(0, 2 * POINTS);
+  // Return the views for points [136 or 156] in fractions of the crop, by name [array, shape].
+  view(target) {
     const views = this.viewWeighted(this.references, target);
     if (this.scene !== null) {
       // the head may come from an image of any scene, its surroundings only from the image of `scene`
       const surroundings = this.viewWeighted([this.references[this.scene]], target);
-      const outside = outsideHead(target);
+      const outside = outsideHead(landmarksOf(target));
       approach(views.warped, surroundings.warped, enlarge(outside, this.size));
       approach(views.motion, surroundings.motion, outside);
       views.plate = surroundings.plate;
@@ -42,19 +43,23 @@ export class ReferenceViewer {
 
   // Return the views of the references that are nearest to the target, weighted.
   viewWeighted(references, target) {
-    const weights = referenceWeights(references.map(({ points }) => points), target);
+    const weights = referenceWeights(references.map(({ points }) => landmarksOf(points)), landmarksOf(target));
     const views = {
       warped: new Float32Array(3 * this.size ** 2), plate: new Float32Array(4 * this.size ** 2), motion: new Float32Array(2 * GRID ** 2),
     };
     for (const [number, { points, image, plate }] of references.entries()) {
       if (weights[number] === 0) continue;
-      const motion = landmarkMotion(points, target);
+      const motion = landmarkMotion(...pointsToWarp(points, target));
       addScaled(views.motion, motion, weights[number]);
       addScaled(views.warped, warp(image, this.size, motion), weights[number]);
       addScaled(views.plate, toPlanes(plate), weights[number]);
     }
     return views;
   }
+}
+
+function landmarksOf(points) {
+  return points.subarray(0, LANDMARKS);
 }
 
 // Return the weight of each reference for a target; continuous, so that nothing jumps.

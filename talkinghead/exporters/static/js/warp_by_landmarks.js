@@ -12,7 +12,7 @@ const BORDER = [ // 16 points that do not move
   ...QUARTERS.flatMap((x) => [[x, 0], [x, 1]]), ...QUARTERS.slice(1, 4).flatMap((y) => [[0, y], [1, y]]),
 ];
 
-// Return the field that warps a picture so that its landmarks `source` [136] move to `target`.
+// Return the field that warps a picture so that its points `source` [136 or 156] move to `target`.
 export function landmarkMotion(source, target) {
   const anchors = BORDER.map(([x, y]) => [x, y, x, y, BORDER_WEIGHT]);
   for (let i = 0; i < target.length; i += 2) anchors.push([target[i], target[i + 1], source[i], source[i + 1], 1]);
