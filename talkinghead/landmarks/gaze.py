@@ -49,7 +49,7 @@ def retarget_irises(irises: np.ndarray, source: np.ndarray, target: np.ndarray) 
     Returns:
         float32 [N, 2, 5, 2] in fractions of the crop; hidden irises stay hidden.
     """
-    eyes, other_eyes = _EyeFrames.of(source), _EyeFrames.of(target)
+    eyes, other_eyes = EyeFrames.of(source), EyeFrames.of(target)
     places = eyes.to_frame(irises.astype(np.float64))
     centres, edges = places[..., :1, :], places - places[..., :1, :]
     centres = centres * np.stack([np.ones_like(eyes.opening), other_eyes.opening / eyes.opening], -1)
@@ -60,7 +60,7 @@ def retarget_irises(irises: np.ndarray, source: np.ndarray, target: np.ndarray) 
 def look_ahead(landmarks: np.ndarray) -> np.ndarray:
     """Return the irises of faces that look straight ahead: [N, 68, 2] -> float32 [N, 2, 5, 2]."""
     places = np.broadcast_to(_EDGES, (len(landmarks), 2, IRIS_POINTS, 2))
-    return _EyeFrames.of(landmarks).from_frame(places).astype(np.float32)
+    return EyeFrames.of(landmarks).from_frame(places).astype(np.float32)
 
 
 def points_looking_ahead(landmarks: np.ndarray, num_points: int) -> np.ndarray:
@@ -100,7 +100,7 @@ def shift_irises(irises: np.ndarray, landmarks: np.ndarray, shift: tuple[float, 
     Returns:
         float32 [N, 2, 5, 2].
     """
-    eyes = _EyeFrames.of(landmarks)
+    eyes = EyeFrames.of(landmarks)
     places = eyes.to_frame(irises.astype(np.float64))
     centres = places[..., :1, :]
     opening = eyes.opening[..., None, :]
@@ -112,7 +112,7 @@ def shift_irises(irises: np.ndarray, landmarks: np.ndarray, shift: tuple[float, 
 
 
 @dataclass(frozen=True)
-class _EyeFrames:
+class EyeFrames:
     """Frames of the left and the right eye of N faces.
 
     Attributes:
@@ -128,7 +128,7 @@ class _EyeFrames:
     opening: np.ndarray
 
     @classmethod
-    def of(cls, landmarks: np.ndarray) -> "_EyeFrames":
+    def of(cls, landmarks: np.ndarray) -> "EyeFrames":
         """Return the frames of the eyes of landmarks [N, 68, 2]."""
         points = landmarks.astype(np.float64)
         corners = points[:, _CORNERS]

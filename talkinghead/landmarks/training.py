@@ -30,9 +30,9 @@ def landmark_loss(
     Returns:
         Scalars "loss", "error" (mean distance in fractions of the crop), "scale" and "presence".
     """
-    weight = known * torch.cat(
-        [known.new_ones(POINTS), known.new_full((POINTS_WITH_IRISES - POINTS,), _IRIS_WEIGHT)]
-    )
+    importance = known.new_ones(POINTS_WITH_IRISES)
+    importance[POINTS:] = _IRIS_WEIGHT
+    weight = known * importance
     count = known.sum().clamp(min=1)
     distance = (output.points - points).square().sum(dim=-1).add(1e-12).sqrt()
     wing = torch.where(

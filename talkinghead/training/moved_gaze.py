@@ -21,19 +21,25 @@ _ASIDE, _UPWARDS = 0.25, 0.2
 def move_gaze(
     frame: np.ndarray, points: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Move the irises of a face at random, both alike.
+    """Move the irises of a face at random, as `shift_gaze` does."""
+    return shift_gaze(frame, points, (random.uniform(-_ASIDE, _ASIDE), random.normal(0, _UPWARDS)))
+
+
+def shift_gaze(
+    frame: np.ndarray, points: np.ndarray, shift: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move the irises of a face, both alike.
 
     Args:
         frame: uint8 [S, S, 3].
         points: [78, 2], pixels of the frame; a hidden iris stays as it is.
-        random: the random number generator.
+        shift: as for `shift_irises`.
 
     Returns:
         the frame, uint8, and its points, float64 [78, 2].
     """
     landmarks, irises = split_points(points.astype(np.float64))
     assert irises is not None
-    shift = random.uniform(-_ASIDE, _ASIDE), random.normal(0, _UPWARDS)
     moved = points.astype(np.float64)
     moved[len(landmarks) :] = shift_irises(irises[None], landmarks[None], shift)[0].reshape(-1, 2)
     pixels = uint8_to_float(from_numpy(frame).permute(2, 0, 1)[None])

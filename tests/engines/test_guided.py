@@ -24,6 +24,8 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.exporters.export import export_person
 from talkinghead.exporters.frame_module import FrameModule
 from talkinghead.exporters.onnx import write_onnx
+from talkinghead.landmarks.face_points import join_points
+from talkinghead.landmarks.gaze import look_ahead, shift_irises
 from talkinghead.landmarks.landmark_image import landmark_image
 from talkinghead.networks.references import ReferenceViewer
 from talkinghead.pipelines.finetune import finetune
@@ -262,6 +264,19 @@ def test_tensorrt_rtx_builds_guided_network(onnx_files, persons, tmp_path, monke
     assert manifest.guided and manifest.layer_size == 32 and manifest.details["target"] == "sm_86"
     assert (manifest.details["builder_version"], manifest.details["warnings"]) == (trt.__version__, 0)
     assert path.stat().st_size > 100_000
+
+
+def test_gaze_of_driver_moves_guided_frames_of_engines_without_irises(persons, guided_model):
+    person = persons["feed-forward"]
+    references = dataclasses.replace(person.references, irises=look_ahead(person.references.landmarks))
+    engine = TorchEngine(dataclasses.replace(person, references=references))
+    assert engine.spec.num_points == 68
+    irises = look_ahead(POINTS)
+    ahead, aside = (join_points(POINTS, shift_irises(irises, POINTS, (shift, 0.0))) for shift in (0, 0.25))
+    difference = np.abs(engine.run(ahead).astype(int) - engine.run(aside)).max(axis=(0, 3))
+    assert difference.max() > 3
+    plain = TorchEngine(person)  # its references have no irises
+    assert np.array_equal(plain.run(aside), plain.run(POINTS))
 
 
 def test_reference_viewer_takes_arrays(persons):

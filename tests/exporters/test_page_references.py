@@ -16,6 +16,8 @@ from talkinghead.engines.onnx_engine import OnnxEngine
 from talkinghead.engines.verify import pooled_psnr_db
 from talkinghead.exporters import web
 from talkinghead.exporters.web import export_web_page
+from talkinghead.landmarks.face_points import HIDDEN_IRIS, join_points
+from talkinghead.landmarks.gaze import look_ahead, shift_irises
 from talkinghead.model import Person
 from talkinghead.networks.references import References, ReferenceViewer
 from talkinghead.pipelines.finetune import finetune
@@ -77,21 +79,29 @@ def test_frames_are_those_of_python_onnxruntime(
 
 @pytest.mark.parametrize("one_scene", [True, False])
 @pytest.mark.parametrize(("move", "side"), [((0.0005, 0.0), 0.15), ((0.05, -0.03), 0.16)])
+@pytest.mark.parametrize("irises", ["unknown", "known", "one hidden"])
 def test_views_are_those_of_python(
     one_scene: bool,
     move: tuple[float, float],
     side: float,
+    irises: str,
     guided_person: Person,
     guided_page: Path,
     tmp_path: Path,
 ) -> None:
-    person = guided_person if one_scene else several_scenes(guided_person)
-    assert person.references is not None
-    description = web._write_references(person.references, tmp_path / "references.bin")
-    points = face_points(move, side=side)
+    references = guided_person.references
+    assert references is not None
+    known = None if irises == "unknown" else look_ahead(references.landmarks)
+    references = References(references.images, references.landmarks, one_scene, irises=known)
+    description = web._write_references(references, tmp_path / "references.bin")
+    landmarks = face_points(move, side=side)
+    goal = shift_irises(look_ahead(landmarks), landmarks, (0.2, -0.1))
+    if irises == "one hidden":
+        goal[:, 0] = HIDDEN_IRIS
+    points = join_points(landmarks, goal)
     text = json.dumps({"description": description, "points": points.ravel().tolist()})
     views = json.loads(run_node("references.mjs", guided_page, tmp_path / "references.bin", text=text))
-    expected = ReferenceViewer(person.references)(points)
+    expected = ReferenceViewer(references)(points)
     for name, tolerance in (("warped", 1e-3), ("plate", 1 / 255), ("motion", 1e-5)):
         values, shape = views[name]
         view = getattr(expected, name).numpy()

@@ -1,9 +1,11 @@
 // Gaze: irises in the frame of their eye, from where they are put at the same place of another person's eye.
 
-import { gaze as constants } from "./constants.js";
+import { gaze as constants, references } from "./constants.js";
 
-const { CORNERS, EPSILON, EYE_POINTS, GAZE_GAIN, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, POINTS, UPPER_LIDS } = constants;
-const LANDMARKS = 2 * POINTS; // numbers of the landmarks among the points
+const {
+  CORNERS, EPSILON, EYE_POINTS, GAZE_GAIN, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, UPPER_LIDS,
+} = constants;
+const LANDMARKS = 2 * references.POINTS; // numbers of the landmarks among the points
 const IRIS = 2 * IRIS_POINTS; // numbers of an iris
 
 // Put the irises [20] of the eyes of `source` at the same relative places of those of `target`, both [136].
@@ -13,10 +15,10 @@ export function retargetIrises(irises, source, target) {
   const result = new Float32Array(irises.length);
   for (const [number, eye] of eyes.entries()) {
     const other = others[number];
-    const start = 2 * IRIS_POINTS * number;
-    const iris = irises.subarray(start, start + 2 * IRIS_POINTS);
+    const start = IRIS * number;
+    const iris = irises.subarray(start, start + IRIS);
     if (isHidden(iris)) { // it stays hidden
-      result.fill(HIDDEN_IRIS, start, start + 2 * IRIS_POINTS);
+      result.fill(HIDDEN_IRIS, start, start + IRIS);
       continue;
     }
     const centre = toFrame(eye, iris[0], iris[1]);
@@ -71,8 +73,8 @@ function fromFrame({ origin, axis, width }, along, across) {
   ];
 }
 
-// Return the points by which a picture is warped to a driver's and their targets, both [136 or 156]; an iris that is hidden in
-// one of the two is replaced by landmarks of its eye.
+// Return the points by which a picture is warped to a driver's and their targets, both [136 or 156]; an iris that is
+// hidden in one of the two is replaced by landmarks of its eye.
 export function pointsToWarp(points, target) {
   const length = Math.min(points.length, target.length);
   const [source, goal] = [points.slice(0, length), target.slice(0, length)];

@@ -1,0 +1,107 @@
+"""Views of reference images that follow the driver's gaze."""
+
+import numpy as np
+import pytest
+import torch
+from talkinghead_kernels.warp_by_landmarks import GRID, landmark_motion
+
+from conftest import face_clip, face_points
+from talkinghead.landmarks.face_points import HIDDEN_IRIS, join_points
+from talkinghead.landmarks.gaze import look_ahead, points_to_warp, shift_irises
+from talkinghead.networks import References
+from talkinghead.networks.references import ReferenceViewer, background_plates, view_references
+
+SIZE = 64
+AT_REST = face_points((0, 0))
+EYE_WIDTH = float(np.linalg.norm(AT_REST[0, 39] - AT_REST[0, 36]))
+
+
+def looking(shift=(0.0, 0.0), landmarks=AT_REST):
+    """Return points float32 [N, 78, 2] of faces that look there, in widths and openings of their eyes."""
+    irises = shift_irises(look_ahead(landmarks), landmarks, shift)
+    return torch.from_numpy(join_points(landmarks, irises))
+
+
+def hide(points, eye):
+    hidden = points.clone()
+    hidden[:, 68 + 5 * eye : 73 + 5 * eye] = HIDDEN_IRIS
+    return hidden
+
+
+def motion_at(motion, position):
+    """Return the motion [2] of a field [2, GRID, GRID] at a position [2]."""
+    column, row = (int(value * GRID) for value in position)
+    return motion[:, row, column].numpy()
+
+
+@pytest.mark.parametrize("shift", [(0.15, 0.0), (-0.15, 0.0), (0.0, 0.2)])
+def test_iris_moves_as_far_as_the_drivers(shift):
+    source, target = looking(), looking(shift)
+    motion = landmark_motion(*points_to_warp(source, target), GRID)[0]
+    for centre in (68, 73):
+        made = (source - target)[0, centre].numpy()
+        reached = motion_at(motion, target[0, centre]) @ made / (made @ made)
+        assert 0.7 < reached < 1.3
+    assert np.abs(motion_at(motion, target[0, 33])).max() < 0.1 * EYE_WIDTH * 0.15  # the nose stays
+
+
+def test_views_of_unknown_irises_are_those_of_landmarks():
+    landmarks = torch.from_numpy(face_points((0.03, 0.01)))
+    images, plates = torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 4, SIZE, SIZE)
+    known, target = looking((0.2, 0.0)), looking((-0.1, 0.0), landmarks.numpy())
+    expected = view_references(images, known[:, :68], landmarks, plates)
+    for points, to in ((known, landmarks), (known[:, :68], target)):
+        for view, value in zip(view_references(images, points, to, plates), expected, strict=True):
+            assert torch.equal(view, value)
+
+
+@pytest.mark.parametrize("side", ["reference", "driver"])
+@pytest.mark.parametrize("eye", [0, 1])
+def test_hidden_iris_moves_with_its_lids(side, eye):
+    source, target = looking(), looking((0.2, 0.1))
+    hidden = (hide(source, eye), target) if side == "reference" else (source, hide(target, eye))
+    motion = landmark_motion(*points_to_warp(*hidden), GRID)[0]
+    assert torch.isfinite(motion).all()
+    centres = (68, 73)
+    assert np.abs(motion_at(motion, target[0, centres[eye]])).max() < 0.1 * 0.2 * EYE_WIDTH
+    assert np.abs(motion_at(motion, target[0, centres[1 - eye]])).max() > 0.6 * 0.2 * EYE_WIDTH
+
+
+def test_nearest_reference_is_chosen_by_landmarks_alone():
+    landmarks = face_points((0, 0), (0.1, 0))
+    points = torch.cat([looking((0.25, 0.0), landmarks[:1]), looking((-0.25, 0.0), landmarks[1:])])
+    images = torch.from_numpy(face_clip(landmarks, SIZE).frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    plates = background_plates(images, points[:, :68])
+    target = looking((-0.25, 0.0), landmarks[:1])
+    views = view_references(images, points, target, plates)
+    torch.testing.assert_close(views.plate[0], plates[0])
+
+
+def test_viewer_follows_gaze_in_one_scene_and_in_several():
+    landmarks = face_points((0, 0), (0.06, 0))
+    irises = look_ahead(landmarks)
+    frames = face_clip(landmarks, SIZE).frames
+    for one_scene in (True, False):
+        viewer = ReferenceViewer(References(frames, landmarks, one_scene, irises=irises))
+        ahead, aside = viewer(looking()).motion[0], viewer(looking((0.2, 0.0))).motion[0]
+        difference = (ahead - aside).norm(dim=0)
+        row, column = divmod(int(difference.argmax()), GRID)
+        eyes = looking()[0, [68, 73]].numpy() * GRID
+        assert np.linalg.norm(eyes - [column + 0.5, row + 0.5], axis=1).min() < 3
+        assert difference.max() > 0.5 * 0.2 * EYE_WIDTH
+
+
+def test_scene_of_another_picture_hides_its_irises():
+    references = References(face_clip(AT_REST, SIZE).frames, AT_REST, irises=look_ahead(AT_REST)).with_scene(
+        np.zeros((SIZE, SIZE, 3), np.uint8), face_points((0.05, 0))[0]
+    )
+    assert references.irises is not None and references.irises.shape == (2, 2, 5, 2)
+    assert (references.irises[1] == HIDDEN_IRIS).all() and (references.irises[0] != HIDDEN_IRIS).all()
+
+
+def test_irises_stay_within_their_eyes():
+    landmarks, irises = AT_REST, look_ahead(AT_REST)
+    far = shift_irises(irises, landmarks, (3.0, 0.0))
+    assert 0.2 < (far - irises)[0, 0, 0, 0] / EYE_WIDTH < 0.3
+    hidden = np.full_like(irises, HIDDEN_IRIS)
+    assert np.array_equal(shift_irises(hidden, landmarks, (0.2, 0.1)), hidden)
