@@ -23,8 +23,9 @@ def looking(shift=(0.0, 0.0), landmarks=AT_REST):
 
 
 def hide(points, eye):
+    """Return points of which one iris is hidden: its points are one, wherever that lies."""
     hidden = points.clone()
-    hidden[:, 68 + 5 * eye : 73 + 5 * eye] = HIDDEN_IRIS
+    hidden[:, 68 + 5 * eye : 73 + 5 * eye] = 0.3
     return hidden
 
 
@@ -89,6 +90,18 @@ def test_viewer_follows_gaze_in_one_scene_and_in_several():
         eyes = looking()[0, [68, 73]].numpy() * GRID
         assert np.linalg.norm(eyes - [column + 0.5, row + 0.5], axis=1).min() < 3
         assert difference.max() > 0.5 * 0.2 * EYE_WIDTH
+
+
+def test_surroundings_of_several_scenes_are_warped_by_the_points_of_theirs():
+    landmarks = face_points((-0.08, 0), (0.08, 0), (0.01, 0))
+    references = References(face_clip(landmarks, SIZE).frames, landmarks, one_scene=False)
+    viewer, target = ReferenceViewer(references), looking((0, 0), face_points((-0.07, 0.05)))
+    assert viewer.scene == 2
+    expected = view_references(viewer.images[2:], viewer.points[2:], target, viewer.plates[2:])
+    edge = slice(0, 4)
+    torch.testing.assert_close(
+        viewer(target).motion[..., edge], expected.motion[..., edge], atol=1e-4, rtol=0
+    )
 
 
 def test_scene_of_another_picture_hides_its_irises():
