@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_training_and_animation_against_the_baseline_networks(tmp_path):
     path = tmp_path / "results.json"
     cases = ["bench_animate.py", "bench_finetune.py::test_person", "bench_meta.py"]

@@ -1,5 +1,6 @@
 """Compilation of every .cu file of csrc/ by nvcc, for every architecture."""
 
+import functools
 import os
 import re
 import shutil
@@ -21,7 +22,10 @@ ARCHITECTURES = {
     "120": ["-Xcicc", "-O0", "-Xptxas", "-O0"],
 }
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
+]
 
 
 def compiled(source: str, architecture: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,11 +46,16 @@ def compiled(source: str, architecture: str, folder: Path) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Compile every source for every architecture, as many at a time as there are cores."""
+    """Return a function that compiles every source for an architecture once, as many at a time as cores."""
     folder = tmp_path_factory.mktemp("cubins")
-    cases = [(source, architecture) for architecture in ("90", "80", "120") for source in SOURCES]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return dict(zip(cases, pool.map(lambda case: compiled(*case, folder), cases), strict=True))
+
+    @functools.cache
+    def compile_all(architecture):
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            done = pool.map(lambda source: compiled(source, architecture, folder), SOURCES)
+            return dict(zip(SOURCES, done, strict=True))
+
+    return compile_all
 
 
 def test_sources_exist():
@@ -56,13 +65,13 @@ def test_sources_exist():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES)
 def test_source_compiles(results, source, architecture):
-    result = results[source, architecture]
+    result = results(architecture)[source]
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr, result.stderr
 
 
 def test_adain_kernels_do_not_spill(results):
-    messages = results["adain.cu", "90"].stderr
+    messages = results("90")["adain.cu"].stderr
     kernels = re.findall(
         r"Compiling entry function '(\S+)'[^\n]*\n[^\n]*\n\s+(\d+) bytes stack frame, (\d+) bytes spill "
         r"stores",

@@ -34,6 +34,7 @@ def python(*arguments, **variables):
     )
 
 
+@pytest.mark.slow
 @needs_triton
 def test_results_in_interpreter():
     done = python(

@@ -93,6 +93,7 @@ def test_description_python_example_writes_video(clips: Path) -> None:
     assert (clips / "anna_as_bob.mp4").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_python_api_examples_run_in_order(clips: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     names: dict[str, object] = {}
@@ -101,6 +102,7 @@ def test_python_api_examples_run_in_order(clips: Path) -> None:
     assert names["frames"].shape == (10, 256, 256, 3)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_onnx_example_runs_as_its_table_says(clips: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     page = ROOT / "docs" / "export_and_deploy.md"
