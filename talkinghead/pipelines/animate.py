@@ -16,7 +16,7 @@ from ..engines.torch_engine import TorchEngine
 from ..engines.verify import check_renders_person
 from ..errors import TalkingheadError
 from ..landmarks.detector import Detector
-from ..landmarks.face_points import split_points, track_points
+from ..landmarks.face_points import fit_points, split_points, track_points
 from ..landmarks.geometry import centre_and_scale
 from ..landmarks.landmark_image import landmark_image
 from ..landmarks.retarget import neutral_face
@@ -335,7 +335,7 @@ def distance_to_driver(
     side = person.config.networks.image_size
     crop = crop_around(track.landmarks[chosen], track.size, person.config.crop)
     network = face_similarity_network()
-    points = driving_points(person, track[chosen])
+    points = fit_points(driving_points(person, track[chosen]), person.config.networks.used_points)
     real = np.stack([crop.pixels(frame, side) for frame in frames.at(chosen * stride)])
     rendered = np.stack(list(render(person, points, engine=engine)))
     return person_distance(

@@ -119,7 +119,7 @@ class FakeNetworks:
 
     def finetune(self, model: Any, clip: Clip, steps: int, **rest: Any) -> SimpleNamespace:
         self.pictures = clip
-        networks = SimpleNamespace(num_points=68)
+        networks = SimpleNamespace(num_points=68, used_points=68)
         return SimpleNamespace(
             neutral_landmarks=clip.track.landmarks[0], config=SimpleNamespace(networks=networks)
         )

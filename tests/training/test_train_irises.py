@@ -183,23 +183,28 @@ def test_train_refuses_to_resume_with_other_irises(
 def test_prepared_images_show_irises_of_models_with_them() -> None:
     clip, plain = gaze_clip(), guided()
     model = model_with_irises(plain)
-    images, hidden, old = (
+    images, hidden, unseen = (
         prepare_images(*pair) for pair in ((model, clip), (model, without_irises(clip)), (plain, clip))
     )
-    assert images.points.shape == hidden.points.shape == (4, 78, 2) and old.points.shape == (4, 68, 2)
-    assert torch.equal(images.landmarks, old.points) and images.landmarks.shape == (4, 68, 2)
-    assert torch.equal(hidden.landmark_images, old.landmark_images)
-    assert not torch.equal(images.landmark_images, old.landmark_images)
+    assert images.points.shape == hidden.points.shape == unseen.points.shape == (4, 78, 2)
+    assert torch.equal(images.landmarks, unseen.landmarks) and images.landmarks.shape == (4, 68, 2)
+    assert torch.equal(hidden.landmark_images, unseen.landmark_images)
+    assert not torch.equal(images.landmark_images, unseen.landmark_images)
     assert not torch.equal(embed(model, clip), embed(model, without_irises(clip)))
-    references = make_references(images)
-    np.testing.assert_allclose(references.irises, clip.track.irises / SIDE, atol=1e-6)
-    assert make_references(old).irises is None
+    for known in (images, unseen):
+        irises = make_references(known).irises
+        np.testing.assert_allclose(irises, clip.track.irises / SIDE, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["guided", "plain"])
-def test_model_without_irises_learns_as_before(kind: str) -> None:
+def test_images_of_the_papers_form_without_irises_have_landmarks_alone() -> None:
+    images = prepare_images(random_model(minimal_config(), 1), gaze_clip())
+    assert images.points.shape == (4, 68, 2)
+    assert make_references(prepare_images(guided(), without_irises(gaze_clip()))).irises is None
+
+
+def test_model_without_irises_learns_as_before() -> None:
     """Learn from the same pictures with and without irises; a model that does not show them ignores them."""
-    model = guided() if kind == "guided" else random_model(minimal_config(), 1)
+    model = random_model(minimal_config(), 1)
     clip = gaze_clip()
     people = [
         finetune_steps(model, pictures, 2, perceptual=[], seed=3) for pictures in (clip, without_irises(clip))
