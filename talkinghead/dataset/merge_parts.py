@@ -1,10 +1,8 @@
 """Merge the parts that several jobs prepared into the data set that one `prepare` of all videos writes.
 
-Part I of N lies in the folder part-I-of-N.
-
-The merge is such a run itself: it goes through all videos in their order, and takes the outcome of each from
-its part instead of processing it. So duplicates across parts are rejected, and an interrupted merge resumes,
-as in any run.
+Part I of N lies in the folder part-I-of-N. The merge is a run of `prepare` itself: it goes through all videos
+in their order, and takes the outcome of each from its part instead of processing it. So duplicates across
+parts are rejected, and an interrupted merge resumes, as in any run.
 """
 
 import os

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-
 from ..errors import TalkingheadError
 from .signals import SIGNALS
 
@@ -325,7 +323,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch"])
     return context
 
 
@@ -344,6 +342,8 @@ def _block_sigint() -> Iterator[None]:
 
 def _serve(connection: Connection, payload: bytes) -> None:
     """Run jobs one after the other, in the worker process."""
+    import torch  # not at the top: the process that starts workers may need none of it
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         # a terminal or a service manager signals all processes of a group, but this process has to end only

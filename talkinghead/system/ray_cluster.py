@@ -5,6 +5,7 @@ Jobs and results are small records. What jobs write goes to a folder that all no
 
 import logging
 import os
+import pickle
 import signal
 import socket
 import tempfile
@@ -224,7 +225,7 @@ class _Tasks:
             if job is None:
                 self._results[number] = None
             else:
-                self._numbers[self._run.remote(self._payload, job, self._setup)] = number
+                self._numbers[self._run.remote(self._payload, pickle.dumps(job), self._setup)] = number
 
     def _collect(self, timeout: float) -> None:
         """Wait for a task to end, and store the results of those that have.
@@ -246,7 +247,8 @@ class _Tasks:
     def _result_of(self, reference: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(reference)
+            result = self._ray.get(reference)
+            return pickle.loads(result) if isinstance(result, bytes) else result
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
             log.debug("ray: %s", error)
             return WorkerFailure(f"its worker was lost {RETRIES + 1} times")

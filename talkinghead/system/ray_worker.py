@@ -1,20 +1,22 @@
 """Functions that run on the nodes of a Ray cluster: jobs in a supervised process, and checks of a node.
 
 Ray's worker process hands each job to a process of `process_pool`, so that a job that crashes or hangs costs
-that job alone, with the same reason as on one machine. What is left to Ray are lost workers and nodes.
+that job alone, with the same reason as on one machine. What is left to Ray are lost workers and nodes. Jobs
+and results pass through Ray's process as bytes, so that it imports neither torch nor what they are made of.
 """
 
 import functools
 import os
+import pickle
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import TalkingheadError
 from ..version import __version__
-from .process_pool import ProcessPool
+from .process_pool import ProcessPool, Work, WorkerFailure, pickle_work
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,36 @@ def check_node(setup: NodeSetup) -> str:
     return ""
 
 
-def run_job(payload: bytes, job: Any, setup: NodeSetup) -> Any:
+@dataclass(frozen=True)
+class PickledWork:
+    """Work for a `ProcessPool`, from a pickled job to a pickled result.
+
+    Attributes:
+        payload: the work, from `process_pool.pickle_work`.
+    """
+
+    payload: bytes
+
+    def __call__(self, job: bytes, heartbeat: Callable[..., None]) -> bytes:
+        """Run the work on a job."""
+        return pickle.dumps(self._work(pickle.loads(job), heartbeat))
+
+    @functools.cached_property
+    def _work(self) -> Work:
+        work: Work = pickle.loads(self.payload)
+        return work
+
+
+def run_job(payload: bytes, job: bytes, setup: NodeSetup) -> bytes | WorkerFailure | JobError:
     """Run a job in a supervised process of this node.
 
     Args:
         payload: the work, from `process_pool.pickle_work`.
-        job: for the work.
+        job: for the work, pickled.
         setup: of the nodes.
 
     Returns:
-        What the work returned, a `WorkerFailure` when its process crashed or hung, or a `JobError`.
+        What the work returned, pickled; a `WorkerFailure` when its process crashed or hung; or a `JobError`.
     """
     problem = _problem_of_node(setup)
     if problem:
@@ -80,7 +102,8 @@ def run_job(payload: bytes, job: Any, setup: NodeSetup) -> Any:
         pool.close()
         _open_pool.cache_clear()
         return JobError(str(error))
-    return result
+    outcome: bytes | WorkerFailure = result
+    return outcome
 
 
 @functools.cache
@@ -96,4 +119,4 @@ def _problem_of_node(setup: NodeSetup) -> str:
 @functools.lru_cache(maxsize=1)
 def _open_pool(payload: bytes, timeout: float) -> ProcessPool:
     """Return the process that stays for all jobs of a run; it ends when Ray ends this process."""
-    return ProcessPool(payload, 1, timeout=timeout, caller="prepare")
+    return ProcessPool(pickle_work(PickledWork(payload)), 1, timeout=timeout, caller="prepare")

@@ -1,5 +1,7 @@
 """Ray clusters that cannot be used; those that can are used by tests/dataset/test_prepare_on_ray.py."""
 
+import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -58,7 +60,7 @@ def test_node_that_does_not_fit_says_why(setup: NodeSetup, tmp_path: Path) -> No
     assert f"has talkinghead {__version__}, expected 0.1 as here" in check_node(replace(setup, version="0.1"))
     other = replace(setup, token=tmp_path / "gone")
     assert f"cannot see {tmp_path}; name an output in a folder that all nodes share" in check_node(other)
-    assert isinstance(run_job(b"", None, other), JobError)
+    assert isinstance(run_job(b"", b"", other), JobError)
 
 
 def test_jobs_of_node_run_in_one_process_that_is_replaced(
@@ -66,12 +68,23 @@ def test_jobs_of_node_run_in_one_process_that_is_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     payload = pickle_work(work)
-    first = run_job(payload, ("sleep", 0), setup)
-    assert run_job(payload, ("sleep", 0), setup) == first
-    assert run_job(payload, ("exit", 3), setup) == WorkerFailure("its reader crashed (exit code 3)")
-    second = run_job(payload, ("sleep", 0), setup)
+
+    def run(kind: str, value: Any) -> Any:
+        result = run_job(payload, pickle.dumps((kind, value)), setup)
+        return pickle.loads(result) if isinstance(result, bytes) else result
+
+    first = run("sleep", 0)
+    assert run("sleep", 0) == first
+    assert run("exit", 3) == WorkerFailure("its reader crashed (exit code 3)")
+    second = run("sleep", 0)
     assert second[:2] == first[:2] and second[2] != first[2]
-    assert run_job(payload, ("raise", TalkingheadError("disk: is full")), setup) == JobError("disk: is full")
+    assert run("raise", TalkingheadError("disk: is full")) == JobError("disk: is full")
+    assert Path.cwd() == tmp_path
+
+
+def test_node_imports_no_torch_of_its_own() -> None:
+    code = "import sys, talkinghead.system.ray_worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class RayError(Exception):
@@ -113,7 +126,7 @@ class FakeRay:
 
     def submit(self, payload: bytes, job: Any, setup: NodeSetup) -> int:
         self.submitted += 1
-        self.running[self.submitted] = job
+        self.running[self.submitted] = pickle.loads(job)
         self.most_running = max(self.most_running, len(self.running))
         return self.submitted
 
@@ -124,7 +137,7 @@ class FakeRay:
         job = self.running.pop(reference)
         if isinstance(job, Exception):
             raise job
-        return job
+        return job if isinstance(job, JobError) else pickle.dumps(job)
 
     def cancel(self, reference: int, force: bool) -> None:
         self.cancelled.append(reference)
