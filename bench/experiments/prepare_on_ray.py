@@ -1,11 +1,12 @@
 """Time `prepare` on a Ray cluster of two nodes of one core, against one process with two workers.
 
-python -m bench.experiments.prepare_on_ray CLIPS [--videos 24] [--rounds 2]
+python -m bench.experiments.prepare_on_ray CLIPS [--videos 60] [--copies 4] [--rounds 1]
 
-CLIPS is a folder of videos. Both prepare the same ones into a temporary folder, in turns, and the bytes are
-compared. The cluster runs on this machine and is started before. Printed are the seconds of each round: of
-the whole call, in which workers start and import this package, and from the first result to the last. It
-needs two cores that nothing else uses.
+CLIPS is a folder of videos. Copies of them, each with another byte at its end, are so many different videos.
+Both prepare the same ones into a temporary folder, in turns, and the bytes are compared. The cluster runs on
+this machine and is started before. Printed are the seconds of each round: of the whole call, in which workers
+start and import this package, and from the first result to the last. It needs two cores that nothing else
+uses.
 """
 
 import argparse
@@ -45,6 +46,16 @@ def time_prepare(videos: list[Path], out: Path, size: int, address: str | None) 
     return time.perf_counter() - start, results.times[-1] - results.times[0]
 
 
+def copy_videos(folder: Path, args: argparse.Namespace) -> list[Path]:
+    """Copy videos, each with another byte at its end; return the copies."""
+    copies = []
+    for source in islice(find_videos([args.clips]), args.videos):
+        for number in range(args.copies):
+            copies.append(folder / f"{number}-{source.path.name}")
+            copies[-1].write_bytes(source.path.read_bytes() + bytes([number]))
+    return copies
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -74,14 +85,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("clips", type=Path)
-    parser.add_argument("--videos", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--videos", type=int, default=60)
+    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--size", type=int, default=128)
     args = parser.parse_args()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     from ray.cluster_utils import Cluster
 
-    videos = [source.path for source in islice(find_videos([args.clips]), args.videos)]
     # Ray's sockets lie in the first folder, whose path must be short
     with tempfile.TemporaryDirectory(dir="/tmp") as session, tempfile.TemporaryDirectory() as folder:
         node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
@@ -90,7 +101,7 @@ def main() -> None:
         try:
             cluster.add_node(**node)
             cluster.wait_for_nodes()
-            run_rounds(videos, Path(folder), args, cluster.address)
+            run_rounds(copy_videos(Path(folder), args), Path(folder), args, cluster.address)
         finally:
             cluster.shutdown()
 
