@@ -51,6 +51,18 @@ class VideosPath(InputPath):
         return videos_in(self)
 
 
+class PartsPath(InputPath):
+    """Folder of a part of a data set, or of several parts."""
+
+    def paths(self) -> list[Path]:
+        """Return the files of the parts; a folder without parts is refused when they are read."""
+        from ..data.output_paths import files_in
+        from ..dataset.merge_parts import parts_in
+        from ..dataset.prepare import FILES
+
+        return [file for part in parts_in(Path(self)) for file in files_in(part, FILES)]
+
+
 class ModelPath(InputPath):
     """Model file, name of a model that ships with the package, or address on the Hugging Face Hub."""
 

@@ -8,7 +8,7 @@ from ..errors import TalkingheadError
 from .argument_types import int_in_range, parse_float
 from .options import add_detector, add_seed, add_workers, open_chosen_detector
 from .parser import add_command, add_renamed_option
-from .path_arguments import FolderType, InputPath, VideosPath
+from .path_arguments import FolderType, InputPath, PartsPath, VideosPath
 
 if TYPE_CHECKING:
     from ..synthetic.dataset import SyntheticReport
@@ -21,6 +21,9 @@ example:
   talkinghead prepare VoxCeleb2/dev/mp4 --out data          # the layout of its folders names the people
   talkinghead prepare --synthetic 500 --clips-each 4 --seed 0 --out people --size 64
   talkinghead train data --preset tiny --out run
+  talkinghead prepare VoxCeleb2/dev/mp4 --out parts --part 3/100          # in the third of 100 jobs
+  talkinghead prepare --merge parts --out data                            # when all have ended
+  talkinghead prepare VoxCeleb2/dev/mp4 --out data --ray auto             # on all nodes of a Ray cluster
 
 people.tsv, its columns separated by a tab; a name may begin with the folders that the file lies in:
   file               person
@@ -65,6 +68,7 @@ def add_parser(commands: Any) -> None:
     _add_synthetic_options(parser)
     add_seed(parser)
     add_workers(parser, "number of processes")
+    _add_cluster_options(parser)
     _add_quality_options(parser)
     add_detector(parser)
 
@@ -123,6 +127,40 @@ def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--part",
+        type=_parse_part,
+        metavar="I/N",
+        help="prepare every N-th video from the I-th on, into DATA/part-I-of-N, in a job of a cluster",
+    )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        type=PartsPath,
+        default=(),
+        metavar="PARTS",
+        help="make the data of the parts in these folders instead of reading videos: the same bytes as "
+        "without --part",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="work on all nodes of a Ray cluster: HOST:PORT of its head, or auto for the cluster of this "
+        "machine; pip install 'talkinghead[cluster]'",
+    )
+
+
+def _parse_part(text: str) -> str:
+    from ..dataset.parts import parse_part
+
+    try:
+        parse_part(text)
+    except TalkingheadError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-face",
@@ -160,23 +198,34 @@ def run(args: argparse.Namespace, console: "Console") -> None:
     """Run `prepare`."""
     from ..system.stage_timer import timed_stage
 
-    sources = {"videos": args.videos, "--synthetic": args.synthetic, "--portraits": args.portraits}
+    sources = {
+        "videos": args.videos,
+        "--synthetic": args.synthetic,
+        "--portraits": args.portraits,
+        "--merge": args.merge,
+    }
     chosen = [name for name, value in sources.items() if value]
-    if not chosen and args.people is None:
+    options = {"--people": args.people, "--part": args.part, "--ray": args.ray}
+    of_videos = [name for name, value in options.items() if value is not None]
+    if not chosen and not of_videos:
         raise TalkingheadError(
-            "prepare: there are no videos; name videos or folders of them, --synthetic PEOPLE or --portraits "
-            "FOLDER"
+            "prepare: there are no videos; name videos or folders of them, --synthetic PEOPLE, --portraits "
+            "FOLDER or --merge PARTS"
         )
-    if len(chosen) > 1 or (chosen != ["videos"] and args.people is not None):
+    if len(chosen) > 1:
         raise TalkingheadError(
-            "prepare: --synthetic and --portraits read no videos and no --people; name one of the three "
-            "kinds of source"
+            f"prepare: {chosen[0]} and {chosen[1]} are different sources; name one of videos, --synthetic, "
+            "--portraits and --merge"
         )
+    if of_videos and chosen != ["videos"]:
+        raise TalkingheadError(f"prepare: {of_videos[0]} takes videos; name videos or folders of them")
     prepare = _prepare_videos
     if args.portraits:
         prepare = _prepare_portraits
     elif args.synthetic:
         prepare = _prepare_synthetic
+    elif args.merge:
+        prepare = _merge_parts
     with timed_stage("reading and writing clips"):
         report = prepare(args, console)
     console.result(report.as_dict(), report.lines())
@@ -196,7 +245,15 @@ def _prepare_videos(args: argparse.Namespace, console: "Console") -> Any:
         detector=open_chosen_detector(args, console),
         workers=args.workers,
         progress=console.progress,
+        part=args.part,
+        ray=args.ray,
     )
+
+
+def _merge_parts(args: argparse.Namespace, console: "Console") -> Any:
+    from ..dataset.merge_parts import merge_parts
+
+    return merge_parts(args.merge, args.out, progress=console.progress)
 
 
 def _prepare_synthetic(args: argparse.Namespace, console: "Console") -> "SyntheticReport":

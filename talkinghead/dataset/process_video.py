@@ -2,8 +2,9 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -138,7 +139,7 @@ class VideoProcessor:
         if good:
             numbers = np.concatenate([shots[index].kept.numbers for index in good])
             frames = _read_frames(task.path, numbers, heartbeat)
-            with open(task.clips, "wb") as file:
+            with _own_file(task.clips) as file:
                 for index in good:
                     info = self._clip_info(task, faces, shots[index], part=index + 1 if len(shots) > 1 else 0)
                     values, reasons[index] = self._write(file, info, shots[index], frames)
@@ -182,6 +183,23 @@ class VideoProcessor:
         file.truncate()
         reason = f"its face is blurred (sharpness {sharpness:g}), expected at least {minimum:g}"
         return {"sharpness": sharpness}, reason
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write under a name of this process's own, and rename it to `path` at the end.
+
+    On a cluster a node that was taken for lost may still write while another one does its work.
+    """
+    temp_path = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}")
+    try:
+        with open(temp_path, "wb") as file:
+            yield file
+        os.replace(temp_path, path)
+    except BaseException:
+        with suppress(OSError):
+            temp_path.unlink()
+        raise
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:

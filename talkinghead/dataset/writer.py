@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkingheadError, shorten
+from ..system.atomic_file import atomic_write
 from .report import REPORT, read_report
 from .shard_reader import SHARDS
 from .shard_writer import ShardWriter
 
+SUMMARY = "dataset.json"
 SHARD_CLIPS = 16
 """Clips after which a shard is finished; all clips of a video are in the same shard."""
 
@@ -51,6 +53,7 @@ class DatasetWriter:
         settings: the settings that all clips share.
 
     Attributes:
+        out, settings: as above.
         clips, frames: how many clips and frames the data set holds.
         people: the names of the people in it.
 
@@ -61,7 +64,7 @@ class DatasetWriter:
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.out, self._path, self._settings = out, out / REPORT, settings
+        self.out, self._path, self.settings = out, out / REPORT, settings
         self.clips, self.frames, self.people = 0, 0, set[str]()
         self._by_file: dict[tuple[str, str | None], FileRecord] = {}
         self._by_content: dict[str, FileRecord] = {}
@@ -102,7 +105,7 @@ class DatasetWriter:
         if not self._pending:
             return
         before = self._path.stat().st_size if self._path.exists() else 0
-        first = [] if before else [self._settings]
+        first = [] if before else [self.settings]
         try:
             _append(self._path, [*first, *self._pending])
             self._shards.finish()
@@ -115,6 +118,12 @@ class DatasetWriter:
         for line in self._pending:
             self._count(line)
         self._pending.clear()
+
+    def write_summary(self) -> None:
+        """Write dataset.json: the settings, and the numbers of clips, frames and people."""
+        counts = {"clips": self.clips, "frames": self.frames, "people": len(self.people)}
+        with atomic_write(self.out / SUMMARY) as temp_path:
+            temp_path.write_text(json.dumps({**self.settings, **counts}, indent=1) + "\n")
 
     def __enter__(self) -> "DatasetWriter":
         self._shards.__enter__()
@@ -166,7 +175,7 @@ class DatasetWriter:
             os.truncate(self._path, valid_bytes)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        stored, requested = _flatten(settings), _flatten(self._settings)
+        stored, requested = _flatten(settings), _flatten(self.settings)
         names = {**requested, **stored}
         differing = next((name for name in names if stored.get(name) != requested.get(name)), None)
         if differing is not None:

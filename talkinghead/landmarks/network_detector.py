@@ -54,8 +54,10 @@ class NetworkDetector:
         self._finder = FaceFinder(device)
         self._run_network = _open_network(self._weights, device)
 
-    def __reduce__(self) -> tuple[type["NetworkDetector"], tuple[str, Path]]:
-        return NetworkDetector, (self._device, self._weights)  # another process loads its own network
+    def __reduce__(self) -> tuple[type["NetworkDetector"], tuple[str | Path, ...]]:
+        # another process loads its own network, on another machine perhaps from another folder
+        shipped = self._weights == SHIPPED
+        return NetworkDetector, (self._device,) if shipped else (self._device, self._weights)
 
     @cached_property
     def digest(self) -> str:

@@ -30,7 +30,6 @@ from .landmarks import LandmarkLocator
 from .motion import FPS, sample_motion
 from .render import FRAME, project_irises, project_landmarks, render_frames
 from .scene import sample_scene
-from .summary import write_summary
 
 GENERATOR = 2
 """Version of the generator, raised when the same seed gives other files; 2 added irises."""
@@ -220,7 +219,7 @@ def _add_people(
             if missing:
                 _render_people(missing, settings, writer, workers=workers, progress=progress)
             writer.finish()
-            write_summary(out, settings.as_dict(), writer)
+            writer.write_summary()
             return len(missing), writer.clips, writer.frames
     except OSError as error:
         raise dataset_write_error(out, error) from error

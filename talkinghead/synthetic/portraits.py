@@ -28,7 +28,6 @@ from .contact_sheet import write_contact_sheet
 from .portrait_checks import border_reason, rejection_reason
 from .portrait_motion import PortraitHead, move_landmarks, move_points, render_motion, sample_motions
 from .portrait_sources import Portrait, find_portraits
-from .summary import write_summary
 
 GENERATOR = "portraits-2"
 """Version of the generator, changed when the same seed gives other frames."""
@@ -130,7 +129,7 @@ def prepare_portraits(
                     run.record(entry, result)
             writer.finish()
             run.check_usable(pictures)
-            write_summary(out, renderer.settings(), writer)
+            writer.write_summary()
     except OSError as error:
         raise dataset_write_error(out, error) from error
     seconds = perf_counter() - started

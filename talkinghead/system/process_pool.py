@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-
 from ..errors import TalkingheadError
 from .signals import SIGNALS
 
@@ -84,52 +82,86 @@ def map_ordered(
     Raises:
         TalkingheadError: the work raised an exception, cannot be pickled, or no process can be started.
     """
+    pool = ProcessPool(pickle_work(work), workers, timeout=timeout, on_report=on_report, caller=caller)
     try:
-        payload = pickle.dumps(work)
+        yield from pool.map_ordered(jobs)
+    finally:
+        pool.close()
+
+
+def pickle_work(work: Work) -> bytes:
+    """Return the pickled work, for the processes that run it.
+
+    Raises:
+        TalkingheadError: it cannot be pickled.
+    """
+    try:
+        return pickle.dumps(work)
     except Exception as error:
         raise TalkingheadError(
             f"{type(work).__name__}: cannot be handed to worker processes ({error}); give a detector that "
             "can be pickled, or its name"
         ) from error
-    pool = _Pool(payload, jobs, workers, DEFAULT_TIMEOUT_S if timeout is None else timeout)
-    pool.on_report, pool.caller = on_report, caller
-    try:
-        while True:
-            pool.fetch_jobs()
-            pool.submit_jobs()
-            yield from pool.ordered_results()
-            if pool.is_done:
-                return
-            if not pool.needs_jobs:
-                pool.receive()
-    finally:
-        pool.close()
 
 
-class _Pool:
-    """The workers, the jobs that wait or run, and the results that wait for an earlier one."""
+class ProcessPool:
+    """Processes that stay for several calls of `map_ordered`, the jobs that wait or run, and results that
+    wait for an earlier one.
 
-    def __init__(self, payload: bytes, jobs: Iterable[tuple[Any, Any]], workers: int, timeout: float) -> None:
-        self._payload, self._max_workers, self._timeout = payload, workers, timeout
+    Args:
+        payload: the work, from `pickle_work`.
+        workers, timeout, on_report, caller: as for the function `map_ordered`.
+    """
+
+    def __init__(
+        self,
+        payload: bytes,
+        workers: int,
+        *,
+        timeout: float | None = None,
+        on_report: OnReport = ignore_report,
+        caller: str = "this function",
+    ) -> None:
+        self._payload, self._max_workers = payload, workers
+        self._timeout = DEFAULT_TIMEOUT_S if timeout is None else timeout
+        self._on_report, self._caller = on_report, caller
         self._context = _context()
         self._workers: list[_Worker] = []
-        self.on_report: OnReport = ignore_report
-        self.caller = ""
+        self._failed_starts = 0
+        self._start(())
+
+    def _start(self, jobs: Iterable[tuple[Any, Any]]) -> None:
         self._jobs = enumerate(jobs)
         self._waiting: deque[tuple[int, Any]] = deque()
         self._labels: dict[int, Any] = {}
         self._results: dict[int, Any] = {}
-        self._fetched = self._yielded = self._failed_starts = 0
+        self._fetched = self._yielded = 0
         self._exhausted = False
         self._last_check = time.monotonic()
 
+    def map_ordered(self, jobs: Iterable[tuple[Any, Any]]) -> Generator[tuple[Any, Any], None, None]:
+        """Yield (label, result) in the order of the jobs; iterate to the end before the next call.
+
+        Raises:
+            TalkingheadError: the work raised an exception, or no process can be started.
+        """
+        self._start(jobs)
+        while True:
+            self._fetch_jobs()
+            self._submit_jobs()
+            yield from self._ordered_results()
+            if self._is_done:
+                return
+            if not self._needs_jobs:
+                self._receive()
+
     @property
-    def is_done(self) -> bool:
+    def _is_done(self) -> bool:
         """Return whether the results of all jobs were yielded."""
         return self._exhausted and self._yielded == self._fetched
 
     @property
-    def needs_jobs(self) -> bool:
+    def _needs_jobs(self) -> bool:
         """Return whether more jobs can be fetched before the next result arrives."""
         return self._can_fetch and not self._waiting
 
@@ -138,7 +170,7 @@ class _Pool:
         in_flight = self._fetched - self._yielded
         return not self._exhausted and in_flight < _JOBS_PER_WORKER * self._max_workers
 
-    def fetch_jobs(self) -> None:
+    def _fetch_jobs(self) -> None:
         """Take jobs from the iterable while there are idle workers or room to look ahead."""
         while self._can_fetch and len(self._waiting) <= sum(worker.idle for worker in self._workers):
             numbered_job = next(self._jobs, None)
@@ -152,7 +184,7 @@ class _Pool:
             else:
                 self._waiting.append((number, job))
 
-    def submit_jobs(self) -> None:
+    def _submit_jobs(self) -> None:
         """Submit waiting jobs to idle workers; start another worker where all are busy."""
         for worker in self._workers:
             if self._waiting and worker.idle and worker.submit(*self._waiting[0]):
@@ -161,13 +193,13 @@ class _Pool:
         if self._waiting and has_room and all(worker.ready for worker in self._workers):
             self._workers.append(_Worker(self._context, self._payload))
 
-    def ordered_results(self) -> Iterator[tuple[Any, Any]]:
+    def _ordered_results(self) -> Iterator[tuple[Any, Any]]:
         """Yield the results that are next in the order of the jobs."""
         while self._yielded in self._results:
             yield self._labels.pop(self._yielded), self._results.pop(self._yielded)
             self._yielded += 1
 
-    def receive(self) -> None:
+    def _receive(self) -> None:
         """Wait for messages of the workers, and replace those that crashed or hung.
 
         Raises:
@@ -188,7 +220,7 @@ class _Pool:
             if outcome is None:
                 continue
             if isinstance(outcome, _Report) and job_number is not None:
-                self.on_report(self._labels[job_number], outcome.value)
+                self._on_report(self._labels[job_number], outcome.value)
                 continue
             if isinstance(outcome, WorkerFailure):
                 self._remove(worker, outcome, was_ready)
@@ -201,7 +233,7 @@ class _Pool:
         if self._failed_starts == _MAX_FAILED_STARTS:
             raise TalkingheadError(
                 f"no worker process can be started ({failure.reason}); "
-                f"a script that calls {self.caller} must do so under: if __name__ == '__main__':"
+                f"a script that calls {self._caller} must do so under: if __name__ == '__main__':"
             )
 
     def close(self) -> None:
@@ -291,7 +323,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch"])
     return context
 
 
@@ -310,6 +342,8 @@ def _block_sigint() -> Iterator[None]:
 
 def _serve(connection: Connection, payload: bytes) -> None:
     """Run jobs one after the other, in the worker process."""
+    import torch  # not at the top: the process that starts workers may need none of it
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         # a terminal or a service manager signals all processes of a group, but this process has to end only

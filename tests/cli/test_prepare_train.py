@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from commands import command_error, run_command
 import talkinghead
 import talkinghead.cli as cli
 from conftest import RedSquare, draw_video
+from support.dataset_helpers import contents
 from talkinghead.dataset.people_table import read_people
 from talkinghead.dataset.shard_reader import read_index
 from talkinghead.errors import TalkingheadError
@@ -51,6 +53,55 @@ def test_prepare_reports_added_and_rejected_videos(
     values = json.loads(capsys.readouterr().out)
     assert values["taken"] == [] and values["present"] == [str(tmp_path / "bob1.mp4")]
     assert list(values["rejected"]) == [str(tmp_path / "wall.mp4")]
+
+
+def test_prepare_merges_parts(
+    tmp_path: Path, command_detector: RedSquare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        draw_video(tmp_path / "videos" / f"{number}.mp4", [(40 + i, 30, 52) for i in range(18)], shade=number)
+    command = ["prepare", tmp_path / "videos", "--size", "64", "--workers", "1", "--quiet", "--out"]
+    run_command(*command, tmp_path / "data")
+    for part in ("1/2", "2/2"):
+        error = command_error(capsys, "prepare", "--merge", tmp_path / "parts", "--out", tmp_path / "merged")
+        assert f"part {part} is missing" in error or "parts: holds no parts" in error
+        run_command(*command, tmp_path / "parts", "--part", part)
+    run_command("prepare", "--merge", tmp_path / "parts", "--out", tmp_path / "merged", "--json")
+    values = json.loads(capsys.readouterr().out)
+    assert len(values["taken"]) == 3 and values["people"] == 3
+    assert contents(tmp_path / "merged") == contents(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("v.mp4 --part 3/2", "argument --part: part '3/2': is no part; write I/N"),
+        ("v.mp4 --merge parts", "videos and --merge are different sources; name one of videos, --synthetic"),
+        ("--merge parts --part 1/2", "--part takes videos; name videos or folders of them"),
+        ("--synthetic 2 --ray auto", "--ray takes videos; name videos or folders of them"),
+        ("--merge parts", "parts: holds no parts; make them with: talkinghead prepare VIDEOS... --out parts"),
+    ],
+)
+def test_prepare_reports_bad_options_of_clusters(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert message in command_error(capsys, "prepare", *arguments.split(), "--out", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_prepare_without_ray_names_pip_line(
+    tmp_path: Path,
+    command_detector: RedSquare,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    draw_video(tmp_path / "videos" / "0.mp4", [(40, 30, 52)] * 2)
+    error = command_error(
+        capsys, "prepare", tmp_path / "videos", "--ray", "auto", "--out", tmp_path / "data", "--quiet"
+    )
+    assert "ray is needed here" in error and "pip install 'talkinghead[cluster]'" in error
+    assert not (tmp_path / "data").exists()
 
 
 def test_read_people_rejects_table_without_columns(

@@ -1,4 +1,5 @@
 import os
+import socket
 import sys
 import tracemalloc
 from collections.abc import Iterable
@@ -92,9 +93,13 @@ def test_processor_full_disk_raises_dataset_error(tmp_path: Path, red_square: Re
     if not Path("/dev/full").exists():
         pytest.skip("a full disk is tried where there is /dev/full")
     path = draw_videos(tmp_path, 1)[0]
-    task = VideoTask(path, sha256(path), "p", stamp=file_stamp(path), clips=Path("/dev/full"))
+    clips = tmp_path / "clips"
+    # the processor writes under a name of its own first
+    Path(f"{clips}.{socket.gethostname()}-{os.getpid()}").symlink_to("/dev/full")
+    task = VideoTask(path, sha256(path), "p", stamp=file_stamp(path), clips=clips)
     with pytest.raises(
         TalkingheadError,
         match=f"^{tmp_path}: cannot be written to .No space left on device.; free some space",
     ):
         VideoProcessor(red_square, 64, Filters(), tmp_path)(task, lambda: None)
+    assert sorted(tmp_path.iterdir()) == [path]

@@ -13,7 +13,6 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks import dlib_detector
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.face_alignment_detector import WEIGHTS, FaceAlignmentDetector
-from talkinghead.landmarks.network import SHIPPED
 from talkinghead.landmarks.network_detector import NetworkDetector
 from talkinghead.landmarks.open_detector import open_detector, resolve_detector
 
@@ -71,7 +70,7 @@ def with_weights(checkpoints: Path, random_weights: dict[str, dict[str, torch.Te
 def test_auto_selects_shipped_networks(with_weights: Path) -> None:
     detector, named = open_detector("auto", "cpu"), open_detector("network", "cpu")
     assert isinstance(detector, NetworkDetector) and detector.name == "network"
-    assert detector.__reduce__() == named.__reduce__() == (NetworkDetector, ("cpu", SHIPPED))
+    assert detector.__reduce__() == named.__reduce__() == (NetworkDetector, ("cpu",))
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "nonsense"])

@@ -36,6 +36,8 @@ def folder(tmp_path: Path) -> Path:
     shutil.copy(shipped_models()["tiny"], tmp_path / "model.safetensors")
     for name in ("person.safetensors", "engine.onnx", "engine.onnx.json", "report.jsonl", "shard-000000.tar"):
         (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "parts" / "part-1-of-2").mkdir(parents=True)
+    (tmp_path / "parts" / "part-1-of-2" / "part.json").write_bytes(b"{}")
     (tmp_path / "link.mp4").symlink_to("result.mp4")
     os.link(tmp_path / "result.mp4", tmp_path / "hard.mp4")
     return tmp_path
@@ -77,6 +79,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
         "prepare gone.mp4 --people report.jsonl --out .",
         "prepare --portraits shard-000000.tar --out .",
         "prepare --portraits . --out .",
+        "prepare --merge parts --out parts/part-1-of-2",
         "train gone --init-from model.safetensors --out .",
         "evaluate sheet.png gone --out .",
         "evaluate model.safetensors sheet.png --out .",
@@ -161,6 +164,7 @@ def test_arguments_that_take_text_are_declared() -> None:
     # A new argument names a file to read or to write, or is listed here.
     no_files = {"--exclude-identities", "--only", "--device", "--detector-device", "--target"}
     no_files |= {"--microphone"}  # of live, a device
+    no_files |= {"--ray"}  # of prepare, an address
     no_files |= {"--host", "--token", "--folder"}  # of web, which reads no files
     undeclared = [
         name

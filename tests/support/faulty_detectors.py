@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from talkinghead.landmarks.detector import Face
 
 FAILS = {1: "crash", 3: "exit", 5: "hang", 7: "raise"}
 """Shade of a video from `draw_video` -> kind of failure."""
+
+DOOMED = "TALKINGHEAD_TEST_DOOMED_NODE"
+"""Variable of the processes of a node that is killed."""
+MAX_WAIT_S = 60.0
 
 
 def shade_of(frame: np.ndarray) -> int:
@@ -61,3 +66,31 @@ class Pair(RedSquare):
     def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         moved = 70 * (near[4, 0] > 110)
         return [Face(face.landmarks + [moved, 0], 1.0) for face in super().follow(frames, near - [moved, 0])]
+
+
+class Doomed(RedSquare):
+    """Detector that waits for the end of its node on some video, and elsewhere until that video is begun.
+
+    Args:
+        mark: file that says that the video is begun, with the number of the process.
+    """
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        if shade_of(frames[0]) >= 2:
+            if os.environ.get(DOOMED):
+                temp = self._mark.with_suffix(".new")
+                temp.write_text(str(os.getpid()))
+                temp.rename(self._mark)
+                time.sleep(MAX_WAIT_S)
+            wait_for(self._mark)
+        return super().find(frames)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there, for `MAX_WAIT_S` at most."""
+    end = time.monotonic() + MAX_WAIT_S
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)

@@ -394,4 +394,4 @@ def test_command_prepares_portraits(
     (clip,) = read_index(out)
     assert (clip.person, len(clip), clip.size) == ("portrait-anna", 3, 64)
     assert main([*command, "video.mp4"]) == 2
-    assert "name one of the three kinds of source" in capsys.readouterr().err
+    assert "videos and --portraits are different sources; name one of" in capsys.readouterr().err

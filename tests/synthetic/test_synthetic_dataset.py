@@ -215,9 +215,9 @@ def test_killed_run_resumes_with_same_bytes(tmp_path: Path, monkeypatch: pytest.
         (["--synthetic", "many"], "'many' is not a whole number"),
         (["--synthetic", "2", "--clips-each", "0"], "'0' is not a whole number of 1 or more"),
         (["--synthetic", "2", "--seed", "-1"], "seed -1, expected 0 or more"),
-        (["clip.mp4", "--synthetic", "2"], "name one of the three kinds of source"),
-        (["--synthetic", "2", "--people", "table.tsv"], "name one of the three kinds of source"),
-        ([], "there are no videos; name videos or folders of them, --synthetic PEOPLE or --portraits"),
+        (["clip.mp4", "--synthetic", "2"], "videos and --synthetic are different sources; name one of"),
+        (["--synthetic", "2", "--people", "table.tsv"], "--people takes videos; name videos"),
+        ([], "there are no videos; name videos or folders of them, --synthetic PEOPLE, --portraits"),
     ],
 )
 def test_prepare_reports_bad_synthetic_options(
