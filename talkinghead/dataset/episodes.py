@@ -223,7 +223,7 @@ class EpisodeSource:
             if shard in self.lost:
                 continue
             try:
-                return self._episode(random, index, self.clips[index], column)
+                return self._episode(random, index, self._read_clip(index), column)
             except TalkingheadError as error:
                 self.lost.add(shard, error)
         raise TalkingheadError(self.lost.reasons[min(self.lost.reasons)])
@@ -276,9 +276,13 @@ class EpisodeSource:
             column: index of the variant's embedding.
         """
         index = self._clip_of_column(column)
-        clip = self.clips[index]
+        clip = self._read_clip(index)
         chosen = evenly_spaced_indices(len(clip.landmarks), self.shots)
         return self._read_augmented(index, clip, column - self._first_column[index], chosen)
+
+    def _read_clip(self, index: int) -> ShardClip:
+        """Return a clip by its index."""
+        return self.clips[index]
 
     def _clip_of_column(self, column: int) -> int:
         """Return the index of the clip of which a column is a variant."""

@@ -9,6 +9,7 @@ only shards whose rows it holds, and a step has the same episodes for every such
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from ..errors import TalkingheadError, quantity
 from .episodes import Episodes, EpisodeSource
-from .shard_reader import ShardClip
+from .shard_file import ShardFile, read_whole
+from .shard_reader import ShardClip, read_into_memory
 from .shard_stream import ShardStream
 from .visit_order import VisitOrder
 
@@ -54,6 +56,8 @@ class StreamedEpisodes(EpisodeSource):
         self.layout = hashlib.sha256(json.dumps(self._row_of_column.tolist()).encode()).hexdigest()[:12]
         self._streams: dict[tuple[int, int], ShardStream] = {}
         self._part = slice(None)
+        # consecutive rows are of all streams in turn
+        self._read_shard = lru_cache(len(range(self.batch)[self.share]))(self._read_shard_uncached)
 
     def _of(self, clip: int) -> range:
         """Return the columns of a clip's variants."""
@@ -105,6 +109,7 @@ class StreamedEpisodes(EpisodeSource):
         Raises:
             TalkingheadError: more than 1 % of the shards cannot be read.
         """
+        self._read_shard.cache_clear()
         episodes = []
         for number in range(self.batch)[self.share][self._part]:
             random = np.random.default_rng((self.seed, step, number, _STREAMED))
@@ -131,6 +136,14 @@ class StreamedEpisodes(EpisodeSource):
             except TalkingheadError as error:
                 self.lost.add(int(self._shard_numbers[index]), error)
         raise TalkingheadError(self.lost.reasons[min(self.lost.reasons)])
+
+    def _read_clip(self, index: int) -> ShardClip:
+        """Return a clip by its index; of clips in the order of the rows of W each shard is read once."""
+        shard = self._read_shard(int(self._shard_numbers[index]))
+        return read_into_memory(shard, self.clips.places(index))
+
+    def _read_shard_uncached(self, number: int) -> ShardFile:
+        return read_whole(self.clips.shards[number])
 
     def _read_frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
         """Return frames uint8 [n, 3, size, size]; none is kept, since few are drawn again soon."""

@@ -20,7 +20,7 @@ from talkinghead.landmarks.mean_face import MEAN_FACE
 SIDE = 32
 
 
-def write_shards(folder: Path, shards: int, clips: int = 2, frames: int = 6, side: int = SIDE) -> Path:
+def write_shards(folder: Path, shards: int, clips: int = 2, frames: int = 6) -> Path:
     """Write shards of clips of one grey value each, and the lines of the report that name the shards.
 
     Args:
@@ -28,33 +28,40 @@ def write_shards(folder: Path, shards: int, clips: int = 2, frames: int = 6, sid
         shards: number of shards.
         clips: of each shard, each of a person of its own.
         frames: of each clip.
-        side: of the frames in pixels.
     """
-    points = ((MEAN_FACE[:, :2] * 0.15 + 0.5) * side).astype(np.float32)
     lines: list[dict[str, object]] = [{"version": 1}]
     with ShardWriter(folder, shard_size=clips) as writer:
         for number in range(shards * clips):
-            digest = hashlib.sha256(str(number).encode()).hexdigest()
-            info = ClipInfo(
-                name=f"{number}.mp4",
-                sha256=digest,
-                person=f"person{number}",
-                fps=25.0,
-                frame_size=(side, side),
-                crop=Crop(0, 0, side),
-                frames=tuple(range(frames)),
-                size=side,
-                detector="network",
-            )
-            shots = [{"clip": info.key, "kept": frames}]
+            images = np.full((frames, SIDE, SIDE, 3), number, np.uint8)
+            info = clip_info(number, frames, SIDE)
             lines.append(
-                {"file": info.name, "sha256": digest, "person": info.person, "verdict": "taken"}
-                | {"shard": writer.shard, "shots": shots}
+                {"file": info.name, "sha256": info.sha256, "person": info.person, "verdict": "taken"}
+                | {"shard": writer.shard, "shots": [{"clip": info.key, "kept": frames}]}
             )
-            images = np.full((frames, side, side, 3), number, np.uint8)
-            writer.write(info, np.repeat(points[None], frames, 0), list(images))
+            write_clip(writer, info, list(images))
     (folder / REPORT).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def clip_info(number: int, frames: int, side: int) -> ClipInfo:
+    """Return the description of a clip of a person of its own."""
+    return ClipInfo(
+        name=f"{number}.mp4",
+        sha256=hashlib.sha256(str(number).encode()).hexdigest(),
+        person=f"person{number}",
+        fps=25.0,
+        frame_size=(side, side),
+        crop=Crop(0, 0, side),
+        frames=tuple(range(frames)),
+        size=side,
+        detector="network",
+    )
+
+
+def write_clip(writer: ShardWriter, info: ClipInfo, images: list[np.ndarray]) -> None:
+    """Write a clip whose landmarks are those of the mean face."""
+    points = ((MEAN_FACE[:, :2] * 0.15 + 0.5) * info.size).astype(np.float32)
+    writer.write(info, np.repeat(points[None], len(images), 0), images)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
