@@ -4,8 +4,8 @@ python -m bench.experiments.streaming FOLDER [--preset small] [--out streaming.j
 
 FOLDER is made with shards whose clips are the frames of the demo's video at 256 pixels; all but the first are
 links to it, so they are in the disk cache. Both ways of reading take turns, on one thread, without worker
-processes. Then a training step of the preset is taken after each drawn batch. Printed are frames a second, of
-which each is one that an episode has, and the share of the time in which a step waits for its data.
+processes. Then a training step of the preset is taken after each drawn batch. Printed are frames that episodes
+have a second of the core's time, and the share of the time in which a step waits for its data.
 """
 
 import argparse
@@ -79,15 +79,15 @@ def open_sources(folder: Path, config: Config) -> dict[str, EpisodeSource]:
 
 
 def measure_reading(sources: dict[str, EpisodeSource], steps: int, warm_up: int) -> dict[str, float]:
-    """Return frames a second of each way."""
+    """Return frames of each way a second of the core's time, which other work changes little."""
     seconds: dict[str, list[float]] = {name: [] for name in sources}
     frames = 0
     for step in range(warm_up + steps):
         for name, source in sources.items():
-            start = time.perf_counter()
+            start = time.process_time()
             frames = source.draw(step).frames.shape[:2].numel()
             if step >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return {name: frames * len(values) / sum(values) for name, values in seconds.items()}
 
 

@@ -23,7 +23,7 @@ from ..media.pixel_range import uint8_to_float
 from .augment import sample_augmentation, sample_jitter
 from .dealt_columns import DealtColumns
 from .lost_shards import LostShards
-from .remote import is_url, local_path
+from .remote import display, is_url, local_path
 from .shard_index import Clips, open_index
 from .shard_reader import ShardClip
 
@@ -124,10 +124,9 @@ class EpisodeSource:
         keep_in: Path | None = None,
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
+        names = ", ".join(map(display, folders))
         if len({_resolve(folder) for folder in folders}) < len(folders):
-            raise TalkingheadError(
-                f"{', '.join(map(str, folders))}: a data set is named twice; name each once"
-            )
+            raise TalkingheadError(f"{names}: a data set is named twice; name each once")
         unknown = set(exclude_identities)
         self.clips = Clips()
         self.sets: list[list[list[int]]] = []  # data set, person -> indices of clips
@@ -139,8 +138,8 @@ class EpisodeSource:
             usable = np.flatnonzero(~np.isin(index.person, excluded) & (index.num_frames > shots))
             if not len(usable):
                 raise TalkingheadError(
-                    f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer "
-                    "videos"
+                    f"{display(folder)}: no clip has the {shots + 1} frames that an episode needs; prepare "
+                    "longer videos"
                 )
             people: dict[str, list[int]] = {}
             for number, person in enumerate(index.person[usable], len(self.clips)):
@@ -150,7 +149,7 @@ class EpisodeSource:
             self.variants += [-(-videos // len(usable))] * len(usable)
         if unknown:
             raise TalkingheadError(
-                f"{', '.join(map(str, folders))}: no person is called {', '.join(sorted(unknown))}; exclude "
+                f"{names}: no person is called {', '.join(sorted(unknown))}; exclude "
                 "names of people in the data sets"
             )
         self.size, self.shots, self.batch, self.seed = size, shots, batch, seed

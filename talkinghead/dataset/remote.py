@@ -54,7 +54,7 @@ class RemoteFile:
     url: str
 
     def __str__(self) -> str:
-        return _without_user(self.url)
+        return display(self.url)
 
     @property
     def name(self) -> str:
@@ -89,6 +89,11 @@ class RemoteFile:
         return call(*_file_system(self.url))
 
 
+def display(place: object) -> str:
+    """Return a path or URL as it may be printed: without a name and a password in it."""
+    return _USER.sub("://***@", str(place))
+
+
 def list_folder(url: str, pattern: str) -> dict[str, int | None]:
     """Return the names of a folder's files that match a pattern, with their sizes where they are known.
 
@@ -117,9 +122,7 @@ def reported(place: object, remedy: str) -> Iterator[None]:
     except TalkingheadError:
         raise
     except Exception as error:  # each protocol raises types of its own
-        raise TalkingheadError(
-            f"{_without_user(str(place))}: cannot be read ({describe(error)}); {remedy}"
-        ) from error
+        raise TalkingheadError(f"{display(place)}: cannot be read ({describe(error)}); {remedy}") from error
 
 
 def describe(error: BaseException) -> str:
@@ -127,7 +130,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "it is not there"
     lines = str(error).strip().splitlines()
-    return _without_user(lines[0]) if lines else type(error).__name__
+    return display(lines[0]) if lines else type(error).__name__
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -145,11 +148,6 @@ def _file_system(url: str) -> tuple[Any, str]:
         package = _PACKAGES.get(protocol[0]) if protocol else None
         remedy = f"pip install {package}" if package else "install what it names"
         raise TalkingheadError(
-            f"{_without_user(url)}: needs a package that cannot be imported ({error}); {remedy}"
+            f"{display(url)}: needs a package that cannot be imported ({error}); {remedy}"
         ) from error
     return system, path
-
-
-def _without_user(text: str) -> str:
-    """Return a text with the names and passwords in its URLs hidden."""
-    return _USER.sub("://***@", text)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import TalkingheadError, quantity
 from ..system.atomic_file import atomic_write
 from ..system.tensor_file import tensor_offset, write_tensors
-from .remote import RemoteFile, is_url, local_path
+from .remote import RemoteFile, display, is_url, local_path
 from .shard_file import ShardFile, list_shards
 from .shard_reader import ClipPlaces, ShardClip, read_clip, read_shard
 
@@ -114,7 +114,7 @@ def open_index(folder: str | os.PathLike[str], keep_in: Path | None = None) -> S
     if index is not None:
         return index
     if is_kept:
-        log.info("%s: making the index of %s, once", folder, quantity(len(shards), "shard"))
+        log.info("%s: making the index of %s, once", display(folder), quantity(len(shards), "shard"))
     header, arrays = build_index(shards)
     if is_kept:
         header |= {"kind": "index", "version": VERSION, "shards": stamps}
@@ -142,7 +142,7 @@ def _download(url: str, path: Path) -> None:
         with atomic_write(path) as temp_path:
             temp_path.write_bytes(content)
     except Exception as error:  # each protocol raises types of its own; without one, the index is made
-        log.debug("%s: not read (%s)", url, error)
+        log.debug("%s: not read (%s)", display(url), error)
 
 
 def _load(path: Path, shards: Sequence[ShardFile], stamps: Sequence[_Stamp]) -> ShardIndex | None:
