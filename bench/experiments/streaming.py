@@ -79,7 +79,7 @@ def open_sources(folder: Path, config: Config) -> dict[str, EpisodeSource]:
 
 
 def measure_reading(sources: dict[str, EpisodeSource], steps: int, warm_up: int) -> dict[str, float]:
-    """Return frames of each way a second of the core's time, which other work changes little."""
+    """Return frames a second of the core's time, which other work changes little."""
     seconds: dict[str, list[float]] = {name: [] for name in sources}
     frames = 0
     for step in range(warm_up + steps):
