@@ -4,8 +4,8 @@ python -m bench.experiments.streaming FOLDER [--preset small] [--out streaming.j
 
 FOLDER is made with shards whose clips are the frames of the demo's video at 256 pixels; all but the first are
 links to it, so they are in the disk cache. Both ways of reading take turns, on one thread, without worker
-processes. Then a training step of the preset is taken after each drawn batch. Printed are frames that episodes
-have a second of the core's time, and the share of the time in which a step waits for its data.
+processes. Then a training step of the preset is taken after each drawn batch. Printed are frames of
+episodes a second of the core's time, and the share of the time in which a step waits for its data.
 """
 
 import argparse

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_streaming_bench_measures_both_ways(tmp_path: Path) -> None:
-    settings = "--preset tiny --shards 8 --draws 4 --steps 1".split()
+    settings = ["--preset", "tiny", "--shards", "8", "--draws", "4", "--steps", "1"]
     command = [sys.executable, "-m", "bench.experiments.streaming", str(tmp_path), *settings]
     result = subprocess.run(
         [*command, "--out", str(tmp_path / "results.json")],
