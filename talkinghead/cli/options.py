@@ -248,7 +248,7 @@ def add_training_data(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=InputPath,
         metavar="DATA",
-        help="from `talkinghead prepare`; several are sampled equally often",
+        help="from `talkinghead prepare`, or its URL; several are sampled equally often",
     )
 
 

@@ -114,6 +114,11 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that read the data; 0 reads it between two steps (default: 0 on a CPU, 4 on a GPU)",
     )
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read whole shards one after the other, with a shuffle buffer, instead of single frames",
+    )
     add_save_every(parser)
     add_renamed_option(parser, "--leave-out", "--exclude-identities")
     add_renamed_option(parser, "--start", "--init-from")
@@ -145,6 +150,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
             save_seconds=args.save_every,
             irises=args.irises,
             workers=args.workers,
+            streaming=args.streaming,
             on_step=console.step_progress("meta-learning"),
         )
     except KeyboardInterrupt:

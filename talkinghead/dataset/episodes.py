@@ -22,12 +22,15 @@ from ..landmarks.face_points import fit_points, join_points
 from ..media.pixel_range import uint8_to_float
 from .augment import sample_augmentation, sample_jitter
 from .dealt_columns import DealtColumns
+from .lost_shards import LostShards
+from .remote import display, is_url, local_path
 from .shard_index import Clips, open_index
 from .shard_reader import ShardClip
 
 CACHE_BYTES = 2 << 30
 """The largest size of the decoded frames kept in memory."""
 _FAR_CANDIDATES = 8
+_MAX_DRAWS = 1000  # of an episode, where shards are lost
 _DEALT = 1  # tells the random numbers of dealt episodes from those of augmentations
 _CAMERA_MOTION = 0.012  # about how far a hand-held camera moves between two frames, as a share of the frame
 
@@ -78,8 +81,8 @@ class EpisodeSource:
     and the episodes of a step are the same for any number of processes.
 
     Args:
-        folders: one or several data sets that `talkinghead prepare` wrote; the same name in two of them
-            stands for two people.
+        folders: one or several data sets that `talkinghead prepare` wrote, or URLs of such; the same name
+            in two of them stands for two people.
         size: of the frames in pixels.
         shots: K.
         batch: episodes per step.
@@ -94,10 +97,12 @@ class EpisodeSource:
         num_points: of a face, 68 or 78; the irises of clips that lack them are hidden.
         share: the episodes of a batch, and the columns, that this process has; its step is the number of
             processes.
+        keep_in: folder in which the index of shards behind a URL is kept.
 
     Attributes:
         dealt: the columns that each episode of a batch draws from; None where all draw from all, as one
             process may.
+        lost: the shards that could not be read, from which no more episodes are drawn.
 
     Raises:
         TalkingheadError: a data set has no clip with 1 + K frames, or is named twice.
@@ -116,25 +121,25 @@ class EpisodeSource:
         camera_motion: float = 0.0,
         num_points: int = POINTS,
         share: slice = slice(0, None, 1),
+        keep_in: Path | None = None,
     ) -> None:
         folders = [folders] if isinstance(folders, str | Path) else list(folders)
-        if len({Path(folder).resolve() for folder in folders}) < len(folders):
-            raise TalkingheadError(
-                f"{', '.join(map(str, folders))}: a data set is named twice; name each once"
-            )
+        names = ", ".join(map(display, folders))
+        if len({_resolve(folder) for folder in folders}) < len(folders):
+            raise TalkingheadError(f"{names}: a data set is named twice; name each once")
         unknown = set(exclude_identities)
         self.clips = Clips()
         self.sets: list[list[list[int]]] = []  # data set, person -> indices of clips
         self.variants: list[int] = []  # number of variants of each clip
         for folder in folders:
-            index = open_index(folder)
+            index = open_index(folder, keep_in)
             unknown.difference_update(index.people)
             excluded = [number for number, name in enumerate(index.people) if name in exclude_identities]
             usable = np.flatnonzero(~np.isin(index.person, excluded) & (index.num_frames > shots))
             if not len(usable):
                 raise TalkingheadError(
-                    f"{folder}: no clip has the {shots + 1} frames that an episode needs; prepare longer "
-                    "videos"
+                    f"{display(folder)}: no clip has the {shots + 1} frames that an episode needs; prepare "
+                    "longer videos"
                 )
             people: dict[str, list[int]] = {}
             for number, person in enumerate(index.person[usable], len(self.clips)):
@@ -144,7 +149,7 @@ class EpisodeSource:
             self.variants += [-(-videos // len(usable))] * len(usable)
         if unknown:
             raise TalkingheadError(
-                f"{', '.join(map(str, folders))}: no person is called {', '.join(sorted(unknown))}; exclude "
+                f"{names}: no person is called {', '.join(sorted(unknown))}; exclude "
                 "names of people in the data sets"
             )
         self.size, self.shots, self.batch, self.seed = size, shots, batch, seed
@@ -152,6 +157,8 @@ class EpisodeSource:
         self.share = share
         self.dealt: DealtColumns | None = None
         self._first_column = [0, *accumulate(self.variants)]
+        self.lost = LostShards(len(self.clips.shards))
+        self._shard_numbers = self.clips.shard_numbers
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         num_bytes = 3 * size**2 * int(self.clips.num_frames.sum())
         # of far more frames none would be drawn again before others have replaced it
@@ -163,7 +170,7 @@ class EpisodeSource:
         return self._first_column[-1]
 
     @property
-    def own_columns(self) -> range:
+    def own_columns(self) -> Sequence[int]:
         """The columns that this process has, in the order of its rows of W."""
         return range(self.columns)[self.share]
 
@@ -180,19 +187,45 @@ class EpisodeSource:
         self._cache_bytes //= processes
 
     def draw(self, step: int) -> Episodes:
-        """Sample this process's episodes of a step."""
+        """Sample this process's episodes of a step.
+
+        Raises:
+            TalkingheadError: more than 1 % of the shards cannot be read.
+        """
         if self.dealt is None:
             random = np.random.default_rng((self.seed, step))
-            episodes = [self._episode(random, self._draw_clip(random)) for _ in range(self.batch)]
+            episodes = [self._draw_episode(random) for _ in range(self.batch)]
         else:
             episodes = []
             for number in range(self.batch)[self.share]:
                 random = np.random.default_rng((self.seed, step, number, _DEALT))
-                column = self.dealt.draw(number, random)
-                episodes.append(self._episode(random, self._clip_of_column(column), column))
+                episodes.append(self._draw_episode(random, number))
+        return self._join(episodes)
+
+    def _join(self, episodes: Sequence[tuple[Tensor, Tensor, int, Tensor]]) -> Episodes:
+        """Return a batch of episodes with this process's rows of W in place of columns."""
         frames, points, columns, valid = zip(*episodes, strict=True)
         rows = torch.tensor(columns) // self.share.step
         return Episodes(torch.stack(frames), torch.stack(points), rows, torch.stack(valid))
+
+    def _draw_episode(
+        self, random: np.random.Generator, number: int | None = None
+    ) -> tuple[Tensor, Tensor, int, Tensor]:
+        """Draw an episode from a shard that can be read; `number` is that of a dealt one in its batch."""
+        for _ in range(_MAX_DRAWS):
+            if number is None or self.dealt is None:
+                index, column = self._draw_clip(random), None
+            else:
+                column = self.dealt.draw(number, random)
+                index = self._clip_of_column(column)
+            shard = int(self._shard_numbers[index])
+            if shard in self.lost:
+                continue
+            try:
+                return self._episode(random, index, self._read_clip(index), column)
+            except TalkingheadError as error:
+                self.lost.add(shard, error)
+        raise TalkingheadError(self.lost.reasons[min(self.lost.reasons)])
 
     def _draw_clip(self, random: np.random.Generator) -> int:
         """Draw a data set, a person of it and a video, and return the index of the clip."""
@@ -201,23 +234,24 @@ class EpisodeSource:
         return videos[random.integers(len(videos))]
 
     def _episode(
-        self, random: np.random.Generator, index: int, column: int | None = None
+        self, random: np.random.Generator, index: int, clip: ShardClip, column: int | None = None
     ) -> tuple[Tensor, Tensor, int, Tensor]:
         """Return an episode's frames, points, column and the valid pixels of its frames.
 
         Args:
             random: the generator to sample from.
             index: of the clip.
+            clip: of that index.
             column: of a variant of the clip; None draws one.
         """
-        chosen = self._sample_indices(self.clips[index].landmarks, random)
+        chosen = self._sample_indices(clip.landmarks, random)
         if column is None:
             column = self._first_column[index] + int(random.integers(self.variants[index]))
         number = column - self._first_column[index]
-        frames, points = self._read_augmented(index, number, chosen)
+        frames, points = self._read_augmented(index, clip, number, chosen)
         if self.camera_motion > 0 and random.random() < self.camera_motion:
             _move_camera(frames, points, random)
-        return frames, points, column, self._valid_mask(index, number)
+        return frames, points, column, self._valid_mask(index, clip, number)
 
     def _sample_indices(self, landmarks: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Sample the indices of a target frame and of K others.
@@ -241,16 +275,22 @@ class EpisodeSource:
             column: index of the variant's embedding.
         """
         index = self._clip_of_column(column)
-        chosen = evenly_spaced_indices(len(self.clips[index].landmarks), self.shots)
-        return self._read_augmented(index, column - self._first_column[index], chosen)
+        clip = self._read_clip(index)
+        chosen = evenly_spaced_indices(len(clip.landmarks), self.shots)
+        return self._read_augmented(index, clip, column - self._first_column[index], chosen)
+
+    def _read_clip(self, index: int) -> ShardClip:
+        """Return a clip by its index."""
+        return self.clips[index]
 
     def _clip_of_column(self, column: int) -> int:
         """Return the index of the clip of which a column is a variant."""
         return bisect_right(self._first_column, column) - 1
 
-    def _read_augmented(self, index: int, number: int, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _read_augmented(
+        self, index: int, clip: ShardClip, number: int, chosen: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
         """Return frames of one variant of a clip, and their points."""
-        clip = self.clips[index]
         frames = uint8_to_float(self._read_frames(index, clip, chosen))
         irises = None if clip.irises is None else clip.irises[chosen]
         points = fit_points(join_points(clip.landmarks[chosen], irises) / clip.size, self.num_points)
@@ -258,9 +298,9 @@ class EpisodeSource:
         tensor = torch.from_numpy(points).float()
         return (frames, tensor) if variant is None else variant.apply(frames, tensor)
 
-    def _valid_mask(self, index: int, number: int) -> Tensor:
+    def _valid_mask(self, index: int, clip: ShardClip, number: int) -> Tensor:
         """Return float32 [1, size, size], 1 where frames of a clip's variant show pixels of the source."""
-        inside = self.clips[index].info.valid(self.size)
+        inside = clip.info.valid(self.size)
         mask = (
             torch.ones(1, self.size, self.size) if inside is None else torch.from_numpy(inside).float()[None]
         )
@@ -281,6 +321,11 @@ class EpisodeSource:
         while len(self._cache) * 3 * self.size**2 > self._cache_bytes:
             self._cache.popitem(last=False)
         return torch.stack(frames)
+
+
+def _resolve(folder: str | Path) -> str | Path:
+    """Return one value for all spellings of a folder."""
+    return str(folder).rstrip("/") if is_url(folder) else local_path(folder).resolve()
 
 
 def _move_camera(frames: Tensor, points: Tensor, random: np.random.Generator) -> None:

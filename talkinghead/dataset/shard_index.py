@@ -1,9 +1,11 @@
 """Index of a data set: where each clip and frame is in the shards, so that nothing else is in memory.
 
 For a data set of many shards the index is kept beside them, in `index.safetensors`, of which the places of
-frames are read when they are needed. It is made again when the shards have changed.
+frames are read when they are needed. It is made again when the shards have changed. Of shards behind a URL
+the one beside them is used, or else one is made; either is kept in a folder of the caller.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -18,8 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import TalkingheadError, quantity
+from ..system.atomic_file import atomic_write
 from ..system.tensor_file import tensor_offset, write_tensors
-from .shard_reader import ClipPlaces, ShardClip, find_shards, read_clip, read_shard
+from .remote import RemoteFile, display, is_url, local_path
+from .shard_file import ShardFile, list_shards
+from .shard_reader import ClipPlaces, ShardClip, read_clip, read_shard
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +35,21 @@ MIN_SHARDS = 64
 CACHED_CLIPS = 256
 """Clips whose descriptions and landmarks stay in memory."""
 _POINTS = ("landmarks.npy", "irises.npy")
+_Stamp = tuple[str, int, int]
+"""Name, size and time of a shard; 0 what is not known of one behind a URL."""
 
 
 class ShardIndex:
     """Places of the clips of a data set.
 
     Args:
-        shards: paths.
+        shards: files.
         header: "keys" of the clips, and "people", the names of the people.
         arrays: from `build_index`; "frames" may be `_StoredFrames`.
 
     Attributes:
+        shards: files.
+        shard: int32 [C], the shard of each clip, as an index of `shards`.
         keys: names of the clips in their shards.
         people: names of the people.
         person: int32 [C], the person of each clip, as an index of `people`.
@@ -48,13 +57,25 @@ class ShardIndex:
         has_irises: bool [C].
     """
 
-    def __init__(self, shards: Sequence[Path], header: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self._shards, self._arrays = shards, arrays
+    def __init__(self, shards: Sequence[ShardFile], header: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self.shards, self._arrays = shards, arrays
         self.keys: list[str] = header["keys"]
         self.people: list[str] = header["people"]
-        self.person = arrays["person"]
+        self.shard, self.person = arrays["shard"], arrays["person"]
         self.num_frames = np.diff(arrays["first_frame"])
         self.has_irises = arrays["irises.npy"][:, 1] > 0
+
+    def places(self, number: int) -> ClipPlaces:
+        """Return where the members of a clip are in its shard."""
+        arrays = self._arrays
+        first, end = (int(value) for value in arrays["first_frame"][number : number + 2])
+        frames = arrays["frames"][first:end]
+        return ClipPlaces(
+            key=self.keys[number],
+            frames=tuple((int(offset), int(size)) for offset, size in frames),
+            points={kind: _place(arrays[kind][number]) for kind in _POINTS if arrays[kind][number, 1]},
+            json=_place(arrays["json"][number]),
+        )
 
     def read(self, number: int) -> ShardClip:
         """Read the description and landmarks of a clip.
@@ -62,60 +83,107 @@ class ShardIndex:
         Raises:
             TalkingheadError: its shard is missing or damaged.
         """
-        arrays = self._arrays
-        first, end = (int(value) for value in arrays["first_frame"][number : number + 2])
-        frames = arrays["frames"][first:end]
-        places = ClipPlaces(
-            key=self.keys[number],
-            frames=tuple((int(offset), int(size)) for offset, size in frames),
-            points={kind: _place(arrays[kind][number]) for kind in _POINTS if arrays[kind][number, 1]},
-            json=_place(arrays["json"][number]),
-        )
-        return read_clip(self._shards[arrays["shard"][number]], places)
+        return read_clip(self.shards[self.shard[number]], self.places(number))
 
 
-def open_index(folder: str | os.PathLike[str]) -> ShardIndex:
+def open_index(folder: str | os.PathLike[str], keep_in: Path | None = None) -> ShardIndex:
     """Open the index of a data set, or make it.
+
+    Args:
+        folder: of the shards, or its URL.
+        keep_in: folder in which the index of shards behind a URL is kept; by default it is made each time.
 
     Raises:
         TalkingheadError: the folder is missing or holds no shards, or a shard is damaged or of another
             version.
     """
-    shards, path = find_shards(folder), Path(folder, FILE)
-    stamps = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
-    index = _load(path, shards, stamps)
+    listed = list_shards(folder)
+    shards = [shard for shard, _ in listed]
+    stamps = [_stamp(shard, size) for shard, size in listed]
+    if not is_url(folder):
+        path, is_kept = local_path(folder) / FILE, len(shards) >= MIN_SHARDS
+    else:
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+        path, is_kept = (keep_in or Path()) / f"index-{name}.safetensors", keep_in is not None
+    index = None
+    if is_kept or not is_url(folder):
+        index = _load(path, shards, stamps)
+    if index is None and is_kept and is_url(folder):
+        _download(f"{str(folder).rstrip('/')}/{FILE}", path)
+        index = _load(path, shards, stamps)
     if index is not None:
         return index
-    if len(shards) >= MIN_SHARDS:
-        log.info("%s: making the index of %s, once", folder, quantity(len(shards), "shard"))
+    if is_kept:
+        log.info("%s: making the index of %s, once", display(folder), quantity(len(shards), "shard"))
     header, arrays = build_index(shards)
-    if len(shards) >= MIN_SHARDS:
+    if is_kept:
         header |= {"kind": "index", "version": VERSION, "shards": stamps}
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             write_tensors(path, tensors, header, rescue=False)
-        except TalkingheadError as error:
+        except (TalkingheadError, OSError) as error:
             log.warning("%s; the index stays in memory", error)
         index = _load(path, shards, stamps)
     return index or ShardIndex(shards, header, arrays)
 
 
-def _load(path: Path, shards: Sequence[Path], stamps: list[tuple[str, int, int]]) -> ShardIndex | None:
+def _stamp(shard: ShardFile, size: int | None) -> _Stamp:
+    if isinstance(shard, Path):
+        return shard.name, shard.stat().st_size, shard.stat().st_mtime_ns
+    return str(shard).rsplit("/", 1)[-1], size or 0, 0
+
+
+def _download(url: str, path: Path) -> None:
+    """Write the index that lies beside shards to a path, where there is one."""
+    try:
+        content = RemoteFile(url).read_bytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temp_path:
+            temp_path.write_bytes(content)
+    except Exception as error:  # each protocol raises types of its own; without one, the index is made
+        log.debug("%s: not read (%s)", display(url), error)
+
+
+def _load(path: Path, shards: Sequence[ShardFile], stamps: Sequence[_Stamp]) -> ShardIndex | None:
     """Return the index in a file; None where there is none of these shards."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["talkinghead"])
-            if header["version"] != VERSION or header["shards"] != [list(stamp) for stamp in stamps]:
+            if header["version"] != VERSION or not _are_equal(header["shards"], stamps):
                 return None
             names = set(file.keys()) - {"frames"}
             arrays: dict[str, Any] = {name: file.get_tensor(name).numpy().copy() for name in names}
             num_frames = file.get_slice("frames").get_shape()[0]
         arrays["frames"] = _StoredFrames(path, tensor_offset(path, "frames"))
         index = ShardIndex(shards, header, arrays)
-        is_whole = arrays["first_frame"][-1] == num_frames and len(index.keys) == len(index.person)
-        return index if is_whole else None
+        return index if _is_whole(index, arrays, num_frames) else None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, RecursionError):
         return None  # it is made again
+
+
+def _are_equal(stored: Sequence[Sequence[Any]], stamps: Sequence[_Stamp]) -> bool:
+    """Return whether stamps of an index are those of shards; 0 stands for a value that is not known."""
+    return len(stored) == len(stamps) and all(
+        len(one) == len(other) and all(a == b or (0 in (a, b)) for a, b in zip(one, other, strict=True))
+        for one, other in zip(stored, stamps, strict=True)
+    )
+
+
+def _is_whole(index: ShardIndex, arrays: dict[str, Any], num_frames: int) -> bool:
+    """Return whether the arrays of an index, which may come from a server, fit together."""
+    count = len(index.keys)
+    shapes = {"person": (count,), "shard": (count,), "first_frame": (count + 1,), "json": (count, 2)}
+    shapes |= dict.fromkeys(_POINTS, (count, 2))
+    return (
+        all(arrays[name].shape == shape and arrays[name].dtype.kind == "i" for name, shape in shapes.items())
+        and all(type(text) is str for text in [*index.keys, *index.people])
+        and arrays["first_frame"][0] == 0
+        and arrays["first_frame"][-1] == num_frames
+        and bool((index.num_frames >= 0).all())
+        and bool(((index.shard >= 0) & (index.shard < len(index.shards))).all())
+        and bool(((index.person >= 0) & (index.person < len(index.people))).all())
+    )
 
 
 class _StoredFrames:
@@ -137,7 +205,7 @@ class _StoredFrames:
             ) from error
 
 
-def build_index(shards: Sequence[Path]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def build_index(shards: Sequence[ShardFile]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read all shards, and return header and arrays of their index.
 
     Raises:
@@ -190,11 +258,33 @@ class Clips(Sequence[ShardClip]):
         return self._read(number % len(self))
 
     def _read_uncached(self, number: int) -> ShardClip:
+        index, place = self._find(number)
+        return index.read(place)
+
+    def _find(self, number: int) -> tuple[ShardIndex, int]:
+        """Return the index that has a clip, and its number there."""
         for index, numbers in self._parts:
             if number < len(numbers):
-                return index.read(int(numbers[number]))
+                return index, int(numbers[number])
             number -= len(numbers)
         raise IndexError(number)
+
+    def places(self, number: int) -> ClipPlaces:
+        """Return where the members of a clip are in its shard."""
+        index, place = self._find(number)
+        return index.places(place)
+
+    @property
+    def shards(self) -> list[ShardFile]:
+        """The shards of all data sets."""
+        return [shard for index, _ in self._parts for shard in index.shards]
+
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """The shard of each clip, as an index of `shards`, int64 [C]."""
+        first = np.cumsum([0, *(len(index.shards) for index, _ in self._parts)])
+        numbers = [start + index.shard[own] for start, (index, own) in zip(first, self._parts, strict=False)]
+        return np.concatenate(numbers).astype(np.int64)
 
     @property
     def keys(self) -> list[str]:

@@ -19,10 +19,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -33,15 +32,22 @@ from ..clip import IRIS_POINTS, POINTS
 from ..data.crop import Crop
 from ..errors import TalkingheadError
 from ..media.images import decode_jpeg
+from .shard_file import SHARDS as SHARDS
+from .shard_file import (
+    BoundedFile,
+    MemoryFile,
+    ShardFile,
+    list_shards,
+    open_binary,
+    open_shard,
+    read_whole,
+    remedy,
+)
 
 VERSION = 1
-SHARDS = "shard-*.tar"
-"""The pattern of the names of shards."""
 MAX_SIDE = 8192
 """The largest side of a stored crop in pixels."""
 _BLOCK = tarfile.BLOCKSIZE
-_HEADER_BYTES = 1 << 20
-"""The largest tar header, with the extensions that other programs add when they repack a shard."""
 _JPEG_BYTES = 32 << 20
 _NPY_BYTES = 4096  # of a .npy file without its numbers
 _POINT_SHAPES = {"landmarks.npy": (POINTS, 2), "irises.npy": (2, IRIS_POINTS, 2)}
@@ -143,7 +149,7 @@ class ShardClip:
     key: str
     info: ClipInfo
     landmarks: np.ndarray
-    _shard: Path = field(repr=False)
+    _shard: ShardFile = field(repr=False)
     _pieces: tuple[tuple[int, int], ...] = field(repr=False)
     irises: np.ndarray | None = None
 
@@ -165,51 +171,57 @@ class ShardClip:
         """The side of the stored crops in pixels."""
         return self.info.size
 
-    def frames(self, indices: Iterable[int]) -> np.ndarray:
-        """Read frames by their indices: uint8 [n, size, size, 3], RGB.
+    def frames(self, indices: Iterable[int], min_side: int | None = None) -> np.ndarray:
+        """Read frames by their indices: uint8 [n, S, S, 3], RGB.
+
+        Args:
+            indices: of the frames.
+            min_side: decode at the smallest scale of 1, 1/2, 1/4 and 1/8 that gives so many pixels; by
+                default at the stored size.
 
         Raises:
             TalkingheadError: the shard is missing or damaged.
         """
         try:
-            with open(self._shard, "rb") as file:
-                frames = [self._decode(file, *self._pieces[int(index)]) for index in indices]
+            with open_binary(self._shard) as file:
+                frames = [self._decode(file, self._pieces[int(index)], min_side) for index in indices]
             return np.stack(frames)
         except Exception as error:  # Pillow raises many types
             raise TalkingheadError(
-                f"{self._shard}: a frame of {self.key} cannot be read ({error}); prepare the data again"
+                f"{self._shard}: a frame of {self.key} cannot be read ({error}); {remedy(self._shard)}"
             ) from error
 
-    def resized_frames(self, indices: Iterable[int], size: int) -> Tensor:
+    def resized_frames(self, indices: Iterable[int], size: int, *, scaled: bool = False) -> Tensor:
         """Read frames by their indices, resized: uint8 [n, 3, size, size].
+
+        Args:
+            indices: of the frames.
+            size: of the result.
+            scaled: decode no more pixels than are needed; values differ a little.
 
         Raises:
             TalkingheadError: the shard is missing or damaged.
         """
-        frames = torch.from_numpy(self.frames(indices)).permute(0, 3, 1, 2)
-        if self.size == size:
+        decoded = self.frames(indices, size if scaled else None)
+        frames = torch.from_numpy(decoded).permute(0, 3, 1, 2)
+        if frames.shape[2] == size:
             return frames
         resized = F.interpolate(frames.float(), size=(size, size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
 
-    def _decode(self, file: IO[bytes], offset: int, length: int) -> np.ndarray:
+    def _decode(self, file: IO[bytes], place: tuple[int, int], min_side: int | None) -> np.ndarray:
+        offset, length = place
         file.seek(offset)
-        return decode_jpeg(file.read(length), self.size)
+        return decode_jpeg(file.read(length), self.size, min_side=min_side)
 
 
-def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
+def find_shards(folder: str | os.PathLike[str]) -> list[ShardFile]:
     """Return the shards of a data set, in order.
 
     Raises:
         TalkingheadError: the folder is missing or holds none.
     """
-    shards = sorted(Path(folder).glob(SHARDS)) if os.path.isdir(folder) else []
-    if not shards:
-        raise TalkingheadError(
-            f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
-            f"{folder}"
-        )
-    return shards
+    return [shard for shard, _ in list_shards(folder)]
 
 
 def read_index(folder: str | os.PathLike[str]) -> list[ShardClip]:
@@ -238,48 +250,59 @@ class ClipPlaces:
     points: dict[str, tuple[int, int]]
     json: tuple[int, int]
 
+    def extent(self) -> tuple[int, int]:
+        """Return the first offset, and the size of all from there on."""
+        members = [*self.frames, *self.points.values(), self.json]
+        first = min(offset for offset, _ in members)
+        return first, max(offset + size for offset, size in members) - first
 
-def read_shard(shard: Path) -> Iterator[tuple[ClipPlaces, ShardClip]]:
+    def shifted(self, offset: int) -> "ClipPlaces":
+        """Return the places in a file that begins at this offset."""
+        return replace(
+            self,
+            frames=tuple((place - offset, size) for place, size in self.frames),
+            points={kind: (place - offset, size) for kind, (place, size) in self.points.items()},
+            json=(self.json[0] - offset, self.json[1]),
+        )
+
+
+def read_shard(shard: ShardFile) -> Iterator[tuple[ClipPlaces, ShardClip]]:
     """Yield the clips of a shard, after the shard as a whole was checked.
 
     Raises:
         TalkingheadError: it is missing, damaged or of another version.
     """
-    with _open_shard(shard) as file:
+    with open_shard(read_whole(shard)) as file:
         _check_end(file)
-        clips = [
-            (places, _load_clip(file, shard, places))
-            for places in _iterate_clips(file, os.path.getsize(shard))
-        ]
+        clips = [(places, _load_clip(file, shard, places)) for places in _iterate_clips(file, file.size)]
     yield from clips
 
 
-def read_clip(shard: Path, places: ClipPlaces) -> ShardClip:
+def read_clip(shard: ShardFile, places: ClipPlaces) -> ShardClip:
     """Read the description and the landmarks of a clip.
 
     Raises:
         TalkingheadError: the shard is missing, damaged, or has something else at these places.
     """
-    with _open_shard(shard) as file:
+    with open_shard(shard) as file:
         return _load_clip(file, shard, places)
 
 
-@contextmanager
-def _open_shard(shard: Path) -> Iterator["_BoundedFile"]:
-    """Open a shard; what fails inside the block is an error of the shard."""
-    try:
-        if not os.path.isfile(shard):  # a pipe or a device might never end
-            raise ValueError("it is no file")
-        with _BoundedFile(shard) as file:
-            yield file
-    except Exception as error:  # tarfile, json and numpy raise many types
-        reason = str(error) or type(error).__name__
-        raise TalkingheadError(
-            f"{shard}: cannot be read as a shard ({reason}); prepare the data again"
-        ) from error
+def read_into_memory(shard: ShardFile, places: ClipPlaces) -> ShardClip:
+    """Read a clip with its frames, encoded as they are, in one piece.
+
+    Raises:
+        TalkingheadError: as for `read_clip`.
+    """
+    offset, size = places.extent()
+    with open_shard(shard) as file:
+        # a clip shall not keep the whole shard in memory
+        origin = shard.shard if isinstance(shard, MemoryFile) else shard
+        content = MemoryFile(origin, file.content(offset, size, file.size))
+    return read_clip(content, places.shifted(offset))
 
 
-def _iterate_clips(file: "_BoundedFile", size: int) -> Iterator[ClipPlaces]:
+def _iterate_clips(file: BoundedFile, size: int) -> Iterator[ClipPlaces]:
     """Yield the places of the clips of an open shard."""
     frames: list[tuple[int, int]] = []
     points: dict[str, tuple[int, int]] = {}
@@ -299,7 +322,7 @@ def _iterate_clips(file: "_BoundedFile", size: int) -> Iterator[ClipPlaces]:
         raise ValueError("its last clip is not whole")
 
 
-def _load_clip(file: "_BoundedFile", shard: Path, places: ClipPlaces) -> ShardClip:
+def _load_clip(file: BoundedFile, shard: ShardFile, places: ClipPlaces) -> ShardClip:
     """Read the description and the landmarks of a clip from its open shard.
 
     Raises:
@@ -314,35 +337,10 @@ def _load_clip(file: "_BoundedFile", shard: Path, places: ClipPlaces) -> ShardCl
     return ShardClip(places.key, info, landmarks, _shard=shard, _pieces=places.frames, irises=irises)
 
 
-class _BoundedFile(io.FileIO):
-    """A file that refuses large reads, whatever sizes its headers claim."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _HEADER_BYTES:
-            raise ValueError(f"a header claims {size} bytes")
-        return super().read(size)
-
-    def content(self, offset: int, size: int, limit: int) -> bytes:
-        """Return `size` bytes from an offset on.
-
-        Raises:
-            ValueError: `size` is more than the limit, or more than the file has.
-        """
-        if size > limit:
-            raise ValueError(f"a member claims {size} bytes, expected at most {limit}")
-        position = self.tell()
-        self.seek(offset)
-        data = io.FileIO.read(self, size)
-        self.seek(position)
-        if len(data) != size:
-            raise ValueError("it is cut short")
-        return data
-
-
-def _iterate_members(file: _BoundedFile, size: int) -> Iterator[tarfile.TarInfo]:
+def _iterate_members(file: BoundedFile, size: int) -> Iterator[tarfile.TarInfo]:
     """Yield the members of an archive; all have to be complete plain files with valid names."""
     file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
         while (member := tar.next()) is not None:
             if (
                 not member.isreg()
@@ -356,14 +354,14 @@ def _iterate_members(file: _BoundedFile, size: int) -> Iterator[tarfile.TarInfo]
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
 
 
-def _check_end(file: _BoundedFile) -> None:
+def _check_end(file: BoundedFile) -> None:
     # tarfile accepts an archive that was cut between two members
-    file.seek(-min(2 * _BLOCK, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    file.seek(-min(2 * _BLOCK, file.size), os.SEEK_END)
     if file.read(2 * _BLOCK) != b"\0" * 2 * _BLOCK:
         raise ValueError("it is cut short or no tar file")
 
 
-def _read_points(file: _BoundedFile, place: tuple[int, int], kind: str, frames: int) -> np.ndarray:
+def _read_points(file: BoundedFile, place: tuple[int, int], kind: str, frames: int) -> np.ndarray:
     """Read landmarks or irises: float32 [frames, *shape]; memory is allocated for actual data only.
 
     Args:

@@ -188,13 +188,16 @@ def encode_jpeg(frame: np.ndarray, quality: int = _JPEG_QUALITY, comment: str = 
     return buffer.getvalue()
 
 
-def decode_jpeg(data: bytes, size: int | None = None, max_pixels: int | None = None) -> np.ndarray:
+def decode_jpeg(
+    data: bytes, size: int | None = None, max_pixels: int | None = None, min_side: int | None = None
+) -> np.ndarray:
     """Decode JPEG bytes to uint8 [H, W, 3], RGB.
 
     Args:
         data: the bytes.
         size: side that the square image must have, checked before it is decoded.
         max_pixels: that the image may have, checked before it is decoded.
+        min_side: decode at the smallest scale of 1, 1/2, 1/4 and 1/8 of which no side is below it.
 
     Raises:
         ValueError: the image has another size, or more pixels.
@@ -206,6 +209,8 @@ def decode_jpeg(data: bytes, size: int | None = None, max_pixels: int | None = N
             raise ValueError(f"it is {image.width}x{image.height}, expected {size}x{size}")
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise ValueError(f"it is {image.width}x{image.height}, expected at most {max_pixels} pixels")
+        if min_side is not None:
+            image.draft("RGB", (min_side, min_side))
         return np.array(image.convert("RGB"))
 
 

@@ -17,23 +17,24 @@ from ..data.output_paths import check_outputs, files_in
 from ..dataset.episodes import Episodes, EpisodeSource
 from ..errors import quantity
 from ..model import Model
-from ..pretrained.perceptual import open_perceptual
+from ..pretrained.perceptual import PerceptualNetwork, open_perceptual
 from ..system.device import choose_device, ops_on
 from ..system.progress import OnStep, check_callbacks, start_steps
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
 from .adversarial import require_finite
-from .episode_loader import load_episodes
+from .episode_loader import load_episodes, share_lost_shards
 from .interrupted import Interrupted
 from .meta_learner import MetaLearner
 from .meta_setup import (
+    TrainingData,
     configuration,
     episode_source,
     fingerprint,
     initial_model,
-    make_index,
     seeded,
     settings_of,
+    with_index,
 )
 from .ranks import Ranks, joined_ranks
 from .run_folder import RunFolder, run_folder
@@ -68,11 +69,12 @@ def train(
     fast: bool = False,
     irises: bool = False,
     workers: int | None = None,
+    streaming: bool = False,
 ) -> Model:
     """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
     Args:
-        data: folder that `prepare` wrote, or several, which are sampled equally often.
+        data: folder that `prepare` wrote, or its URL, or several, which are sampled equally often.
         out: folder of the run: model, state and the one before it in previous/, TensorBoard's files in log/.
         preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
@@ -88,29 +90,42 @@ def train(
         fast: on a GPU, use this package's kernels, which have no measurement yet.
         irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
         workers: processes that read the data; None is 0 on a CPU and 4 on a GPU.
+        streaming: read whole shards one after the other instead of single frames.
 
     Raises:
-        TalkingheadError: bad data or settings, networks of another shape in `init_from`, or an `out` that
-            cannot be written to, is in use, or holds another run.
+        TalkingheadError: bad input, or an `out` that cannot be written to, is in use, or holds another run.
         talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the step and a save; has the model.
     """
     check_callbacks(on_step=on_step)
     with joined_ranks() as ranks:
-        make_index(data, ranks)
+        training_data = with_index(TrainingData(data, exclude_identities, streaming, Path(out)), ranks)
         with ranks.agreement():
             config = configuration(preset, variant, steps, irises=irises)
             target = ranks.local_device(choose_device(device, fast))
             check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
-            source = episode_source(data, config, seed, exclude_identities, ranks=ranks)
+            source = episode_source(training_data, config, seed, ranks=ranks)
             networks = open_perceptual(config.perceptual, perceptual_files, target)
             model, parent = initial_model(config, seed, init_from)
         settings = settings_of(config, variant, seed, source, parent=parent)
         ranks.check_equal(fingerprint(settings, source, str(Path(out).absolute()), grad_accum_steps))
-        with seeded(seed):
-            learner = MetaLearner(model.to(target), source.columns, networks, grad_accum_steps, ranks=ranks)
+        learner = _new_learner(model.to(target), source, networks, seed, parts=grad_accum_steps, ranks=ranks)
         with run_folder(Path(out), ranks, learner.sharded) as folder, ops_on(target, fast):
             run = _Run(learner, source, folder, settings, parent=parent, ranks=ranks)
             return run.train(config.meta.steps, save_seconds, on_step, workers)
+
+
+def _new_learner(
+    model: Model,
+    source: EpisodeSource,
+    networks: Sequence[PerceptualNetwork],
+    seed: int,
+    *,
+    parts: int,
+    ranks: Ranks,
+) -> MetaLearner:
+    """Return a learner whose initial W depends on the seed alone."""
+    with seeded(seed):
+        return MetaLearner(model, source.columns, networks, parts, ranks=ranks)
 
 
 def _describe_data(source: EpisodeSource) -> str:
@@ -191,7 +206,7 @@ class _Run:
             TalkingheadError: there are fewer columns than episodes in a batch.
         """
         was_dealt = self._ranks.launched if header is None else header.get("dealt", False)
-        if not was_dealt and self._ranks.count == 1:
+        if self._settings["streaming"] or (not was_dealt and self._ranks.count == 1):
             return
         if not was_dealt:
             log.info(
@@ -249,7 +264,10 @@ class _Run:
                     on_step(self._step, steps, values)
                 if self._step % IMAGES_EVERY_STEPS == 0:
                     tensorboard.write_images(self._step, "source, landmarks, generated, true", image_rows)
-                stop, is_due = ranks.any(stopped(), now - saved > save_seconds)
+                lost = self._source.lost
+                stop, is_due, has_lost = ranks.any(stopped(), now - saved > save_seconds, lost.changed)
+                if has_lost:
+                    share_lost_shards(lost, ranks)
                 if is_due:
                     self._save(metrics)
                     saved = time.monotonic()

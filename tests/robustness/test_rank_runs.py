@@ -162,12 +162,12 @@ def lose_shard(rank: int) -> None:
     """Let reading fail on rank 1 from the third step on."""
     reads = 0
 
-    def read(self: shard_reader.ShardClip, indices: object) -> object:
+    def read(self: shard_reader.ShardClip, *args: object) -> object:
         nonlocal reads
         reads += 1
         if rank == 1 and reads > 2 * BATCH // 2:
             raise TalkingheadError("shard-000000.tar: a frame cannot be read; prepare the data again")
-        return frames(self, indices)
+        return frames(self, *args)
 
     frames = shard_reader.ShardClip.frames
     shard_reader.ShardClip.frames = read

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from support.minimal_training import write_data
+from support.shard_folders import write_shards
 from talkinghead.dataset.episodes import EpisodeSource
+from talkinghead.dataset.lost_shards import LostShards
+from talkinghead.dataset.streamed_episodes import StreamedEpisodes
 from talkinghead.errors import TalkingheadError
-from talkinghead.training.episode_loader import load_episodes
+from talkinghead.training.episode_loader import load_episodes, share_lost_shards
+from talkinghead.training.ranks import ONE_RANK
 
 CPU = torch.device("cpu")
 
@@ -59,3 +63,48 @@ def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):
     assert len(list(load_episodes(source, range(2), CPU, None))) == 2
     with pytest.raises(TalkingheadError, match="--workers: this system cannot fork processes; leave it out"):
         next(load_episodes(source, range(2), CPU, 1))
+
+
+# streamed episodes
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> StreamedEpisodes:
+    return StreamedEpisodes(write_shards(tmp_path / "shards", 4), 32, 2, 4, 1, seed=1)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 9])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
+def test_workers_stream_same_episodes_from_shards_of_their_own(workers, streamed, threads):
+    threads(1)
+    steps = range(4, 40)
+    batches = list(load_episodes(streamed, steps, CPU, workers))
+    assert len(batches) == len(steps)
+    for step, batch in zip(steps, batches, strict=True):
+        for tensor, expected in zip(batch.tensors, streamed.draw(step).tensors, strict=True):
+            assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize("kind", [EpisodeSource, StreamedEpisodes])
+def test_shard_that_workers_lose_is_counted(kind, tmp_path):
+    source = kind(write_shards(tmp_path, 100, clips=1, frames=4), 32, 2, 4, 1, seed=1)
+    first = int(source.draw(0).frames[0].mean().add(1).mul(127.5).round())
+    (tmp_path / f"shard-{first:06d}.tar").unlink()
+    batches = list(load_episodes(source, range(60), CPU, 1))
+    assert len(batches) == 60 and list(source.lost.reasons) == [first] and source.lost.changed
+
+
+def test_lost_shards_of_all_ranks_are_logged_once_and_end_the_run(caplog):
+    lost = LostShards(200)
+    lost.add(7, TalkingheadError("seven: is gone; prepare it again"))
+    share_lost_shards(lost, ONE_RANK)
+    assert caplog.messages == [
+        "seven: is gone",
+        "1 of 200 shards cannot be read and are skipped; more than 1 % end the run",
+    ]
+    assert not lost.changed
+    lost.update({8: "eight: is gone", 9: "nine: is gone"})
+    with pytest.raises(
+        TalkingheadError, match=r"^seven: is gone; 3 of 200 shards cannot be read, more than 1"
+    ):
+        share_lost_shards(lost, ONE_RANK)

@@ -1,0 +1,153 @@
+"""Files behind a URL, read through fsspec. The only module that imports it."""
+
+import fnmatch
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from ..errors import TalkingheadError, require
+
+ATTEMPTS = 3
+"""Requests for a file of a server that closes the connection."""
+PAUSE_S = 1.0
+"""Time before the second attempt; twice as long before the third."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
+_LOCAL = re.compile(r"(file|local)://")
+_USER = re.compile(r"://[^/@\s]*@")
+_PACKAGES = {
+    "abfs": "adlfs",
+    "az": "adlfs",
+    "gcs": "gcsfs",
+    "gs": "gcsfs",
+    "hf": "huggingface-hub",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+}
+"""Package that fsspec needs for a protocol."""
+_Result = TypeVar("_Result")
+
+
+def is_url(place: object) -> bool:
+    """Return whether a place is read through fsspec: a URL other than file://."""
+    return isinstance(place, str) and bool(_URL.match(place)) and not _LOCAL.match(place)
+
+
+def local_path(place: object) -> Path:
+    """Return the path of a place that is no URL, or one of file://."""
+    return Path(_LOCAL.sub("", str(place), count=1))
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file behind a URL.
+
+    Attributes:
+        url: of any protocol that fsspec reads, chained ones such as `simplecache::s3://` too.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return display(self.url)
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rsplit("/", 1)[-1]
+
+    def open(self) -> IO[bytes]:
+        """Open the file for reading at any place.
+
+        Raises:
+            Exception: of various types, it cannot be read; `reported` makes an error for the user of it.
+        """
+        return self._retry(lambda system, path: system.open(path, "rb"))
+
+    def read_bytes(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            Exception: as for `open`.
+        """
+        return self._retry(lambda system, path: system.cat_file(path))
+
+    def _retry(self, call: Callable[[Any, str], _Result]) -> _Result:
+        """Call a function of the file system and the path, again after failures that may pass."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return call(*_file_system(self.url))
+            except (FileNotFoundError, PermissionError, TalkingheadError):
+                raise
+            except Exception:  # each protocol raises types of its own
+                time.sleep(attempt * PAUSE_S)
+        return call(*_file_system(self.url))
+
+
+def display(place: object) -> str:
+    """Return a path or URL as it may be printed: without a name and a password in it."""
+    return _USER.sub("://***@", str(place))
+
+
+def list_folder(url: str, pattern: str) -> dict[str, int | None]:
+    """Return the names of a folder's files that match a pattern, with their sizes where they are known.
+
+    Raises:
+        TalkingheadError: fsspec, or what it needs for the protocol, is missing.
+        Exception: of various types, the folder cannot be listed.
+    """
+    system, path = _file_system(url)
+    sizes: dict[str, int | None] = {}
+    for entry in system.ls(path, detail=True):
+        name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
+        if fnmatch.fnmatchcase(name, pattern):
+            sizes[name] = entry.get("size")
+    return sizes
+
+
+@contextmanager
+def reported(place: object, remedy: str) -> Iterator[None]:
+    """Raise what goes wrong in the block as an error for the user.
+
+    Raises:
+        TalkingheadError: with the place, the reason and the remedy.
+    """
+    try:
+        yield
+    except TalkingheadError:
+        raise
+    except Exception as error:  # each protocol raises types of its own
+        raise TalkingheadError(f"{display(place)}: cannot be read ({describe(error)}); {remedy}") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return the reason that an error of a file system gives, in one line and without passwords."""
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    lines = str(error).strip().splitlines()
+    return display(lines[0]) if lines else type(error).__name__
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, of which it keeps one a process, and the path in it.
+
+    Raises:
+        TalkingheadError: fsspec, or what it needs for the protocol, is missing.
+        ValueError: the protocol is unknown.
+    """
+    fsspec = require("fsspec", "remote")
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        protocol = re.findall(r"(\w+)://", url)[:1]
+        package = _PACKAGES.get(protocol[0]) if protocol else None
+        remedy = f"pip install {package}" if package else "install what it names"
+        raise TalkingheadError(
+            f"{display(url)}: needs a package that cannot be imported ({error}); {remedy}"
+        ) from error
+    return system, path

@@ -1,0 +1,196 @@
+"""Files of shards: on disk, behind a URL, or a part of one in memory; and the shards of a folder."""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from ..errors import TalkingheadError
+from .remote import RemoteFile, describe, is_url, list_folder, local_path, reported
+from .report import REPORT, read_report
+
+SHARDS = "shard-*.tar"
+"""The pattern of the names of shards."""
+CHECK_ADDRESS = "check the address, the network and your credentials"
+_MAX_READ_BYTES = 1 << 20
+"""The largest tar header, with the extensions that other programs add when they repack a shard."""
+
+
+@dataclass(frozen=True)
+class MemoryFile:
+    """A part of a shard in memory.
+
+    Attributes:
+        shard: where it comes from, for messages.
+        content: the bytes.
+    """
+
+    shard: "ShardFile"
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return str(self.shard)
+
+    def open(self) -> IO[bytes]:
+        """Open the content for reading."""
+        return io.BytesIO(self.content)
+
+
+ShardFile = Path | RemoteFile | MemoryFile
+
+
+def open_binary(file: ShardFile) -> IO[bytes]:
+    """Open a file for reading, without a buffer where it is on disk.
+
+    Raises:
+        Exception: of various types, it cannot be read.
+    """
+    if isinstance(file, Path):
+        if not os.path.isfile(file):  # a pipe or a device might never end
+            raise ValueError("it is no file")
+        return io.FileIO(file)
+    return file.open()
+
+
+class BoundedFile:
+    """An open file that refuses large reads, whatever sizes its headers claim.
+
+    Attributes:
+        size: in bytes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = file.seek(0, os.SEEK_END)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to a megabyte.
+
+        Raises:
+            ValueError: `size` is more than that.
+        """
+        if size is None or not 0 <= size <= _MAX_READ_BYTES:
+            raise ValueError(f"a header claims {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Set the position, as a file does."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def content(self, offset: int, size: int, limit: int) -> bytes:
+        """Return `size` bytes from an offset on.
+
+        Raises:
+            ValueError: `size` is more than the limit, or more than the file has.
+        """
+        if not 0 <= size <= limit:
+            raise ValueError(f"a member claims {size} bytes, expected at most {limit}")
+        if not 0 <= offset <= self.size - size:
+            raise ValueError("it is cut short")
+        position = self.tell()
+        self.seek(offset)
+        data = self._file.read(size)
+        self.seek(position)
+        if len(data) != size:
+            raise ValueError("it is cut short")
+        return data
+
+
+@contextmanager
+def open_shard(shard: ShardFile) -> Iterator[BoundedFile]:
+    """Open a shard; what fails inside the block is an error of the shard.
+
+    Raises:
+        TalkingheadError: something fails.
+    """
+    try:
+        with open_binary(shard) as file:
+            yield BoundedFile(file)
+    except Exception as error:  # tarfile, json, numpy and fsspec raise many types
+        raise TalkingheadError(
+            f"{shard}: cannot be read as a shard ({describe(error)}); {remedy(shard)}"
+        ) from error
+
+
+def remedy(shard: ShardFile) -> str:
+    """Return what a user can do about a shard that cannot be read."""
+    if isinstance(shard, RemoteFile):
+        return "check the server, or put simplecache:: before the URL, which keeps whole shards here"
+    return "prepare the data again"
+
+
+def read_whole(shard: ShardFile) -> ShardFile:
+    """Return a shard whose parts can be read at once: one behind a URL is read into memory.
+
+    Raises:
+        TalkingheadError: it cannot be read.
+    """
+    if not isinstance(shard, RemoteFile):
+        return shard
+    with reported(shard, CHECK_ADDRESS):
+        return MemoryFile(shard, shard.read_bytes())
+
+
+def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | None]]:
+    """Return the shards of a data set in order, with their sizes where they are known.
+
+    Behind a URL they are listed by the server, or else by the report that `prepare` wrote beside them.
+
+    Raises:
+        TalkingheadError: the folder is missing, holds none, or cannot be read.
+    """
+    if is_url(folder):
+        url = str(folder).rstrip("/")
+        return [(RemoteFile(f"{url}/{name}"), size) for name, size in sorted(_remote_names(url).items())]
+    path = local_path(folder)
+    shards = sorted(path.glob(SHARDS)) if os.path.isdir(path) else []
+    if not shards:
+        raise TalkingheadError(
+            f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
+            f"{folder}"
+        )
+    return [(shard, None) for shard in shards]
+
+
+def _remote_names(url: str) -> dict[str, int | None]:
+    """Return the names of the shards behind a URL, with their sizes where they are known.
+
+    Raises:
+        TalkingheadError: there are none, or neither a listing nor the report can be read.
+    """
+    failure: Exception = FileNotFoundError()
+    try:
+        names = list_folder(url, SHARDS)
+    except TalkingheadError:
+        raise
+    except Exception as error:  # each protocol raises types of its own; http often has no listing
+        names, failure = {}, error
+    if names:
+        return names
+    report = RemoteFile(f"{url}/{REPORT}")
+    try:
+        content = report.read_bytes()
+    except FileNotFoundError:
+        with reported(url, f"name a folder of shards ({SHARDS}) with the {REPORT} that prepare wrote"):
+            raise failure from None
+    except Exception as error:
+        with reported(url, CHECK_ADDRESS):
+            raise (error if isinstance(failure, FileNotFoundError) else failure) from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, REPORT)
+        path.write_bytes(content)
+        try:
+            shards = {line["shard"]: None for line, _ in read_report(path) if line.get("shard")}
+        except TalkingheadError as error:
+            raise TalkingheadError(str(error).replace(str(path), str(report))) from error
+    if not shards:
+        raise TalkingheadError(f"{report}: names no shards; name a folder that `talkinghead prepare` wrote")
+    return dict(shards)
