@@ -89,9 +89,7 @@ class NetworkConfig:
 
     @property
     def used_points(self) -> int:
-        """Number of points of a driver that have an effect: warped reference images follow irises, whether
-        landmark images show them or not.
-        """
+        """Number of a driver's points that have an effect: references follow irises that no image shows."""
         return POINTS_WITH_IRISES if self.irises or self.reference_guided else POINTS
 
     @property
@@ -242,8 +240,7 @@ class Config:
         """Return the configuration that `to_dict` described.
 
         Raises:
-            TalkingheadError: a field is missing, unknown or of the wrong kind: it was written by another
-                version.
+            TalkingheadError: a field is missing, unknown or of the wrong kind, as of another version.
         """
         return _build(cls, values, "configuration")
 
@@ -251,13 +248,8 @@ class Config:
 _ADDED: dict[str, dict[str, Any]] = {
     "configuration": {"crop": 1},
     "configuration.networks": {"reference_guided": False, "network_size": 0, "irises": False},
-    "configuration.meta": {
-        "own_picture": 0.0,
-        "details": 0.0,
-        "far_targets": 0.0,
-        "camera_motion": 0.0,
-        "columns_from_embeddings": False,
-    },
+    "configuration.meta": {"columns_from_embeddings": False}
+    | dict.fromkeys(("own_picture", "details", "far_targets", "camera_motion"), 0.0),
     "configuration.finetune": {"own_picture": 0.0, "details": 0.0, "head_jitter": 0.0},
     **{
         f"configuration.{stage}.{half}": {"eps": 1e-8}

@@ -66,20 +66,22 @@ def _seen_motions(clip: ShardClip, number: int, detector: Any, model: Any) -> di
     for axis, shift in enumerate(SHIFTS.values()):
         ends = [shift_gaze(frame, points, (sign * shift[0], sign * shift[1])) for sign in (-1, 1)]
         driven = np.stack([moved for _, moved in ends]).astype(np.float32) / side
-        made = _difference([moved[68:].reshape(2, 5, 2) for _, moved in ends], landmarks)[axis]
+        driven_motion = _difference([moved[68:].reshape(2, 5, 2) for _, moved in ends], landmarks)[axis]
         for kind, pictures in (
             ("frames", [picture for picture, _ in ends]),
             ("rendered", engine.run(driven)),
         ):
             faces = [detector.follow([picture], landmarks)[0] for picture in pictures]
-            shares[kind].append(float(_difference([face.irises for face in faces], landmarks)[axis] / made))
+            shares[kind].append(
+                float(_difference([face.irises for face in faces], landmarks)[axis] / driven_motion)
+            )
     return {kind: np.array(row) for kind, row in shares.items()}
 
 
 def _difference(irises: list[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
     """Return how far the centres of irises moved from the first to the second, [2], in widths of the eye."""
     eyes = EyeFrames.of(landmarks[None])
-    first, second = (eyes.to_frame(each[None].astype(np.float64))[0].mean(axis=(0, 1)) for each in irises)
+    first, second = (eyes.to_frame(points[None].astype(np.float64))[0].mean(axis=(0, 1)) for points in irises)
     return second - first
 
 

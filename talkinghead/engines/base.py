@@ -188,10 +188,10 @@ class Engine(ABC):
 
     def _inputs(self, landmarks: np.ndarray, styles: np.ndarray | None) -> dict[str, np.ndarray]:
         """Return the arguments of a run by name, in the order of the network's."""
-        shown = fit_points(landmarks, self.spec.num_points) if _are_points(landmarks) else landmarks
-        inputs = {self.spec.input: shown}
+        drawn_points = fit_points(landmarks, self.spec.num_points) if _are_points(landmarks) else landmarks
+        inputs = {self.spec.input: drawn_points}
         if self.spec.input == "image" and _are_points(landmarks):
-            points = from_numpy(np.ascontiguousarray(shown))
+            points = from_numpy(np.ascontiguousarray(drawn_points))
             inputs["image"] = landmark_image(points, self.spec.layer_size).numpy()
         if styles is not None:
             inputs["styles"] = styles

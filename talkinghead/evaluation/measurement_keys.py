@@ -52,7 +52,7 @@ class MeasurementKeys:
 
     @cached_property
     def _points(self) -> dict[str, Any]:
-        """What finds the points, and that the irises are among them where the model uses them."""
+        """The detector that finds the points, and that irises are among them where the model uses them."""
         uses_irises = self._evaluator.loaded.config.networks.used_points > POINTS
         return {"landmarks": self._detector, **({"irises": True} if uses_irises else {})}
 

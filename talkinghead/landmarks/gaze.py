@@ -26,8 +26,8 @@ _MIN_OPENING = 0.12
 _EYE_POINTS = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47]]
 """Landmarks of each eye."""
 _GAZE_GAIN = 0.6
-"""How much farther an iris is moved within its eye than it should be: the motion field is smooth, and reaches
-about 0.62 of the way (docs/reference_guided.md).
+"""Share by which an iris is moved farther within its eye than it should be: the motion field is smooth, and
+reaches about 0.62 of the way (docs/reference_guided.md).
 """
 _MAX_ASIDE, _MAX_UPWARDS = 0.28, 0.3
 """Distance of an iris from the middle of its eye: aside in widths of the eye, and up or down in openings."""

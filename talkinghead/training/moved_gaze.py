@@ -43,7 +43,9 @@ def shift_gaze(
     moved = points.astype(np.float64)
     moved[len(landmarks) :] = shift_irises(irises[None], landmarks[None], shift)[0].reshape(-1, 2)
     pixels = uint8_to_float(from_numpy(frame).permute(2, 0, 1)[None])
-    motion = landmark_motion(*points_to_warp(*(_as_fractions(each, len(frame)) for each in (points, moved))))
+    motion = landmark_motion(
+        *points_to_warp(*(_as_fractions(known, len(frame)) for known in (points, moved)))
+    )
     warped = float_to_uint8(warp(pixels, motion).clamp(-1, 1))
     return warped[0].permute(1, 2, 0).contiguous().numpy(), moved
 

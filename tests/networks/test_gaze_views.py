@@ -40,8 +40,8 @@ def test_iris_moves_as_far_as_the_drivers(shift):
     source, target = looking(), looking(shift)
     motion = landmark_motion(*points_to_warp(source, target), GRID)[0]
     for centre in (68, 73):
-        made = (source - target)[0, centre].numpy()
-        reached = motion_at(motion, target[0, centre]) @ made / (made @ made)
+        expected_motion = (source - target)[0, centre].numpy()
+        reached = motion_at(motion, target[0, centre]) @ expected_motion / (expected_motion @ expected_motion)
         assert 0.7 < reached < 1.3
     assert np.abs(motion_at(motion, target[0, 33])).max() < 0.1 * EYE_WIDTH * 0.15  # the nose stays
 

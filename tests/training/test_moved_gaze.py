@@ -33,12 +33,12 @@ def centre_of_darkness(frame, near):
 def test_irises_in_the_frame_move_as_the_points_do():
     frame, points = shift_gaze(frame_with_irises(POINTS), POINTS, (0.12, 0.0))
     for centre in CENTRES:
-        made = points[centre] - POINTS[centre]
+        expected_motion = points[centre] - POINTS[centre]
         moved = centre_of_darkness(frame, points[centre]) - centre_of_darkness(
             frame_with_irises(POINTS), POINTS[centre]
         )
-        assert made[0] > 0.1 * EYE_WIDTH
-        assert 0.6 < moved @ made / (made @ made) < 1.3
+        assert expected_motion[0] > 0.1 * EYE_WIDTH
+        assert 0.6 < moved @ expected_motion / (expected_motion @ expected_motion) < 1.3
     assert np.array_equal(points[:68], POINTS[:68])
 
 
