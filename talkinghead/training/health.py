@@ -77,7 +77,7 @@ class Alarm:
 
     Attributes:
         name: in a state file.
-        holds: called with the averaged metrics.
+        holds: called with the averages of metrics, and the last norm of the gradient.
         steps: for which it has to hold.
         message: with the names of metrics in braces.
     """
@@ -118,7 +118,9 @@ ALARMS = (
 """Their limits lie far outside of the runs in bench/results/paper_start.json, whose discriminators learn:
 there the loss is 0.46 at least and the gap 1.2 at least, in means of 100 steps.
 """
-_WATCHED = ("discriminator", "score_gap", "grad_norm_discriminator", "live_units")
+_AVERAGED = ("discriminator", "score_gap", "live_units")
+_LAST = "grad_norm_discriminator"
+"""Metric that is looked at without averaging, in which a zero would take long to show."""
 
 
 @dataclass
@@ -164,18 +166,18 @@ class Health:
             values: its metrics; without those of a discriminator no alarm is raised.
             model: of the run, for the lines.
         """
-        if not set(_WATCHED) <= set(values):
+        if not {*_AVERAGED, _LAST} <= set(values):
             return []
-        for name in _WATCHED:
+        for name in _AVERAGED:
             mean = self.means.get(name, values[name])
             self.means[name] = AVERAGE_DECAY * mean + (1 - AVERAGE_DECAY) * values[name]
-        lines = []
+        lines, watched = [], self.means | {_LAST: values[_LAST]}
         for alarm in ALARMS:
-            if not alarm.holds(self.means):
+            if not alarm.holds(watched):
                 self.since.pop(alarm.name, None)
                 continue
             duration = step - self.since.setdefault(alarm.name, step)
             if duration >= alarm.steps and alarm.name not in self.raised:
                 self.raised.append(alarm.name)
-                lines.append(alarm.message.format(steps=duration, model=model, **self.means))
+                lines.append(alarm.message.format(steps=duration, model=model, **watched))
         return lines

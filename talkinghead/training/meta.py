@@ -211,12 +211,15 @@ class _Run:
         Raises:
             NotFiniteError: they were lowered before.
         """
-        model = self._folder.model
         if self._health.lowered_at is not None:
-            raise NotFiniteError(
+            model = self._folder.model
+            source = f", from {model} by --init-from" if model.exists() else ""
+            final = NotFiniteError(
                 f"{error}, although the learning rates were lowered at step {self._health.lowered_at}; start "
-                f"another run with lower ones in a preset of your own, from {model} by --init-from"
-            ) from None
+                f"another run with lower ones in a preset of your own{source}"
+            )
+            final.reported = not self._ranks.is_first
+            raise final from None
         del self._learner
         gc.collect()  # hooks on its parameters refer to each other, and a GPU may not hold it twice
         self._start()

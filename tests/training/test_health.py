@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.minimal_training import minimal_config, write_data
 from support.rank_commands import run_train
 from talkinghead import cli, config
 from talkinghead.errors import TalkingheadError
 from talkinghead.training import meta
+from talkinghead.training.adversarial import gradient_norms
 from talkinghead.training.health import ALARMS, Health, MetricReader, NotFiniteError
 from talkinghead.training.meta import train
 from talkinghead.training.meta_learner import MetaLearner
@@ -192,6 +194,28 @@ def test_ranks_go_back_together(data: Path, tmp_path: Path) -> None:
     assert (header["step"], header["health"]["lowered_at"]) == (6, 3)
 
 
+def damage_always(rank: int) -> None:
+    """Let a loss of rank 1 alone be nan in every step from the fourth of the run on."""
+    original = MetaLearner.step
+
+    def take(self: MetaLearner, *arguments: Any) -> Any:
+        metrics, rows = original(self, *arguments)
+        if rank == 1 and self._steps >= 4:
+            metrics["content"] = torch.tensor(torch.nan)
+        return metrics, rows
+
+    MetaLearner.step = take  # type: ignore[method-assign]
+
+
+def test_ranks_end_together_with_line_of_first(data: Path, tmp_path: Path) -> None:
+    arguments = [str(data), "--out", str(tmp_path / "run"), "--save-every", "0.001", "--track", "none"]
+    outcome = run_train([*arguments, "--steps", "6", "--quiet"], 2, tmp_path / "log", damage_always)
+    assert outcome.codes == [2, 2], outcome.printed
+    (line,) = outcome.printed[0].splitlines()
+    assert "although the learning rates were lowered at step 3" in line and outcome.printed[1] == ""
+    assert header_of(tmp_path / "run")["step"] == 3
+
+
 # alarms
 
 
@@ -248,6 +272,38 @@ def test_alarm_waits_for_condition_without_interruption() -> None:
     assert alarms_of(won, 900, health) == []
     assert health.check(920, LEARNING, MODEL) == [] and health.since == {}
     assert [health.check(step, won, MODEL) for step in range(940, 1700, 20)] == [[]] * 38
+
+
+def test_gradient_that_ends_in_a_learning_run_raises_alarm() -> None:
+    """Check that no average hides it, in which it would show after thousands of steps."""
+    health = Health()
+    assert alarms_of(LEARNING, 1000, health) == []
+    stuck = LEARNING | {"grad_norm_discriminator": 0.0}
+    lines = {step: health.check(step, stuck, MODEL) for step in range(1020, 1241, 20)}
+    assert [step for step, texts in lines.items() if texts] == [1220]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the values that Python reads from a device, for each of which it would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_norms_and_flag_wait_for_no_device() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4))
+    parameter.grad = torch.full((4,), 3.0)
+    optimiser = torch.optim.SGD([parameter], lr=0.1)
+    reader = MetricReader(ONE_RANK, torch.device("cpu"))
+    with HostReads() as reads:
+        (norm,) = gradient_norms(optimiser)
+        reader.add({"norm": norm, "loss": norm / 0})
+        assert reads.count == 0
+        float(norm)
+    assert reads.count == 1 and norm == 6.0
 
 
 def test_health_of_header_goes_on_with_the_same_alarms() -> None:

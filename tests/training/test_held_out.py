@@ -94,8 +94,9 @@ def wait_for(evaluation: HeldOutEvaluation, seconds: float = 30.0) -> object:
 
 
 def test_evaluation_runs_at_low_priority_and_writes_table(
-    program: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    program: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RANK", "0")
     run = tmp_path / "run"
     evaluation = evaluation_in(run)
     with caplog.at_level("INFO", "talkinghead"):
