@@ -68,5 +68,8 @@ class WandbTracker:
             self._run.log({"step": step, name: self._wandb.Image(str(path))})
 
     def close(self) -> None:
-        """Send what is left, and end the run."""
+        """Send what is left, and end the run and W&B's process, which loses the data of a run that starts
+        again soon after under the same id.
+        """
         self._run.finish()
+        self._wandb.teardown()
