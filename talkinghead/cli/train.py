@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..constants import PRESETS, VARIANTS
+from ..constants import EVALUATE_EVERY, PRESETS, TRACKERS, VARIANTS
 from ..errors import did_you_mean, quantity
 from ..system import torchrun
 from .argument_types import int_in_range
@@ -19,7 +19,7 @@ from .options import (
     parse_perceptual,
 )
 from .parser import add_command, add_renamed_option
-from .path_arguments import FolderType, ModelPath, PresetPath
+from .path_arguments import FolderType, InputPath, ModelPath, PresetPath, VideosPath
 
 if TYPE_CHECKING:
     from .console import Console
@@ -30,6 +30,7 @@ example:
   talkinghead train data --preset tiny --out run --exclude-identities bob
   talkinghead train people data --preset tiny --out run2   # half of the episodes from each
   tensorboard --logdir run/log
+  talkinghead train data --out run --exclude-identities bob --evaluate clips/   # measures on bob meanwhile
   talkinghead finetune bob.mp4 --model run/model.safetensors --out bob.safetensors
   torchrun --nproc-per-node 4 -m talkinghead train data --preset paper --out run3   # on four GPUs
 
@@ -74,6 +75,7 @@ def add_parser(commands: Any) -> None:
         "irises (default: as the preset says)",
     )
     _add_learning_options(parser)
+    _add_monitoring_options(parser)
     add_perceptual(parser)
     add_device(parser)
     add_seed(parser)
@@ -125,12 +127,47 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
     add_renamed_option(parser, "--accumulate", "--grad-accum-steps")
 
 
+def _add_monitoring_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        choices=(*TRACKERS, "none"),
+        default=("tensorboard",),
+        metavar="TRACKER",
+        help=f"where metrics and images go: {', '.join(TRACKERS)}, or none (default: tensorboard)",
+    )
+    parser.add_argument(
+        "--evaluate",
+        nargs="+",
+        type=VideosPath,
+        default=(),
+        metavar="CLIPS",
+        help="measure saved models on these videos or prepared data while training goes on, on the people of "
+        "--exclude-identities where there are any; results are in RUN/evaluations/table.tsv",
+    )
+    parser.add_argument(
+        "--evaluate-every",
+        type=int_in_range(1),
+        default=EVALUATE_EVERY,
+        metavar="N",
+        help="steps between two such evaluations (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--evaluate-config",
+        type=InputPath,
+        metavar="FILE.toml",
+        help="options of `talkinghead evaluate`, as its --config reads them (default: T = 8 on the longest "
+        "clip of each person, by one worker)",
+    )
+
+
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Run `train`."""
     import logging  # not for --help
 
     from ..training.meta import train
     from ..training.run_folder import RunFolder
+    from ..training.run_monitor import Monitoring
 
     _report_unused_preset(args)
     try:
@@ -152,6 +189,7 @@ def run(args: argparse.Namespace, console: "Console") -> None:
             workers=args.workers,
             streaming=args.streaming,
             on_step=console.step_progress("meta-learning"),
+            monitoring=Monitoring(args.track, args.evaluate, args.evaluate_every, args.evaluate_config),
         )
     except KeyboardInterrupt:
         if RunFolder(Path(args.out)).state.exists():

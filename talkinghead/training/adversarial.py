@@ -198,6 +198,16 @@ def backward(
     torch.autograd.backward(outputs, gradients, inputs=_parameters(optimisers))
 
 
+def gradient_norms(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the norm of the gradient of each parameter group, on the device."""
+    return [
+        nn.utils.get_total_norm(
+            [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+        )
+        for group in optimiser.param_groups
+    ]
+
+
 def take_step(optimiser: torch.optim.Optimizer, clip: float) -> None:
     """Clip the gradients of each parameter group, step, and free the gradients.
 

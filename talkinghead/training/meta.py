@@ -1,5 +1,6 @@
 """Meta-learning of E, G with P, and D on videos of many people (paper, section 3.2)."""
 
+import gc
 import logging
 import shlex
 import time
@@ -17,36 +18,36 @@ from ..data.output_paths import check_outputs, files_in
 from ..dataset.episodes import Episodes, EpisodeSource
 from ..errors import quantity
 from ..model import Model
-from ..pretrained.perceptual import PerceptualNetwork, open_perceptual
+from ..pretrained.perceptual import open_perceptual
 from ..system.device import choose_device, ops_on
 from ..system.progress import OnStep, check_callbacks, start_steps
 from ..system.signals import graceful_shutdown
 from ..system.torch_state import with_default_torch_state
-from .adversarial import require_finite
 from .episode_loader import load_episodes, share_lost_shards
+from .health import Health, NotFiniteError
+from .held_out import TABLE, HeldOutEvaluation
 from .interrupted import Interrupted
 from .meta_learner import MetaLearner
 from .meta_setup import (
+    LearnerFactory,
     TrainingData,
     configuration,
     episode_source,
     fingerprint,
-    initial_model,
-    seeded,
     settings_of,
     with_index,
 )
 from .ranks import Ranks, joined_ranks
 from .run_folder import RunFolder, run_folder
+from .run_monitor import Monitoring, ResolvedMonitoring, RunMonitor
 from .run_settings import check_same_run
-from .tensorboard import TensorBoardLog
-from .throughput import count_flops, measure_peak_flops
+from .throughput import measure_peak_flops
 from .warm_start import init_video_embeddings
 
 log = logging.getLogger(__name__)
 
-FILES = ("model.safetensors", "state.safetensors", "previous/state.safetensors", "times.json")
-"""Files that a run writes into its folder, besides TensorBoard's and those of several ranks' rows."""
+FILES = ("model.safetensors", "state.safetensors", "previous/state.safetensors", "times.json", TABLE)
+"""Files that a run writes into its folder, besides those of trackers, samples and several ranks' rows."""
 LOG_EVERY_STEPS = 20
 IMAGES_EVERY_STEPS = 500
 
@@ -70,30 +71,30 @@ def train(
     irises: bool = False,
     workers: int | None = None,
     streaming: bool = False,
+    monitoring: Monitoring | None = None,
 ) -> Model:
     """Meta-learn on prepared shards; a run that was interrupted resumes, on a CPU bit for bit.
 
     Args:
         data: folder that `prepare` wrote, or its URL, or several, which are sampled equally often.
-        out: folder of the run: model, state and the one before it in previous/, TensorBoard's files in log/.
+        out: folder of the run: model, state and the one before it in previous/, log/, samples/, evaluations/.
         preset: its name, a configuration, or a TOML file with a table [preset] (`talkinghead.config_file`).
         variant: "ft", or "ff": without the matching loss, for feed-forward use only.
         steps: in all; default the preset's. More than those of a finished run extend it.
         seed: of the initialisation and of the episodes.
         exclude_identities: people not to train on.
         init_from: name or file of a model with the initial weights; default random weights.
-        device: "cpu", "cuda" or "auto", a GPU where torch sees one.
+        device, fast: "cpu", "cuda" or "auto", a GPU where torch sees one; there, our kernels, unmeasured.
         perceptual_files: weights of the content loss's networks, by name.
-        grad_accum_steps: micro-batches per step: less memory, the same step except for rounding.
-        save_seconds: time between two saves.
+        grad_accum_steps, save_seconds: micro-batches per step, which save memory; time between two saves.
         on_step: called with (step, steps, metrics) after every step, the metrics of the last measured one.
-        fast: on a GPU, use this package's kernels, which have no measurement yet.
         irises: teach gaze, whatever the preset says; the model of `init_from` need not show irises.
         workers: processes that read the data; None is 0 on a CPU and 4 on a GPU.
         streaming: read whole shards one after the other instead of single frames.
+        monitoring: trackers, and evaluation while training goes on; by default TensorBoard alone.
 
     Raises:
-        TalkingheadError: bad input, or an `out` that cannot be written to, is in use, or holds another run.
+        TalkingheadError: bad data or settings, an `out` in use or of another run, or losses not finite twice.
         talkinghead.Interrupted: by SIGINT, SIGTERM or SIGHUP, after the step and a save; has the model.
     """
     check_callbacks(on_step=on_step)
@@ -105,27 +106,13 @@ def train(
             check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
             source = episode_source(training_data, config, seed, ranks=ranks)
             networks = open_perceptual(config.perceptual, perceptual_files, target)
-            model, parent = initial_model(config, seed, init_from)
-        settings = settings_of(config, variant, seed, source, parent=parent)
+            learners = LearnerFactory(config, seed, init_from, networks, target, grad_accum_steps)
+            watch = (monitoring or Monitoring()).resolve(exclude_identities, variant)
+        settings = settings_of(config, variant, seed, source, parent=learners.parent)
         ranks.check_equal(fingerprint(settings, source, str(Path(out).absolute()), grad_accum_steps))
-        learner = _new_learner(model.to(target), source, networks, seed, parts=grad_accum_steps, ranks=ranks)
-        with run_folder(Path(out), ranks, learner.sharded) as folder, ops_on(target, fast):
-            run = _Run(learner, source, folder, settings, parent=parent, ranks=ranks)
+        with run_folder(Path(out), ranks, MetaLearner.sharded) as folder, ops_on(target, fast):
+            run = _Run(learners, source, folder, settings, ranks=ranks, monitoring=watch)
             return run.train(config.meta.steps, save_seconds, on_step, workers)
-
-
-def _new_learner(
-    model: Model,
-    source: EpisodeSource,
-    networks: Sequence[PerceptualNetwork],
-    seed: int,
-    *,
-    parts: int,
-    ranks: Ranks,
-) -> MetaLearner:
-    """Return a learner whose initial W depends on the seed alone."""
-    with seeded(seed):
-        return MetaLearner(model, source.columns, networks, parts, ranks=ranks)
 
 
 def _describe_data(source: EpisodeSource) -> str:
@@ -139,34 +126,112 @@ class _Run:
     """A training run and its files.
 
     Args:
-        learner, source, folder: of the run.
+        learners: builds the networks as they are before the first step.
+        source, folder: of the run.
         settings: that its state file stores.
-        parent: model with the initial weights, None for random ones.
         ranks: of the run.
+        monitoring: how it is watched.
     """
+
+    _learner: MetaLearner
 
     def __init__(
         self,
-        learner: MetaLearner,
+        learners: LearnerFactory,
         source: EpisodeSource,
         folder: RunFolder,
         settings: dict[str, Any],
         *,
-        parent: Model | None,
         ranks: Ranks,
+        monitoring: ResolvedMonitoring,
     ) -> None:
-        self._learner, self._source, self._folder = learner, source, folder
-        self._settings, self._parent, self._ranks = settings, parent, ranks
-        self._device = learner.video_embeddings.weight.device
-        self._step, self._seconds = 0, 0.0
+        self._learners, self._source, self._folder = learners, source, folder
+        self._settings, self._parent, self._ranks = settings, learners.parent, ranks
+        self._step, self._seconds, self._health = 0, 0.0, Health()
+        self._evaluation: HeldOutEvaluation | None = None
+        self._trackers = monitoring.trackers
+        if monitoring.held_out is not None and ranks.is_first:
+            self._evaluation = HeldOutEvaluation(folder.out, monitoring.held_out)
+        self._start()
+
+    def _start(self) -> None:
+        """Build the networks, and resume the run of the folder, or start one.
+
+        Raises:
+            TalkingheadError: the state is damaged or of a run with other settings.
+        """
+        self._step = 0
+        self._learner = self._learners.build(self._source.columns, self._ranks)
+        self._device = self._learner.video_embeddings.weight.device
+        self._load_or_initialise()
 
     def train(self, steps: int, save_seconds: float, on_step: OnStep | None, workers: int | None) -> Model:
-        """Resume the run of the folder, or start one, take its steps, and return the model."""
-        self._load_or_initialise()
-        batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
-        with closing(batches):
-            self._advance(batches, steps, save_seconds, on_step)
-        return self.model()
+        """Take the run's steps, and return the model.
+
+        Where a loss or gradient is not finite, the run goes back to its last state with lower learning rates,
+        once.
+
+        Raises:
+            NotFiniteError: it happened again.
+            TalkingheadError: a file cannot be written, or a tracker cannot start.
+            Interrupted: by a signal.
+        """
+        with graceful_shutdown() as stopped:
+            try:
+                while True:
+                    batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
+                    try:
+                        with closing(self._open_monitor()) as monitor, closing(batches):
+                            self._advance(batches, steps, save_seconds, on_step=on_step, monitor=monitor)
+                            monitor.finish_evaluation(stopped)
+                        self._log_next_command()
+                        return self.model()
+                    except NotFiniteError as error:
+                        self._go_back(error)
+            finally:
+                if self._evaluation is not None:
+                    self._evaluation.stop()
+
+    def _open_monitor(self) -> RunMonitor:
+        """Start the trackers, on the first rank."""
+        return RunMonitor(
+            self._folder.out,
+            self._step,
+            self._ranks,
+            self._device,
+            trackers=self._trackers,
+            evaluation=self._evaluation,
+            health=self._health,
+            settings=self._settings,
+        )
+
+    def _go_back(self, error: NotFiniteError) -> None:
+        """Go back to the last state, or to the start where none was saved, with lower learning rates.
+
+        Raises:
+            NotFiniteError: they were lowered before.
+        """
+        if self._health.lowered_at is not None:
+            model = self._folder.model
+            source = f", from {model} by --init-from" if model.exists() else ""
+            final = NotFiniteError(
+                f"{error}, although the learning rates were lowered at step {self._health.lowered_at}; start "
+                f"another run with lower ones in a preset of your own{source}"
+            )
+            final.reported = not self._ranks.is_first
+            raise final from None
+        del self._learner
+        gc.collect()  # hooks on its parameters refer to each other, and a GPU may not hold it twice
+        self._start()
+        self._health.lower_rate(self._step)
+        self._learner.scale_learning_rates(self._health.rate)
+        log.warning(
+            "%s; going back to step %d, with learning rates times %g from there on",
+            error,
+            self._step,
+            self._health.rate,
+        )
+        self._write_state()
 
     def _load_or_initialise(self) -> None:
         """Load the state that the folder holds, or initialise the video embeddings of a new run.
@@ -195,6 +260,8 @@ class _Run:
                         learner.video_embeddings.weight, learner.embedder, self._source, size
                     )
         self._settings["precision"] = learner.precision
+        self._health = Health.from_header(header)
+        learner.scale_learning_rates(self._health.rate)
         self._deal(header)
         self._seconds = self._folder.seconds()
 
@@ -220,76 +287,71 @@ class _Run:
         self._settings["dealt"] = True
 
     def _advance(
-        self, batches: Iterator[Episodes], steps: int, save_seconds: float, on_step: OnStep | None
+        self,
+        batches: Iterator[Episodes],
+        steps: int,
+        save_seconds: float,
+        on_step: OnStep | None,
+        monitor: RunMonitor,
     ) -> None:
         """Take steps until there are as many as `steps`, or a signal arrives, and save.
 
         Raises:
-            TalkingheadError: a loss is not finite, or a file cannot be written.
+            NotFiniteError: a loss or gradient is not finite.
+            TalkingheadError: a file cannot be written.
             Interrupted: by a signal.
         """
-        name, batch, ranks = str(self._folder.out), self._learner.config.meta.batch, self._ranks
+        name, ranks = str(self._folder.out), self._ranks
         if 0 < self._step < steps:
             log.info("%s: resuming at step %d of %d", name, self._step, steps)
         if self._step < steps:
             log.info("%s: learning from %s", name, _describe_data(self._source))
-        tensorboard = TensorBoardLog(self._folder.out / "log", self._step, active=ranks.is_first)
         dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
-        peak = measure_peak_flops(self._device, dtype)
-        flops, metrics, values = 0, dict[str, Tensor](), dict[str, float]()
+        monitor.start(self._learner.config.meta.batch, measure_peak_flops(self._device, dtype))
+        metrics, values = dict[str, Tensor](), dict[str, float]()
         on_step = on_step if ranks.is_first else None
         start_steps(on_step, self._step, steps)
         last = saved = time.monotonic()
         with graceful_shutdown() as stopped:
             (stop,) = ranks.any(stopped())
             while self._step < steps and not stop:
-                with ranks.agreement():
-                    take_step = partial(self._learner.step, next(batches))
-                if flops:
-                    metrics, image_rows = take_step()
-                else:  # counted once, since every step has as many
-                    (metrics, image_rows), flops = count_flops(take_step)
+                with ranks.agreement(), monitor.waiting_for_data():
+                    episodes = next(batches)
+                metrics, image_rows = monitor.run_step(partial(self._learner.step, episodes))
                 self._step += 1
                 now = time.monotonic()
                 self._seconds += now - last
-                rate, last = batch / (now - last), now
+                last = now
                 # between two measured steps the CPU does not wait for the GPU
-                if self._step % LOG_EVERY_STEPS == 0 or self._step == steps:
-                    values = self._measure(metrics) | {"episodes_per_second": rate}
-                    values["percent_of_peak"] = 100 * flops * rate / batch / peak
-                    tensorboard.write_scalars(self._step, values)
+                is_logged = self._step % LOG_EVERY_STEPS == 0
+                if is_logged or self._step == steps:
+                    values = monitor.report(self._step, metrics, with_alarms=is_logged)
                 elif not values:
-                    values = self._measure(metrics)
+                    values = monitor.measure(self._step, metrics)
                 if on_step:
                     on_step(self._step, steps, values)
                 if self._step % IMAGES_EVERY_STEPS == 0:
-                    tensorboard.write_images(self._step, "source, landmarks, generated, true", image_rows)
-                lost = self._source.lost
-                stop, is_due, has_lost = ranks.any(stopped(), now - saved > save_seconds, lost.changed)
-                if has_lost:
-                    share_lost_shards(lost, ranks)
+                    monitor.write_samples(self._step, image_rows)
+                evaluates = monitor.must_evaluate(self._step, steps)
+                stop, is_due = self._agree(stopped(), evaluates or now - saved > save_seconds)
                 if is_due:
-                    self._save(metrics)
+                    self._save(metrics, monitor)
                     saved = time.monotonic()
                     (stop,) = ranks.any(stopped())
-            self._save(metrics)
-            tensorboard.close()
+                if evaluates:
+                    monitor.begin_evaluation(self._step)
+            self._save(metrics, monitor)
             if ranks.any(stopped())[0]:
                 log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
                 raise Interrupted(model=self.model())
-        self._log_next_command()
 
-    def _measure(self, metrics: dict[str, Tensor]) -> dict[str, float]:
-        """Return the means of metrics over the ranks as numbers.
-
-        Raises:
-            TalkingheadError: one is not finite.
-        """
-        if metrics and self._ranks.count > 1:
-            means = self._ranks.mean(torch.stack([value.float() for value in metrics.values()]))
-            metrics = dict(zip(metrics, means, strict=True))
-        with self._ranks.agreement():
-            return require_finite(metrics, str(self._folder.out), self._step)
+    def _agree(self, stopped: bool, due: bool) -> tuple[bool, bool]:
+        """Return whether any rank was stopped, and whether any must save; tell all what shards are lost."""
+        lost = self._source.lost
+        stop, is_due, has_lost = self._ranks.any(stopped, due, lost.changed)
+        if has_lost:
+            share_lost_shards(lost, self._ranks)
+        return stop, is_due
 
     def _log_next_command(self) -> None:
         """Log what to do with the model of a finished run."""
@@ -313,13 +375,23 @@ class _Run:
             provenance["start"] = {"digest": parent.digest, "steps": parent.provenance.get("steps")}
         return self._learner.model(provenance | {"people": sorted(people)})
 
-    def _save(self, metrics: dict[str, Tensor]) -> None:
-        """Write the state and the model, unless the metrics of the last step are not finite.
+    def _save(self, metrics: dict[str, Tensor], monitor: RunMonitor) -> None:
+        """Write the state and the model, unless the metrics of a step are not finite.
 
         Raises:
-            TalkingheadError: they are not, or a file cannot be written.
+            NotFiniteError: they are not.
+            TalkingheadError: a file cannot be written.
         """
-        self._measure(metrics)
-        header = {**self._settings, "step": self._step}
+        monitor.measure(self._step, metrics)
+        with monitor.saving():
+            self._write_state()
+            self._folder.save_model(self.model())
+
+    def _write_state(self) -> None:
+        """Write the state.
+
+        Raises:
+            TalkingheadError: it cannot be written.
+        """
+        header = {**self._settings, "step": self._step, **self._health.to_header()}
         self._folder.save(self._learner.modules, self._learner.optimisers, header, self._seconds)
-        self._folder.save_model(self.model())

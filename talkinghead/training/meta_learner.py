@@ -22,6 +22,7 @@ from .adversarial import (
     backward,
     discriminator_backward,
     generator_gradient,
+    gradient_norms,
     mixed_precision,
     score_real_and_fake,
     take_step,
@@ -175,6 +176,17 @@ class MetaLearner:
         averages = [*self.average_embedder.parameters(), *self.average_generator.parameters()]
         self._averages = RunningAverage(averages, self.config.meta.average, steps)
 
+    def scale_learning_rates(self, factor: float) -> None:
+        """Set all learning rates to a multiple of the configuration's."""
+        meta = self.config.meta
+        for optimiser, config in (
+            (self.generator_optimiser, meta.generator),
+            (self.discriminator_optimiser, meta.discriminator),
+            (self.video_embeddings_optimiser, meta.discriminator),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = factor * config.learning_rate
+
     def step(self, episodes: Episodes) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Take one step of E and G, then the steps of D.
 
@@ -199,6 +211,8 @@ class MetaLearner:
             self._accumulate_gradients(part, len(part.columns) / len(episodes.columns)) for part in parts
         ]
         self._generator_reducer.finish()
+        names = "grad_norm_embedder", "grad_norm_generator"
+        norms = dict(zip(names, gradient_norms(self.generator_optimiser), strict=True))
         take_step(self.generator_optimiser, meta.clip)
         self._update_averages()
         metrics = [batch.metrics for batch in batches]
@@ -209,11 +223,12 @@ class MetaLearner:
                 pairs = zip(metrics, batches, strict=True)
                 metrics = [earlier | self._rescore_discriminator(batch) for earlier, batch in pairs]
             self._discriminator_reducer.finish()
+            (norms["grad_norm_discriminator"],) = gradient_norms(self.discriminator_optimiser)
             take_step(self.discriminator_optimiser, meta.clip)
             take_step(self.video_embeddings_optimiser, clip=0)  # RowAdam itself bounds how far a row moves
         mean = {name: torch.stack([values[name] for values in metrics]).mean() for name in metrics[0]}
         rows = zip(*(batch.image_rows for batch in batches), strict=True)
-        return mean, [torch.cat(parts) for parts in rows]
+        return mean | norms, [torch.cat(parts) for parts in rows]
 
     def _accumulate_gradients(self, episodes: Episodes, share: float) -> MicroBatch:
         """Add the gradients of some episodes to those of E, G, D and W."""

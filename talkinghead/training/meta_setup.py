@@ -21,8 +21,10 @@ from ..dataset.shard_index import open_index
 from ..dataset.streamed_episodes import StreamedEpisodes
 from ..errors import TalkingheadError
 from ..model import Model, random_model
+from ..pretrained.perceptual import PerceptualNetwork
 from ..system import torchrun
 from ..version import __version__
+from .meta_learner import MetaLearner
 from .ranks import Ranks
 from .warm_start import load_compatible_weights
 
@@ -138,6 +140,47 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+class LearnerFactory:
+    """Builds the networks of a run as they are before its first step.
+
+    Args:
+        config, seed, init_from: of the run.
+        networks: of the content loss.
+        device: of the networks.
+        grad_accum_steps: micro-batches of a step.
+
+    Attributes:
+        parent: model with the initial weights; None where they are random.
+
+    Raises:
+        TalkingheadError: the model of `init_from` has networks of another shape.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        init_from: str | None,
+        networks: Sequence[PerceptualNetwork],
+        device: torch.device,
+        grad_accum_steps: int,
+    ) -> None:
+        self._config, self._seed, self._init_from = config, seed, init_from
+        self._networks, self._device = networks, device
+        self._grad_accum_steps = grad_accum_steps
+        self._model: Model | None
+        self._model, self.parent = initial_model(config, seed, init_from)
+
+    def build(self, videos: int, ranks: Ranks) -> MetaLearner:
+        """Return a learner of so many videos with the initial weights, the same at every call."""
+        model = self._model or initial_model(self._config, self._seed, self._init_from)[0]
+        self._model = None  # trained from now on
+        with seeded(self._seed):
+            return MetaLearner(
+                model.to(self._device), videos, self._networks, self._grad_accum_steps, ranks=ranks
+            )
 
 
 def settings_of(

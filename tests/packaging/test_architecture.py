@@ -55,6 +55,7 @@ HEAVY = {
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "dlib": "dlib-bin",
+    "mlflow": "mlflow-skinny",
     "skimage": "scikit-image",
     "skvideo": "scikit-video",
     "cv2": "opencv-python",

@@ -120,6 +120,9 @@ def test_step_updates_every_network_as_in_paper(face_shards):
         "score_fake",
         "score_gap",
         "live_units",
+        "grad_norm_embedder",
+        "grad_norm_generator",
+        "grad_norm_discriminator",
     }
     assert set(metrics) == expected
     assert [tuple(row.shape) for row in rows] == [(2, 3, 64, 64)] * 4
