@@ -106,7 +106,9 @@ def train(
             check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
             source = episode_source(training_data, config, seed, ranks=ranks)
             networks = open_perceptual(config.perceptual, perceptual_files, target)
-            learners = LearnerFactory(config, seed, init_from, networks, target, grad_accum_steps)
+            learners = LearnerFactory(
+                config, seed, init_from, networks, device=target, parts=grad_accum_steps
+            )
             watch = (monitoring or Monitoring()).resolve(exclude_identities, variant)
         settings = settings_of(config, variant, seed, source, parent=learners.parent)
         ranks.check_equal(fingerprint(settings, source, str(Path(out).absolute()), grad_accum_steps))

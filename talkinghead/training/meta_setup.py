@@ -149,7 +149,7 @@ class LearnerFactory:
         config, seed, init_from: of the run.
         networks: of the content loss.
         device: of the networks.
-        grad_accum_steps: micro-batches of a step.
+        parts: micro-batches of a step.
 
     Attributes:
         parent: model with the initial weights; None where they are random.
@@ -164,12 +164,13 @@ class LearnerFactory:
         seed: int,
         init_from: str | None,
         networks: Sequence[PerceptualNetwork],
+        *,
         device: torch.device,
-        grad_accum_steps: int,
+        parts: int,
     ) -> None:
         self._config, self._seed, self._init_from = config, seed, init_from
         self._networks, self._device = networks, device
-        self._grad_accum_steps = grad_accum_steps
+        self._parts = parts
         self._model: Model | None
         self._model, self.parent = initial_model(config, seed, init_from)
 
@@ -178,9 +179,7 @@ class LearnerFactory:
         model = self._model or initial_model(self._config, self._seed, self._init_from)[0]
         self._model = None  # trained from now on
         with seeded(self._seed):
-            return MetaLearner(
-                model.to(self._device), videos, self._networks, self._grad_accum_steps, ranks=ranks
-            )
+            return MetaLearner(model.to(self._device), videos, self._networks, self._parts, ranks=ranks)
 
 
 def settings_of(

@@ -98,7 +98,7 @@ def test_surroundings_of_several_scenes_are_warped_by_the_points_of_theirs():
     viewer, target = ReferenceViewer(references), looking((0, 0), face_points((-0.07, 0.05)))
     assert viewer.scene == 2
     expected = view_references(viewer.images[2:], viewer.points[2:], target, viewer.plates[2:])
-    edge = slice(0, 4)
+    edge = slice(-4, None)  # far from the head
     torch.testing.assert_close(
         viewer(target).motion[..., edge], expected.motion[..., edge], atol=1e-4, rtol=0
     )
