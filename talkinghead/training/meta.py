@@ -105,10 +105,8 @@ def train(
             target = ranks.local_device(choose_device(device, fast))
             check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
             source = episode_source(training_data, config, seed, ranks=ranks)
-            networks = open_perceptual(config.perceptual, perceptual_files, target)
-            learners = LearnerFactory(
-                config, seed, init_from, networks, device=target, parts=grad_accum_steps
-            )
+            content = open_perceptual(config.perceptual, perceptual_files, target)
+            learners = LearnerFactory(config, seed, init_from, content, device=target, parts=grad_accum_steps)
             watch = (monitoring or Monitoring()).resolve(exclude_identities, variant)
         settings = settings_of(config, variant, seed, source, parent=learners.parent)
         ranks.check_equal(fingerprint(settings, source, str(Path(out).absolute()), grad_accum_steps))
