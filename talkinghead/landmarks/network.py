@@ -60,8 +60,8 @@ class IrisVotes(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*[InvertedResidual(24, 24, expand=3) for _ in range(2)])
         self.votes = nn.Conv2d(24, 3 * (NUM_POINTS - POINTS), 1)
-        nn.init.zeros_(self.votes.weight)
-        nn.init.zeros_(self.votes.bias)
+        for parameter in self.votes.parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("centres", _cell_centres(_IRIS_CELLS), persistent=False)
 
     def forward(self, features: Tensor, rough: Tensor) -> Tensor:
