@@ -3,6 +3,9 @@
 An inverted-residual network (Sandler et al. 2018) reduces a picture of 128 x 128 to 8 x 8 cells. Each cell
 votes for each point with a weight and an offset; a point is the mean of these votes (integral regression, Sun
 et al. 2018, with offsets), so it is differentiable in the picture and jitters little.
+
+An iris moves by two pixels when a person looks aside, too little for cells of 16. So the votes above say only
+where it may be, and 32 x 32 cells near there vote again.
 """
 
 from pathlib import Path
@@ -12,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip import POINTS_WITH_IRISES
-from .network_blocks import InvertedResidual, conv, load_weights
+from ..clip import POINTS, POINTS_WITH_IRISES
+from .network_blocks import InvertedResidual, conv, has_weights, load_weights
 
 SIZE = 128
 """Side of the pictures in pixels."""
@@ -22,6 +25,13 @@ CROP_SIDE = 3.8
 CELLS = 8
 """Cells of the last feature map in a row."""
 NUM_POINTS = POINTS_WITH_IRISES
+_IRIS_CELLS = 32
+"""Cells of the feature map that votes for irises, in a row."""
+_FINE_LAYERS = 3
+"""First layers of the network, whose feature map has 32 x 32 cells."""
+_IRIS_VOTES = "iris_votes."
+_IRIS_REACH = 0.05
+"""Distance, in fractions of the crop, within which cells vote for an iris: about half the width of an eye."""
 KIND = "landmark network"
 SHIPPED = Path(__file__).with_name("landmark_network.safetensors")
 """File of the weights that ship with the package."""
@@ -41,12 +51,42 @@ class LandmarkOutput(NamedTuple):
     presence: Tensor
 
 
-class LandmarkNetwork(nn.Module):
-    """Network from crops to landmarks, of 0.34 million parameters and 36 million multiplications."""
+class IrisVotes(nn.Module):
+    """Votes of small cells for the points of irises, near where they were found roughly."""
 
     centres: Tensor
 
     def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*[InvertedResidual(24, 24, expand=3) for _ in range(2)])
+        self.votes = nn.Conv2d(24, 3 * (NUM_POINTS - POINTS), 1)
+        for parameter in self.votes.parameters():
+            nn.init.zeros_(parameter)
+        self.register_buffer("centres", _cell_centres(_IRIS_CELLS), persistent=False)
+
+    def forward(self, features: Tensor, rough: Tensor) -> Tensor:
+        """Return the points of the irises, [B, 10, 2].
+
+        Args:
+            features: [B, 24, 32, 32].
+            rough: [B, 10, 2], where they are roughly, as fractions of the crop.
+        """
+        votes = self.votes(self.features(features)).float().unflatten(1, (3, NUM_POINTS - POINTS)).flatten(3)
+        middle = rough.unflatten(1, (2, -1)).mean(dim=2, keepdim=True).expand(-1, -1, 5, -1).flatten(1, 2)
+        distance = (self.centres.T - middle[:, :, None]).square().sum(dim=-1)
+        return _mean_of_votes(votes, self.centres, distance * (-0.5 / _IRIS_REACH**2))
+
+
+class LandmarkNetwork(nn.Module):
+    """Network from crops to landmarks, of 0.35 million parameters and 45 million multiplications.
+
+    Args:
+        has_iris_votes: False for weights of versions before 0.3.0, which had no votes of small cells.
+    """
+
+    centres: Tensor
+
+    def __init__(self, has_iris_votes: bool = True) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *[
@@ -65,10 +105,9 @@ class LandmarkNetwork(nn.Module):
         )
         self.votes = nn.Conv2d(192, 3 * NUM_POINTS, 1)
         self.summary = nn.Linear(192, NUM_POINTS + 1)
-        centres = (torch.arange(CELLS, dtype=torch.float32) + 0.5) / CELLS
-        rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-        self.register_buffer("centres", torch.stack([columns, rows]).reshape(2, -1), persistent=False)
+        self.register_buffer("centres", _cell_centres(CELLS), persistent=False)
         nn.init.zeros_(self.summary.weight)
+        self.iris_votes = IrisVotes() if has_iris_votes else None
 
     def forward(self, pictures: Tensor) -> LandmarkOutput:
         """Locate the landmarks in crops.
@@ -76,13 +115,36 @@ class LandmarkNetwork(nn.Module):
         Args:
             pictures: floating-point [B, 3, 128, 128], RGB, 0..1.
         """
-        features = self.features(pictures * 4 - 2)
+        fine = self.features[:_FINE_LAYERS](pictures * 4 - 2)
+        features = self.features[_FINE_LAYERS:](fine)
         votes = self.votes(features).float().unflatten(1, (3, NUM_POINTS)).flatten(3)
-        weights = votes[:, 0].softmax(dim=-1)
-        places = self.centres[:, None] + votes[:, 1:] * (1 / CELLS)
-        points = (places * weights[:, None]).sum(dim=-1).permute(0, 2, 1)
+        points = _mean_of_votes(votes, self.centres)
+        if self.iris_votes is not None:
+            irises = self.iris_votes(fine, points[:, POINTS:])
+            points = torch.cat([points[:, :POINTS], irises], dim=1)
         summary = self.summary(features.float().mean(dim=(2, 3)))
         return LandmarkOutput(points, summary[:, :NUM_POINTS] - 4.0, summary[:, NUM_POINTS])
+
+
+def _cell_centres(count: int) -> Tensor:
+    """Return the centres (x, y) of count x count cells in fractions of the crop, [2, count * count]."""
+    centres = (torch.arange(count, dtype=torch.float32) + 0.5) / count
+    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
+    return torch.stack([columns, rows]).reshape(2, -1)
+
+
+def _mean_of_votes(votes: Tensor, centres: Tensor, log_prior: Tensor | None = None) -> Tensor:
+    """Return the points that cells vote for, [B, P, 2].
+
+    Args:
+        votes: [B, 3, P, cells], of each cell the logarithm of its weight, and its offset in widths of a cell.
+        centres: [2, cells].
+        log_prior: [B, P, cells], added to the logarithms.
+    """
+    width = centres.shape[1] ** -0.5
+    weights = (votes[:, 0] if log_prior is None else votes[:, 0] + log_prior).softmax(dim=-1)
+    places = centres[:, None] + votes[:, 1:] * width
+    return (places * weights[:, None]).sum(dim=-1).permute(0, 2, 1)
 
 
 class LandmarkRows(nn.Module):
@@ -114,5 +176,19 @@ def load_landmark_network(path: Path) -> LandmarkNetwork:
         TalkingheadError: the file is missing, damaged, or holds something else.
     """
     with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
-        network = LandmarkNetwork()
+        network = LandmarkNetwork(has_iris_votes=has_weights(path, _IRIS_VOTES))
     return load_weights(network, path, KIND)
+
+
+def load_initial_weights(network: LandmarkNetwork, path: Path) -> LandmarkNetwork:
+    """Load the weights of a file into a new network, which keeps its own where the file has none.
+
+    Raises:
+        TalkingheadError: as for `load_landmark_network`.
+    """
+    votes = network.iris_votes
+    if not has_weights(path, _IRIS_VOTES):
+        network.iris_votes = None
+    load_weights(network, path, KIND)
+    network.iris_votes = votes
+    return network

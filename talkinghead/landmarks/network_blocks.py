@@ -124,6 +124,15 @@ def save_network(network: nn.Module, path: Path, kind: str, provenance: Mapping[
     write_tensors(path, tensors, {"kind": kind, "version": VERSION, "provenance": dict(provenance)})
 
 
+def has_weights(path: Path, prefix: str) -> bool:
+    """Return whether a file holds weights of such names; True for one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith(prefix) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return True
+
+
 def load_weights(
     network: Network, path: Path, kind: str, remedy: str = "train one with: talkinghead train-landmarks"
 ) -> Network:

@@ -14,7 +14,7 @@ from ..errors import TalkingheadError, did_you_mean
 from ..landmarks.detection_network import KIND as DETECTION
 from ..landmarks.detection_network import DetectionNetwork, detection_loss
 from ..landmarks.network import KIND as LANDMARKS
-from ..landmarks.network import LandmarkNetwork
+from ..landmarks.network import LandmarkNetwork, load_initial_weights
 from ..landmarks.network_blocks import load_weights, save_network
 from ..landmarks.training import landmark_loss
 from ..system.file_hash import sha256
@@ -136,7 +136,12 @@ def _initial_weights(task: _Task, seed: int, init_from: str | Path | None) -> nn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = task.create()
-    return network if init_from is None else load_weights(network, Path(init_from), task.kind)
+    if init_from is None:
+        return network
+    path = Path(init_from)
+    if isinstance(network, LandmarkNetwork):
+        return load_initial_weights(network, path)
+    return load_weights(network, path, task.kind)
 
 
 def _writer(

@@ -11,7 +11,9 @@ from talkinghead.landmarks.network import (
     CELLS,
     SHIPPED,
     SIZE,
+    IrisVotes,
     LandmarkNetwork,
+    load_initial_weights,
     load_landmark_network,
 )
 from talkinghead.landmarks.network_blocks import prepare_for_inference, save_network
@@ -44,7 +46,41 @@ def test_point_is_weighted_mean_of_cells_and_offsets(network: LandmarkNetwork) -
         bias[1], bias[2] = 0.5, -1.0
         points = network(torch.rand(1, 3, SIZE, SIZE)).points
     expected = torch.tensor([0.5 + 0.5 / CELLS, 0.5 - 1 / CELLS])
-    torch.testing.assert_close(points[0], expected.expand(78, 2))
+    torch.testing.assert_close(points[0, :68], expected.expand(68, 2))
+
+
+def test_irises_without_votes_lie_where_they_were_found_roughly() -> None:
+    rough = torch.rand(2, 10, 2, generator=torch.Generator().manual_seed(3)) * 0.05
+    rough = rough + torch.tensor([[0.3, 0.4]] * 5 + [[0.6, 0.4]] * 5)
+    points = IrisVotes().eval()(torch.rand(2, 24, 32, 32), rough)
+    middle = rough.unflatten(1, (2, 5)).mean(2, keepdim=True).expand(-1, -1, 5, -1).flatten(1, 2)
+    torch.testing.assert_close(points, middle, atol=2e-3, rtol=0)
+
+
+def test_cells_near_the_rough_place_move_an_iris_and_far_ones_do_not() -> None:
+    votes, rough = IrisVotes().eval(), torch.full((1, 10, 2), 0.5)
+    with torch.no_grad():
+        votes.votes.weight[:10] = 1.0  # the weight of a cell is the sum of its features
+        votes.features = torch.nn.Identity()
+    features = torch.zeros(1, 24, 32, 32)
+    near, far = features.clone(), features.clone()
+    near[..., 16, 18] = far[..., 16, 30] = 0.4  # a cell to the right, and one beside the other eye
+    points = votes(near, rough)[0]
+    assert (points[:, 0] > 0.53).all() and ((points[:, 1] - 0.515).abs() < 0.02).all()
+    torch.testing.assert_close(votes(far, rough), votes(features, rough), atol=1e-4, rtol=0)
+
+
+def test_file_of_earlier_versions_has_no_votes_of_small_cells(tmp_path: Path) -> None:
+    path, old = tmp_path / "network.safetensors", LandmarkNetwork(has_iris_votes=False).eval()
+    save_network(old, path, "landmark network", {})
+    loaded, pictures = load_landmark_network(path).eval(), torch.rand(1, 3, SIZE, SIZE)
+    assert loaded.iris_votes is None
+    torch.testing.assert_close(loaded(pictures).points, old(pictures).points, atol=2e-3, rtol=0)
+    learning = load_initial_weights(LandmarkNetwork(), path).eval()
+    assert learning.iris_votes is not None
+    torch.testing.assert_close(
+        learning(pictures).points[:, :68], old(pictures).points[:, :68], atol=2e-3, rtol=0
+    )
 
 
 def test_network_for_inference_computes_the_same(network: LandmarkNetwork) -> None:
