@@ -81,7 +81,7 @@ class LandmarkNetwork(nn.Module):
     """Network from crops to landmarks, of 0.35 million parameters and 45 million multiplications.
 
     Args:
-        has_iris_votes: False for weights of versions before 0.3.0, which had no votes of small cells.
+        has_iris_votes: False for weights without them, as those of 2026-11-30 and before.
     """
 
     centres: Tensor
