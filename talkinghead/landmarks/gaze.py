@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..clip import IRIS_POINTS
@@ -73,7 +74,7 @@ def points_to_warp(points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the points by which images are warped to a driver's and their targets, both [B, 68 or 78, 2].
 
     An iris that is hidden in one of the two is replaced by landmarks of its eye, so that it moves with the
-    lids.
+    lids. One of which the driver's lids cover more than the image's is flattened as the eye is.
 
     Args:
         points, target: [B, 68 or 78, 2], of the images and of the driver.
@@ -83,10 +84,26 @@ def points_to_warp(points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return source, goal
     is_hidden = (are_hidden(irises) | are_hidden(goal_irises))[..., None, None]
     eyes, goal_eyes = source[:, _EYE_POINTS], goal[:, _EYE_POINTS]
+    goal_irises = goal_irises - _covered(goal_irises, eyes, goal_eyes)
     gaze = (irises - goal_irises).mean(2, keepdim=True) - (eyes - goal_eyes).mean(2, keepdim=True)
     irises = torch.where(is_hidden, eyes[:, :, :IRIS_POINTS], irises + _GAZE_GAIN * gaze)
     goal_irises = torch.where(is_hidden, goal_eyes[:, :, :IRIS_POINTS], goal_irises)
     return join_points(source, irises), join_points(goal, goal_irises)
+
+
+def _covered(irises: Tensor, eyes: Tensor, goal_eyes: Tensor) -> Tensor:
+    """Return how far the points of irises lie behind lids that close, [B, 2, 5, 2], across the eye.
+
+    Args:
+        irises: [B, 2, 5, 2], where they are to lie.
+        eyes, goal_eyes: [B, 2, 6, 2], landmarks of the eyes as they are and as they are to be.
+    """
+    along = F.normalize(goal_eyes[:, :, 3] - goal_eyes[:, :, 0], dim=-1)
+    across = torch.stack([-along[..., 1], along[..., 0]], -1)[:, :, None]
+    openings = [((eye[:, :, 4:] - eye[:, :, 1:3]) * across).sum(-1).mean(-1) for eye in (eyes, goal_eyes)]
+    open_share = (openings[1] / openings[0].clamp_min(_EPSILON)).clamp(0, 1)[..., None, None]
+    height = ((irises - goal_eyes.mean(2, keepdim=True)) * across).sum(-1, keepdim=True)
+    return (1 - open_share) * height * across
 
 
 def shift_irises(irises: np.ndarray, landmarks: np.ndarray, shift: tuple[float, float]) -> np.ndarray:

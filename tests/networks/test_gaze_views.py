@@ -68,6 +68,20 @@ def test_hidden_iris_moves_with_its_lids(side, eye):
     assert np.abs(motion_at(motion, target[0, centres[1 - eye]])).max() > 0.6 * 0.2 * EYE_WIDTH
 
 
+def test_iris_is_flattened_with_its_lids():
+    open_eyes = looking()
+    closed = open_eyes.clone()
+    for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
+        middle = (closed[:, upper] + closed[:, lower]) / 2
+        closed[:, upper], closed[:, lower] = middle - 1e-4, middle + 1e-4
+    source, goal = points_to_warp(open_eyes, closed)
+    for first in (68, 73):
+        assert np.ptp(source[0, first : first + 5, 1].numpy()) > 0.2 * EYE_WIDTH
+        assert np.ptp(goal[0, first : first + 5, 1].numpy()) < 0.02 * EYE_WIDTH
+        assert np.ptp(goal[0, first : first + 5, 0].numpy()) > 0.2 * EYE_WIDTH
+    torch.testing.assert_close(points_to_warp(closed, open_eyes)[1], open_eyes)  # wider eyes cover nothing
+
+
 def test_nearest_reference_is_chosen_by_landmarks_alone():
     landmarks = face_points((0, 0), (0.1, 0))
     points = torch.cat([looking((0.25, 0.0), landmarks[:1]), looking((-0.25, 0.0), landmarks[1:])])

@@ -1,6 +1,7 @@
 // Gaze: irises in the frame of their eye, from where they are put at the same place of another person's eye.
 
 import { gaze as constants, references } from "./constants.js";
+import { clamp } from "./geometry.js";
 
 const {
   CORNERS, EPSILON, EYE_POINTS, GAZE_GAIN, HIDDEN_IRIS, IRIS_POINTS, LOWER_LIDS, MIN_OPENING, MIN_WIDTH, UPPER_LIDS,
@@ -86,12 +87,29 @@ export function pointsToWarp(points, target) {
       goalIris.set(goalEye.subarray(0, IRIS));
       continue;
     }
+    flatten(goalIris, eye, goalEye);
     for (const axis of [0, 1]) {
       const gaze = meanDifference(iris, goalIris, axis) - meanDifference(eye, goalEye, axis);
       for (let i = axis; i < IRIS; i += 2) iris[i] += GAZE_GAIN * gaze;
     }
   }
   return [source, goal];
+}
+
+// Flatten an iris of which the lids of `goalEye` cover more than those of `eye`, both [12], as the eye is flattened.
+function flatten(iris, eye, goalEye) {
+  const [alongX, alongY] = [goalEye[6] - goalEye[0], goalEye[7] - goalEye[1]];
+  const length = Math.max(Math.hypot(alongX, alongY), EPSILON);
+  const across = [-alongY / length, alongX / length];
+  const heightOf = (points, i) => points[2 * i] * across[0] + points[2 * i + 1] * across[1];
+  const opening = (points) => (heightOf(points, 4) + heightOf(points, 5) - heightOf(points, 1) - heightOf(points, 2)) / 2;
+  const openShare = clamp(opening(goalEye) / Math.max(opening(eye), EPSILON), 0, 1);
+  const middle = [0, 1, 2, 3, 4, 5].reduce((sum, i) => sum + heightOf(goalEye, i), 0) / 6;
+  for (let i = 0; i < iris.length / 2; i += 1) {
+    const covered = (1 - openShare) * (heightOf(iris, i) - middle);
+    iris[2 * i] -= covered * across[0];
+    iris[2 * i + 1] -= covered * across[1];
+  }
 }
 
 // Return the landmarks [12] of an eye.
