@@ -287,16 +287,16 @@ def driver_is_same_person(
         engine: renders the person; by default torch does.
     """
     name, difference = frames.reader.path.name, shape_difference(person, track)
-    measured = f"the shape of the face differs by {difference:.3f} of {MAX_SHAPE_DIFFERENCE:g}"
+    measured = f"the shape of the face differs by {difference:.3f}, {MAX_SHAPE_DIFFERENCE:g} is allowed"
     same = difference < MAX_SHAPE_DIFFERENCE
     if same:
         distance = distance_to_driver(person, frames, track, stride, engine=engine)
-        measured = f"{measured}, the pictures by {distance:.2f} of {MAX_SAME_PERSON_DISTANCE:g}"
+        measured = f"{measured}; the pictures by {distance:.2f}, {MAX_SAME_PERSON_DISTANCE:g} is allowed"
         same = distance < MAX_SAME_PERSON_DISTANCE
     if same:
-        effect = "taken for the person it drives, so that its proportions are kept; retarget on prevents it"
+        effect = "taken for the person it drives; its own proportions are kept, which retarget on prevents"
     else:
-        effect = "taken for another person than the one it drives, whose proportions are kept"
+        effect = "taken for another person; the proportions of the person it drives are kept"
     log.info("%s: %s (%s)", name, effect, measured)
     return same
 
