@@ -38,6 +38,8 @@ def read_people(table: str) -> dict[str, str]:
     people: dict[str, str] = {}
     header: list[str] = []
     try:
+        if not os.path.exists(table):
+            raise TalkingheadError(f"{table}: no such file; name the table of people by --people")
         if not os.path.isfile(table):  # reading a pipe or a device might never end
             raise OSError("no regular file")
         if os.path.getsize(table) > MAX_TABLE_BYTES:

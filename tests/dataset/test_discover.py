@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from talkinghead.dataset.discover import SourceVideo, find_videos
+from talkinghead.dataset.people_table import read_people
 from talkinghead.errors import TalkingheadError
 
 
@@ -213,3 +214,10 @@ def test_other_files_are_logged_by_suffix(tmp_path: Path, caplog: pytest.LogCapt
     [record] = caplog.records
     assert record.getMessage().startswith(f"{tmp_path}: not taken, as they are no videos: 2 .txt, ")
     assert "1 .heic" in record.getMessage() and "1 without an ending" in record.getMessage()
+
+
+def test_missing_table_of_people_reports_user_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        TalkingheadError, match=r"people\.tsv: no such file; name the table of people by --people"
+    ):
+        read_people(str(tmp_path / "people.tsv"))
