@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from ..errors import TalkingheadError, require
 
 ATTEMPTS = 3
-"""Requests for a file of a server that closes the connection."""
+"""Requests for what a server fails to send."""
 PAUSE_S = 1.0
 """Time before the second attempt; twice as long before the third."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _LOCAL = re.compile(r"(file|local)://")
-_USER = re.compile(r"://[^/@\s]*@")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/\s]*)@")
+_QUERY = re.compile(r"(://[^?\s]*)\?\S+")
+_CONTAINER_PROTOCOLS = ("abfs", "abfss")
+"""Protocols whose URLs have a container before the @, which is no secret."""
 _PACKAGES = {
     "abfs": "adlfs",
     "az": "adlfs",
@@ -31,6 +34,8 @@ _PACKAGES = {
 }
 """Package that fsspec needs for a protocol."""
 _Result = TypeVar("_Result")
+_PERMANENT = (FileNotFoundError, PermissionError, TalkingheadError, ValueError, TypeError, LookupError)
+"""Errors that another attempt would give again: what is not there, not allowed, or not what it should be."""
 
 
 def is_url(place: object) -> bool:
@@ -62,12 +67,13 @@ class RemoteFile:
         return self.url.rsplit("/", 1)[-1]
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading at any place.
+        """Open the file for reading at any place, with one request.
 
         Raises:
             Exception: of various types, it cannot be read; `reported` makes an error for the user of it.
         """
-        return self._retry(lambda system, path: system.open(path, "rb"))
+        system, path = _file_system(self.url)
+        return cast(IO[bytes], system.open(path, "rb"))
 
     def read_bytes(self) -> bytes:
         """Return the content.
@@ -75,23 +81,39 @@ class RemoteFile:
         Raises:
             Exception: as for `open`.
         """
-        return self._retry(lambda system, path: system.cat_file(path))
 
-    def _retry(self, call: Callable[[Any, str], _Result]) -> _Result:
-        """Call a function of the file system and the path, again after failures that may pass."""
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return call(*_file_system(self.url))
-            except (FileNotFoundError, PermissionError, TalkingheadError):
-                raise
-            except Exception:  # each protocol raises types of its own
-                time.sleep(attempt * PAUSE_S)
-        return call(*_file_system(self.url))
+        def read() -> bytes:
+            system, path = _file_system(self.url)
+            return cast(bytes, system.cat_file(path))
+
+        return retry(read)
+
+
+def retry(call: Callable[[], _Result]) -> _Result:
+    """Return the result of a function that sends requests; call it again after failures that may pass.
+
+    Raises:
+        Exception: of various types, from the last attempt, or the first one that would fail again.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return call()
+        except _PERMANENT:
+            raise
+        except Exception:  # each protocol raises types of its own
+            time.sleep(attempt * PAUSE_S)
+    return call()
 
 
 def display(place: object) -> str:
-    """Return a path or URL as it may be printed: without a name and a password in it."""
-    return _USER.sub("://***@", str(place))
+    """Return a path, URL or message as it may be printed: without names, passwords and queries in URLs."""
+    return _QUERY.sub(r"\1?***", _USER.sub(_hide_user, str(place)))
+
+
+def _hide_user(match: re.Match[str]) -> str:
+    protocol, user = match.groups()
+    is_container = protocol.lower() in _CONTAINER_PROTOCOLS and re.fullmatch("[^:@]*", user)
+    return match[0] if is_container else f"{protocol}://***@"
 
 
 def list_folder(url: str, pattern: str) -> dict[str, int | None]:
@@ -101,9 +123,13 @@ def list_folder(url: str, pattern: str) -> dict[str, int | None]:
         TalkingheadError: fsspec, or what it needs for the protocol, is missing.
         Exception: of various types, the folder cannot be listed.
     """
-    system, path = _file_system(url)
+
+    def read() -> list[dict[str, Any]]:
+        system, path = _file_system(url)
+        return list(system.ls(path, detail=True))
+
     sizes: dict[str, int | None] = {}
-    for entry in system.ls(path, detail=True):
+    for entry in retry(read):
         name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
         if fnmatch.fnmatchcase(name, pattern):
             sizes[name] = entry.get("size")

@@ -3,19 +3,20 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from ..errors import TalkingheadError
-from .remote import RemoteFile, describe, is_url, list_folder, local_path, reported
+from .remote import RemoteFile, describe, is_url, list_folder, local_path, reported, retry
 from .report import REPORT, read_report
 
 SHARDS = "shard-*.tar"
 """The pattern of the names of shards."""
 CHECK_ADDRESS = "check the address, the network and your credentials"
+_Result = TypeVar("_Result")
 _MAX_READ_BYTES = 1 << 20
 """The largest tar header, with the extensions that other programs add when they repack a shard."""
 
@@ -104,16 +105,30 @@ class BoundedFile:
         return data
 
 
-@contextmanager
-def open_shard(shard: ShardFile) -> Iterator[BoundedFile]:
-    """Open a shard; what fails inside the block is an error of the shard.
+def read_parts(shard: ShardFile, read: Callable[[BoundedFile], _Result]) -> _Result:
+    """Return what a function reads from an open shard.
+
+    The shard behind a URL is opened and read again after failures that may pass.
+
+    Raises:
+        Exception: of various types, it cannot be read.
+    """
+
+    def open_and_read() -> _Result:
+        with open_binary(shard) as file:
+            return read(BoundedFile(file))
+
+    return retry(open_and_read) if isinstance(shard, RemoteFile) else open_and_read()
+
+
+def parse_shard(shard: ShardFile, parse: Callable[[BoundedFile], _Result]) -> _Result:
+    """Return what a function reads from an open shard; what fails in it is an error of the shard.
 
     Raises:
         TalkingheadError: something fails.
     """
     try:
-        with open_binary(shard) as file:
-            yield BoundedFile(file)
+        return read_parts(shard, parse)
     except Exception as error:  # tarfile, json, numpy and fsspec raise many types
         raise TalkingheadError(
             f"{shard}: cannot be read as a shard ({describe(error)}); {remedy(shard)}"
@@ -188,7 +203,8 @@ def _remote_names(url: str) -> dict[str, int | None]:
         path = Path(folder, REPORT)
         path.write_bytes(content)
         try:
-            shards = {line["shard"]: None for line, _ in read_report(path) if line.get("shard")}
+            lines = islice(read_report(path), 1, None)  # the first one holds settings, which are not checked
+            shards = {line["shard"]: None for line, _ in lines if "shard" in line}
         except TalkingheadError as error:
             raise TalkingheadError(str(error).replace(str(path), str(report))) from error
     if not shards:

@@ -154,7 +154,10 @@ def _load(path: Path, shards: Sequence[ShardFile], stamps: Sequence[_Stamp]) -> 
                 return None
             names = set(file.keys()) - {"frames"}
             arrays: dict[str, Any] = {name: file.get_tensor(name).numpy().copy() for name in names}
-            num_frames = file.get_slice("frames").get_shape()[0]
+            frames = file.get_slice("frames")
+            num_frames, width = frames.get_shape()
+            if width != 2 or frames.get_dtype() != "I64":
+                return None
         arrays["frames"] = _StoredFrames(path, tensor_offset(path, "frames"))
         index = ShardIndex(shards, header, arrays)
         return index if _is_whole(index, arrays, num_frames) else None
