@@ -1,13 +1,18 @@
 """Files behind a URL, read through fsspec. The only module that imports it."""
 
 import fnmatch
+import hashlib
+import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 from ..errors import TalkingheadError, require
 
@@ -33,6 +38,10 @@ _PACKAGES = {
     "s3a": "s3fs",
 }
 """Package that fsspec needs for a protocol."""
+_COPIES = "simplecache::"
+"""The beginning of URLs whose files are copied to the disk as a whole."""
+_copy_folders: dict[int, str] = {}
+"""Process -> the folder of its copies."""
 _Result = TypeVar("_Result")
 _PERMANENT = (FileNotFoundError, PermissionError, TalkingheadError, ValueError, TypeError, LookupError)
 """Errors that another attempt would give again: what is not there, not allowed, or not what it should be."""
@@ -72,8 +81,7 @@ class RemoteFile:
         Raises:
             Exception: of various types, it cannot be read; `reported` makes an error for the user of it.
         """
-        system, path = _file_system(self.url)
-        return cast(IO[bytes], system.open(path, "rb"))
+        return self._request(lambda system, path: system.open(path, "rb"))
 
     def read_bytes(self) -> bytes:
         """Return the content.
@@ -81,12 +89,16 @@ class RemoteFile:
         Raises:
             Exception: as for `open`.
         """
+        return retry(lambda: self._request(lambda system, path: system.cat_file(path)))
 
-        def read() -> bytes:
-            system, path = _file_system(self.url)
-            return cast(bytes, system.cat_file(path))
-
-        return retry(read)
+    def _request(self, call: Callable[[Any, str], _Result]) -> _Result:
+        """Call a function of the file system and the path; a copy on the disk that was cut is removed."""
+        try:
+            return call(*_file_system(self.url))
+        except Exception:
+            if self.url.startswith(_COPIES):
+                _copy_of(self.url).unlink(missing_ok=True)
+            raise
 
 
 def retry(call: Callable[[], _Result]) -> _Result:
@@ -159,6 +171,24 @@ def describe(error: BaseException) -> str:
     return display(lines[0]) if lines else type(error).__name__
 
 
+def _copy_of(url: str) -> Path:
+    """Return where this process keeps a copy of a file."""
+    folder, _, name = url.rpartition("/")
+    return Path(_copy_folder(), hashlib.sha256(folder.encode()).hexdigest()[:12], name)
+
+
+def _copy_folder() -> str:
+    """Return this process's folder of copies, which is removed when it ends."""
+    process = os.getpid()
+    if process not in _copy_folders:
+        # inside that of the process that forked this one, which removes it where this one is killed
+        parent = next((path for path in _copy_folders.values() if os.path.isdir(path)), None)
+        _copy_folders[process] = tempfile.mkdtemp(prefix="talkinghead-", dir=parent)
+        # atexit is not for worker processes
+        util.Finalize(None, shutil.rmtree, (_copy_folders[process], True), exitpriority=0)
+    return _copy_folders[process]
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system of a URL, of which it keeps one a process, and the path in it.
 
@@ -168,7 +198,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     """
     fsspec = require("fsspec", "remote")
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        options: dict[str, Any] = {}
+        if url.startswith(_COPIES) and "cache_storage" not in fsspec.config.conf.get("simplecache", {}):
+            options = {"simplecache": {"cache_storage": str(_copy_of(url).parent), "same_names": True}}
+        system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         protocol = re.findall(r"(\w+)://", url)[:1]
         package = _PACKAGES.get(protocol[0]) if protocol else None

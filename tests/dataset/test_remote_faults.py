@@ -1,6 +1,9 @@
 """Servers that fail now and then, or that send what no `prepare` wrote."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,6 +23,7 @@ from talkinghead.dataset.remote import display
 from talkinghead.dataset.report import REPORT
 from talkinghead.dataset.shard_file import list_shards
 from talkinghead.dataset.shard_index import FILE, open_index
+from talkinghead.dataset.shard_reader import read_clip, read_shard
 from talkinghead.errors import TalkingheadError
 
 
@@ -179,3 +184,52 @@ def forge_frames(data: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> 
         metadata = file.metadata()
     tensors["frames"] = change(tensors["frames"]).contiguous()
     save_file(tensors, data / FILE, metadata)
+
+
+# whole files on the disk
+
+DRAW = """
+import sys
+import torch
+from talkinghead.dataset.episodes import EpisodeSource
+from talkinghead.training.episode_loader import load_episodes
+
+source = EpisodeSource(sys.argv[1], 32, 2, 4, videos=1, seed=1)
+assert len(list(load_episodes(source, range(4), torch.device("cpu"), int(sys.argv[2])))) == 4
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whole_files_are_removed_at_the_end(workers: int, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with serve(data) as server:
+        command = [sys.executable, "-W", "ignore", "-c", DRAW, f"simplecache::{server.url}", str(workers)]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+        assert len(server.paths) > 2
+    assert [path.name for path in (tmp_path / "tmp").rglob("*")] == []
+
+
+def test_whole_file_that_was_cut_is_read_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: object, path: str, target: str, **_: object) -> None:
+        Path(target).write_bytes(b"\0" * 1024)
+        monkeypatch.undo()
+        raise ConnectionResetError("connection reset by peer")
+
+    with serve(data) as server:
+        shard = remote.RemoteFile(f"simplecache::{server.url}/shard-000001.tar")
+        monkeypatch.setattr(remote, "PAUSE_S", 0)
+        monkeypatch.setattr(HTTPFileSystem, "get_file", cut)
+        (places, clip), *_ = read_shard(shard)
+        assert read_clip(shard, places).info == clip.info
+
+
+def test_folder_of_whole_files_can_be_set(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "simplecache", {"cache_storage": str(tmp_path / "kept")})
+    with serve(data) as server:
+        assert remote.RemoteFile(f"simplecache::{server.url}/shard-000001.tar").read_bytes()
+    assert len(list((tmp_path / "kept").iterdir())) == 1
