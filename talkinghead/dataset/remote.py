@@ -7,7 +7,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import util
@@ -42,6 +43,18 @@ _COPIES = "simplecache::"
 """The beginning of URLs whose files are copied to the disk as a whole."""
 _copy_folders: dict[int, str] = {}
 """Process -> the folder of its copies."""
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+)
+"""Names that fsspec's protocols have for a checksum or a time of a file, of which the first one is used."""
+_STATE_THREADS = 16
 _Result = TypeVar("_Result")
 _PERMANENT = (FileNotFoundError, PermissionError, TalkingheadError, ValueError, TypeError, LookupError)
 """Errors that another attempt would give again: what is not there, not allowed, or not what it should be."""
@@ -55,6 +68,26 @@ def is_url(place: object) -> bool:
 def local_path(place: object) -> Path:
     """Return the path of a place that is no URL, or one of file://."""
     return Path(_LOCAL.sub("", str(place), count=1))
+
+
+@dataclass(frozen=True)
+class FileState:
+    """State of a file on a server; 0 stands for what is unknown.
+
+    Attributes:
+        size: in bytes.
+        version: changes with the content.
+    """
+
+    size: int = 0
+    version: int = 0
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> "FileState":
+        """Return the state of a file that fsspec describes."""
+        value = next((entry[key] for key in _VERSION_KEYS if entry.get(key)), None)
+        digest = hashlib.sha256(str(value).encode()).digest()
+        return cls(entry.get("size") or 0, 0 if value is None else int.from_bytes(digest[:6], "big"))
 
 
 @dataclass(frozen=True)
@@ -128,8 +161,8 @@ def _hide_user(match: re.Match[str]) -> str:
     return match[0] if is_container else f"{protocol}://***@"
 
 
-def list_folder(url: str, pattern: str) -> dict[str, int | None]:
-    """Return the names of a folder's files that match a pattern, with their sizes where they are known.
+def list_folder(url: str, pattern: str) -> dict[str, FileState]:
+    """Return the names of a folder's files that match a pattern, with their states as far as it tells them.
 
     Raises:
         TalkingheadError: fsspec, or what it needs for the protocol, is missing.
@@ -140,12 +173,30 @@ def list_folder(url: str, pattern: str) -> dict[str, int | None]:
         system, path = _file_system(url)
         return list(system.ls(path, detail=True))
 
-    sizes: dict[str, int | None] = {}
+    states: dict[str, FileState] = {}
     for entry in retry(read):
         name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
         if fnmatch.fnmatchcase(name, pattern):
-            sizes[name] = entry.get("size")
-    return sizes
+            states[name] = FileState.of_entry(entry)
+    return states
+
+
+def request_states(files: Iterable[RemoteFile]) -> list[FileState]:
+    """Ask for the state of each file, with a request that has no content where the protocol has such.
+
+    Raises:
+        TalkingheadError: fsspec, or what it needs for the protocol, is missing.
+    """
+
+    def request(place: tuple[Any, str]) -> FileState:
+        system, path = place
+        try:
+            return FileState.of_entry(retry(lambda: system.info(path)))
+        except Exception:  # each protocol raises types of its own; whoever reads the file reports them
+            return FileState()
+
+    with ThreadPoolExecutor(_STATE_THREADS) as pool:
+        return list(pool.map(request, [_file_system(file.url) for file in files]))
 
 
 @contextmanager

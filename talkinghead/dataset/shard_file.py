@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from ..errors import TalkingheadError
-from .remote import RemoteFile, describe, is_url, list_folder, local_path, reported, retry
+from .remote import FileState, RemoteFile, describe, is_url, list_folder, local_path, reported, retry
 from .report import REPORT, read_report
 
 SHARDS = "shard-*.tar"
@@ -154,8 +154,8 @@ def read_whole(shard: ShardFile) -> ShardFile:
         return MemoryFile(shard, shard.read_bytes())
 
 
-def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | None]]:
-    """Return the shards of a data set in order, with their sizes where they are known.
+def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, FileState]]:
+    """Return the shards of a data set in order, with their states as far as a server's list tells them.
 
     Behind a URL they are listed by the server, or else by the report that `prepare` wrote beside them.
 
@@ -164,7 +164,7 @@ def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | N
     """
     if is_url(folder):
         url = str(folder).rstrip("/")
-        return [(RemoteFile(f"{url}/{name}"), size) for name, size in sorted(_remote_names(url).items())]
+        return [(RemoteFile(f"{url}/{name}"), state) for name, state in sorted(_remote_names(url).items())]
     path = local_path(folder)
     shards = sorted(path.glob(SHARDS)) if os.path.isdir(path) else []
     if not shards:
@@ -172,11 +172,11 @@ def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | N
             f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
             f"{folder}"
         )
-    return [(shard, None) for shard in shards]
+    return [(shard, FileState()) for shard in shards]
 
 
-def _remote_names(url: str) -> dict[str, int | None]:
-    """Return the names of the shards behind a URL, with their sizes where they are known.
+def _remote_names(url: str) -> dict[str, FileState]:
+    """Return the names of the shards behind a URL, with their states as far as the server's list tells them.
 
     Raises:
         TalkingheadError: there are none, or neither a listing nor the report can be read.
@@ -204,9 +204,9 @@ def _remote_names(url: str) -> dict[str, int | None]:
         path.write_bytes(content)
         try:
             lines = islice(read_report(path), 1, None)  # the first one holds settings, which are not checked
-            shards = {line["shard"]: None for line, _ in lines if "shard" in line}
+            shards = {line["shard"]: FileState() for line, _ in lines if "shard" in line}
         except TalkingheadError as error:
             raise TalkingheadError(str(error).replace(str(path), str(report))) from error
     if not shards:
         raise TalkingheadError(f"{report}: names no shards; name a folder that `talkinghead prepare` wrote")
-    return dict(shards)
+    return shards
