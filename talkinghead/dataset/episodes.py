@@ -162,7 +162,8 @@ class EpisodeSource:
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         num_bytes = 3 * size**2 * int(self.clips.num_frames.sum())
         # of far more frames none would be drawn again before others have replaced it
-        self._cache_bytes = CACHE_BYTES if num_bytes < 10 * CACHE_BYTES else 0
+        self._all_cache_bytes = CACHE_BYTES if num_bytes < 10 * CACHE_BYTES else 0
+        self._cache_bytes = self._all_cache_bytes
 
     @property
     def columns(self) -> int:
@@ -184,7 +185,7 @@ class EpisodeSource:
 
     def share_cache(self, processes: int) -> None:
         """Let copies of this source in so many processes together keep as many frames as one."""
-        self._cache_bytes //= processes
+        self._cache_bytes = self._all_cache_bytes // processes
 
     def draw(self, step: int) -> Episodes:
         """Sample this process's episodes of a step.

@@ -110,12 +110,12 @@ def _check_parts(folders: list[Path]) -> list[PartRecord]:
         by_number[record.number] = folder
         records.append(record)
     count = records[0].count
-    missing = [number for number in range(1, count + 1) if number not in by_number]
+    missing = count - len(by_number)
     if missing:
-        others = f" and {quantity(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+        first = Part(next(number for number in range(1, count + 1) if number not in by_number), count)
+        others = f" and {quantity(missing - 1, 'other')}" if missing > 1 else ""
         raise TalkingheadError(
-            f"part {Part(missing[0], count)}{others} is missing; prepare it with --part "
-            f"{Part(missing[0], count)}, or name its folder too"
+            f"part {first}{others} is missing; prepare it with --part {first}, or name its folder too"
         )
     return records
 
@@ -127,9 +127,9 @@ def _read_lines(records: dict[Path, PartRecord]) -> list[tuple[Path, dict[str, A
         TalkingheadError: a report and the record of its part contradict each other.
     """
     lines: list[tuple[Path, dict[str, Any]]] = []
-    of_parts = {record.number: (folder, _lines_of_part(folder)) for folder, record in records.items()}
+    of_parts = {record.number: (folder, _lines_of_part(folder, record)) for folder, record in records.items()}
     for folder, record in records.items():
-        expected, count = len(record.part.select(range(record.videos))), len(of_parts[record.number][1])
+        expected, count = record.part.num_selected(record.videos), len(of_parts[record.number][1])
         if count != expected:
             raise TalkingheadError(
                 f"{folder / REPORT}: tells of {quantity(count, 'video')}, expected {expected}; remove the "
@@ -142,12 +142,17 @@ def _read_lines(records: dict[Path, PartRecord]) -> list[tuple[Path, dict[str, A
     return lines
 
 
-def _lines_of_part(folder: Path) -> list[dict[str, Any]]:
+def _lines_of_part(folder: Path, record: PartRecord) -> list[dict[str, Any]]:
     """Return the last line of each video of a part, in the order of the videos."""
     try:
-        lines = [line for line, _ in read_report(folder / REPORT)][1:]
+        settings, *lines = [line for line, _ in read_report(folder / REPORT)] or [dict(record.settings)]
     except OSError as error:
         raise TalkingheadError(f"{folder / REPORT}: cannot be read ({error.strerror})") from error
+    if settings != record.settings:
+        raise TalkingheadError(
+            f"{folder / REPORT}: has other settings than {PART_FILE}; remove the folder, and prepare the "
+            "part again"
+        )
     return list({line["file"]: line for line in lines}.values())
 
 

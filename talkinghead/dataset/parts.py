@@ -18,9 +18,11 @@ from ..errors import TalkingheadError, shorten
 from ..system.atomic_file import atomic_write
 from ..version import __version__
 from .discover import SourceVideo
+from .report import problem_of_settings
 
 PART_FILE = "part.json"
 _MAX_PART_BYTES = 64 << 10
+_MAX_NUMBER = 999_999_999  # of parts and of videos; a part's number has at most nine digits
 Item = TypeVar("Item")
 
 
@@ -42,6 +44,10 @@ class Part:
     def select(self, items: Sequence[Item]) -> list[Item]:
         """Return the items of this part: one of every `count`, so that parts differ by one item at most."""
         return list(items[self.number - 1 :: self.count])
+
+    def num_selected(self, total: int) -> int:
+        """Return how many of so many items `select` returns."""
+        return len(range(self.number - 1, total, self.count))
 
 
 def parse_part(text: object) -> Part:
@@ -164,8 +170,10 @@ def read_part(folder: Path) -> PartRecord:
         types |= {"settings": dict, "complete": bool}
         if any(type(values[name]) is not kind for name, kind in types.items()):
             raise ValueError("a value has another type")
-        if not 1 <= record.number <= record.count or record.videos < 0:
+        if not 1 <= record.number <= record.count <= _MAX_NUMBER or not 1 <= record.videos <= _MAX_NUMBER:
             raise ValueError("its numbers do not fit together")
+        if problem := problem_of_settings(values["settings"]):
+            raise ValueError(problem)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise TalkingheadError(
             f"{path}: cannot be read as the record of a part ({shorten(error)}); remove the folder, and "

@@ -89,12 +89,17 @@ class PrepareResult:
 
     def lines(self) -> list[str]:
         """Return the outcome as lines of text."""
+        first = (
+            f"{self.out}: {quantity(len(self.added), 'video')} added, {len(self.present)} were there, "
+            f"{len(self.rejected)} rejected"
+        )
+        if not self.layouts:  # of more parts than videos, some have none
+            return [first]
         layouts = ", ".join(
             f"of {quantity(count, 'video')} by {name}" for name, count in self.layouts.items()
         )
         return [
-            f"{self.out}: {quantity(len(self.added), 'video')} added, {len(self.present)} were there, "
-            f"{len(self.rejected)} rejected",
+            first,
             f"people: {self.people} (the person {layouts})",
             *self.cost.lines(),
             f"of each video: {self.out / REPORT}",

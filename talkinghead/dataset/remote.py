@@ -1,23 +1,32 @@
 """Files behind a URL, read through fsspec. The only module that imports it."""
 
 import fnmatch
+import hashlib
+import os
 import re
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..errors import TalkingheadError, require
 
 ATTEMPTS = 3
-"""Requests for a file of a server that closes the connection."""
+"""Requests for what a server fails to send."""
 PAUSE_S = 1.0
 """Time before the second attempt; twice as long before the third."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _LOCAL = re.compile(r"(file|local)://")
-_USER = re.compile(r"://[^/@\s]*@")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/\s]*)@")
+_QUERY = re.compile(r"(://[^?\s]*)\?\S+")
+_CONTAINER_PROTOCOLS = ("abfs", "abfss")
+"""Protocols whose URLs have a container before the @, which is no secret."""
 _PACKAGES = {
     "abfs": "adlfs",
     "az": "adlfs",
@@ -30,7 +39,25 @@ _PACKAGES = {
     "s3a": "s3fs",
 }
 """Package that fsspec needs for a protocol."""
+_COPIES = "simplecache::"
+"""The beginning of URLs whose files are copied to the disk as a whole."""
+_copy_folders: dict[int, str] = {}
+"""Process -> the folder of its copies."""
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+)
+"""Names that fsspec's protocols have for a checksum or a time of a file, of which the first one is used."""
+_STATE_THREADS = 16
 _Result = TypeVar("_Result")
+_PERMANENT = (FileNotFoundError, PermissionError, TalkingheadError, ValueError, TypeError, LookupError)
+"""Errors that another attempt would give again: what is not there, not allowed, or not what it should be."""
 
 
 def is_url(place: object) -> bool:
@@ -41,6 +68,26 @@ def is_url(place: object) -> bool:
 def local_path(place: object) -> Path:
     """Return the path of a place that is no URL, or one of file://."""
     return Path(_LOCAL.sub("", str(place), count=1))
+
+
+@dataclass(frozen=True)
+class FileState:
+    """State of a file on a server; 0 stands for what is unknown.
+
+    Attributes:
+        size: in bytes.
+        version: changes with the content.
+    """
+
+    size: int = 0
+    version: int = 0
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> "FileState":
+        """Return the state of a file that fsspec describes."""
+        value = next((entry[key] for key in _VERSION_KEYS if entry.get(key)), None)
+        digest = hashlib.sha256(str(value).encode()).digest()
+        return cls(entry.get("size") or 0, 0 if value is None else int.from_bytes(digest[:6], "big"))
 
 
 @dataclass(frozen=True)
@@ -62,12 +109,12 @@ class RemoteFile:
         return self.url.rsplit("/", 1)[-1]
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading at any place.
+        """Open the file for reading at any place, with one request.
 
         Raises:
             Exception: of various types, it cannot be read; `reported` makes an error for the user of it.
         """
-        return self._retry(lambda system, path: system.open(path, "rb"))
+        return self._request(lambda system, path: system.open(path, "rb"))
 
     def read_bytes(self) -> bytes:
         """Return the content.
@@ -75,39 +122,81 @@ class RemoteFile:
         Raises:
             Exception: as for `open`.
         """
-        return self._retry(lambda system, path: system.cat_file(path))
+        return retry(lambda: self._request(lambda system, path: system.cat_file(path)))
 
-    def _retry(self, call: Callable[[Any, str], _Result]) -> _Result:
-        """Call a function of the file system and the path, again after failures that may pass."""
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return call(*_file_system(self.url))
-            except (FileNotFoundError, PermissionError, TalkingheadError):
-                raise
-            except Exception:  # each protocol raises types of its own
-                time.sleep(attempt * PAUSE_S)
-        return call(*_file_system(self.url))
+    def _request(self, call: Callable[[Any, str], _Result]) -> _Result:
+        """Call a function of the file system and the path; a copy on the disk that was cut is removed."""
+        try:
+            return call(*_file_system(self.url))
+        except Exception:
+            if self.url.startswith(_COPIES):
+                _copy_of(self.url).unlink(missing_ok=True)
+            raise
+
+
+def retry(call: Callable[[], _Result]) -> _Result:
+    """Return the result of a function that sends requests; call it again after failures that may pass.
+
+    Raises:
+        Exception: of various types, from the last attempt, or the first one that would fail again.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return call()
+        except _PERMANENT:
+            raise
+        except Exception:  # each protocol raises types of its own
+            time.sleep(attempt * PAUSE_S)
+    return call()
 
 
 def display(place: object) -> str:
-    """Return a path or URL as it may be printed: without a name and a password in it."""
-    return _USER.sub("://***@", str(place))
+    """Return a path, URL or message as it may be printed: without names, passwords and queries in URLs."""
+    return _QUERY.sub(r"\1?***", _USER.sub(_hide_user, str(place)))
 
 
-def list_folder(url: str, pattern: str) -> dict[str, int | None]:
-    """Return the names of a folder's files that match a pattern, with their sizes where they are known.
+def _hide_user(match: re.Match[str]) -> str:
+    protocol, user = match.groups()
+    is_container = protocol.lower() in _CONTAINER_PROTOCOLS and re.fullmatch("[^:@]*", user)
+    return match[0] if is_container else f"{protocol}://***@"
+
+
+def list_folder(url: str, pattern: str) -> dict[str, FileState]:
+    """Return the names of a folder's files that match a pattern, with their states as far as it tells them.
 
     Raises:
         TalkingheadError: fsspec, or what it needs for the protocol, is missing.
         Exception: of various types, the folder cannot be listed.
     """
-    system, path = _file_system(url)
-    sizes: dict[str, int | None] = {}
-    for entry in system.ls(path, detail=True):
+
+    def read() -> list[dict[str, Any]]:
+        system, path = _file_system(url)
+        return list(system.ls(path, detail=True))
+
+    states: dict[str, FileState] = {}
+    for entry in retry(read):
         name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
         if fnmatch.fnmatchcase(name, pattern):
-            sizes[name] = entry.get("size")
-    return sizes
+            states[name] = FileState.of_entry(entry)
+    return states
+
+
+def request_states(files: Iterable[RemoteFile]) -> list[FileState]:
+    """Ask for the state of each file, with a request that has no content where the protocol has such.
+
+    Raises:
+        TalkingheadError: fsspec, or what it needs for the protocol, is missing.
+    """
+
+    def request(place: tuple[Any, str]) -> FileState:
+        system, path = place
+        try:
+            return FileState.of_entry(retry(lambda: system.info(path)))
+        except Exception:  # each protocol raises types of its own; whoever reads the file reports them
+            return FileState()
+
+    with ThreadPoolExecutor(_STATE_THREADS) as pool:
+        return list(pool.map(request, [_file_system(file.url) for file in files]))
 
 
 @contextmanager
@@ -133,6 +222,24 @@ def describe(error: BaseException) -> str:
     return display(lines[0]) if lines else type(error).__name__
 
 
+def _copy_of(url: str) -> Path:
+    """Return where this process keeps a copy of a file."""
+    folder, _, name = url.rpartition("/")
+    return Path(_copy_folder(), hashlib.sha256(folder.encode()).hexdigest()[:12], name)
+
+
+def _copy_folder() -> str:
+    """Return this process's folder of copies, which is removed when it ends."""
+    process = os.getpid()
+    if process not in _copy_folders:
+        # inside that of the process that forked this one, which removes it where this one is killed
+        parent = next((path for path in _copy_folders.values() if os.path.isdir(path)), None)
+        _copy_folders[process] = tempfile.mkdtemp(prefix="talkinghead-", dir=parent)
+        # atexit is not for worker processes
+        util.Finalize(None, shutil.rmtree, (_copy_folders[process], True), exitpriority=0)
+    return _copy_folders[process]
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system of a URL, of which it keeps one a process, and the path in it.
 
@@ -142,7 +249,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     """
     fsspec = require("fsspec", "remote")
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        options: dict[str, Any] = {}
+        if url.startswith(_COPIES) and "cache_storage" not in fsspec.config.conf.get("simplecache", {}):
+            options = {"simplecache": {"cache_storage": str(_copy_of(url).parent), "same_names": True}}
+        system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         protocol = re.findall(r"(\w+)://", url)[:1]
         package = _PACKAGES.get(protocol[0]) if protocol else None

@@ -41,7 +41,7 @@ def read_report(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 return
             try:
                 line = _parse(text)
-                problem = _problem_of_settings(line) if number == 1 else _problem_of_video(line)
+                problem = problem_of_settings(line) if number == 1 else _problem_of_video(line)
             except (ValueError, RecursionError) as error:
                 raise _unreadable(path, number, str(error)) from error
             if problem:
@@ -63,7 +63,8 @@ def _parse(text: bytes) -> dict[str, Any]:
     return line
 
 
-def _problem_of_settings(line: dict[str, Any]) -> str:
+def problem_of_settings(line: dict[str, Any]) -> str:
+    """Return the problem of the settings of a data set; empty for valid ones."""
     if type(line.get("filters", {})) is not dict:
         return "its filters are no named values"
     if type(line.get("crop", 1)) is not int:

@@ -3,19 +3,20 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from ..errors import TalkingheadError
-from .remote import RemoteFile, describe, is_url, list_folder, local_path, reported
+from .remote import FileState, RemoteFile, describe, is_url, list_folder, local_path, reported, retry
 from .report import REPORT, read_report
 
 SHARDS = "shard-*.tar"
 """The pattern of the names of shards."""
 CHECK_ADDRESS = "check the address, the network and your credentials"
+_Result = TypeVar("_Result")
 _MAX_READ_BYTES = 1 << 20
 """The largest tar header, with the extensions that other programs add when they repack a shard."""
 
@@ -104,16 +105,30 @@ class BoundedFile:
         return data
 
 
-@contextmanager
-def open_shard(shard: ShardFile) -> Iterator[BoundedFile]:
-    """Open a shard; what fails inside the block is an error of the shard.
+def read_parts(shard: ShardFile, read: Callable[[BoundedFile], _Result]) -> _Result:
+    """Return what a function reads from an open shard.
+
+    The shard behind a URL is opened and read again after failures that may pass.
+
+    Raises:
+        Exception: of various types, it cannot be read.
+    """
+
+    def open_and_read() -> _Result:
+        with open_binary(shard) as file:
+            return read(BoundedFile(file))
+
+    return retry(open_and_read) if isinstance(shard, RemoteFile) else open_and_read()
+
+
+def parse_shard(shard: ShardFile, parse: Callable[[BoundedFile], _Result]) -> _Result:
+    """Return what a function reads from an open shard; what fails in it is an error of the shard.
 
     Raises:
         TalkingheadError: something fails.
     """
     try:
-        with open_binary(shard) as file:
-            yield BoundedFile(file)
+        return read_parts(shard, parse)
     except Exception as error:  # tarfile, json, numpy and fsspec raise many types
         raise TalkingheadError(
             f"{shard}: cannot be read as a shard ({describe(error)}); {remedy(shard)}"
@@ -139,8 +154,8 @@ def read_whole(shard: ShardFile) -> ShardFile:
         return MemoryFile(shard, shard.read_bytes())
 
 
-def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | None]]:
-    """Return the shards of a data set in order, with their sizes where they are known.
+def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, FileState]]:
+    """Return the shards of a data set in order, with their states as far as a server's list tells them.
 
     Behind a URL they are listed by the server, or else by the report that `prepare` wrote beside them.
 
@@ -149,7 +164,7 @@ def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | N
     """
     if is_url(folder):
         url = str(folder).rstrip("/")
-        return [(RemoteFile(f"{url}/{name}"), size) for name, size in sorted(_remote_names(url).items())]
+        return [(RemoteFile(f"{url}/{name}"), state) for name, state in sorted(_remote_names(url).items())]
     path = local_path(folder)
     shards = sorted(path.glob(SHARDS)) if os.path.isdir(path) else []
     if not shards:
@@ -157,11 +172,11 @@ def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, int | N
             f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
             f"{folder}"
         )
-    return [(shard, None) for shard in shards]
+    return [(shard, FileState()) for shard in shards]
 
 
-def _remote_names(url: str) -> dict[str, int | None]:
-    """Return the names of the shards behind a URL, with their sizes where they are known.
+def _remote_names(url: str) -> dict[str, FileState]:
+    """Return the names of the shards behind a URL, with their states as far as the server's list tells them.
 
     Raises:
         TalkingheadError: there are none, or neither a listing nor the report can be read.
@@ -188,9 +203,10 @@ def _remote_names(url: str) -> dict[str, int | None]:
         path = Path(folder, REPORT)
         path.write_bytes(content)
         try:
-            shards = {line["shard"]: None for line, _ in read_report(path) if line.get("shard")}
+            lines = islice(read_report(path), 1, None)  # the first one holds settings, which are not checked
+            shards = {line["shard"]: FileState() for line, _ in lines if "shard" in line}
         except TalkingheadError as error:
             raise TalkingheadError(str(error).replace(str(path), str(report))) from error
     if not shards:
         raise TalkingheadError(f"{report}: names no shards; name a folder that `talkinghead prepare` wrote")
-    return dict(shards)
+    return shards

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import TalkingheadError, quantity
 from ..system.atomic_file import atomic_write
 from ..system.tensor_file import tensor_offset, write_tensors
-from .remote import RemoteFile, display, is_url, local_path
+from .remote import FileState, RemoteFile, display, is_url, local_path, request_states
 from .shard_file import ShardFile, list_shards
 from .shard_reader import ClipPlaces, ShardClip, read_clip, read_shard
 
@@ -36,7 +36,7 @@ CACHED_CLIPS = 256
 """Clips whose descriptions and landmarks stay in memory."""
 _POINTS = ("landmarks.npy", "irises.npy")
 _Stamp = tuple[str, int, int]
-"""Name, size and time of a shard; 0 what is not known of one behind a URL."""
+"""Name, size, and time or version of a shard; 0 what is not known of one behind a URL."""
 
 
 class ShardIndex:
@@ -99,18 +99,18 @@ def open_index(folder: str | os.PathLike[str], keep_in: Path | None = None) -> S
     """
     listed = list_shards(folder)
     shards = [shard for shard, _ in listed]
-    stamps = [_stamp(shard, size) for shard, size in listed]
     if not is_url(folder):
         path, is_kept = local_path(folder) / FILE, len(shards) >= MIN_SHARDS
     else:
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
         path, is_kept = (keep_in or Path()) / f"index-{name}.safetensors", keep_in is not None
-    index = None
+    stamps, index = list[_Stamp](), None
     if is_kept or not is_url(folder):
+        stamps = _stamps(listed)
         index = _load(path, shards, stamps)
     if index is None and is_kept and is_url(folder):
         _download(f"{str(folder).rstrip('/')}/{FILE}", path)
-        index = _load(path, shards, stamps)
+        index = _keep_downloaded(path, shards, stamps)
     if index is not None:
         return index
     if is_kept:
@@ -118,20 +118,45 @@ def open_index(folder: str | os.PathLike[str], keep_in: Path | None = None) -> S
     header, arrays = build_index(shards)
     if is_kept:
         header |= {"kind": "index", "version": VERSION, "shards": stamps}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            write_tensors(path, tensors, header, rescue=False)
-        except (TalkingheadError, OSError) as error:
-            log.warning("%s; the index stays in memory", error)
+        _write(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, header)
         index = _load(path, shards, stamps)
     return index or ShardIndex(shards, header, arrays)
 
 
-def _stamp(shard: ShardFile, size: int | None) -> _Stamp:
-    if isinstance(shard, Path):
-        return shard.name, shard.stat().st_size, shard.stat().st_mtime_ns
-    return str(shard).rsplit("/", 1)[-1], size or 0, 0
+def _stamps(listed: Sequence[tuple[ShardFile, FileState]]) -> list[_Stamp]:
+    """Return the stamps of shards; a server whose list tells nothing of a file is asked for each one."""
+    states = {shard: state for shard, state in listed if isinstance(shard, RemoteFile)}
+    unknown = [shard for shard, state in states.items() if state == FileState()]
+    states |= zip(unknown, request_states(unknown), strict=True) if unknown else ()
+    stamps = []
+    for shard, _ in listed:
+        if isinstance(shard, RemoteFile):
+            stamps.append((shard.name, states[shard].size, states[shard].version))
+        elif isinstance(shard, Path):
+            stamps.append((shard.name, shard.stat().st_size, shard.stat().st_mtime_ns))
+    return stamps
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, tensors, header, rescue=False)
+    except (TalkingheadError, OSError) as error:
+        log.warning("%s; the index stays in memory", error)
+
+
+def _keep_downloaded(path: Path, shards: Sequence[ShardFile], stamps: Sequence[_Stamp]) -> ShardIndex | None:
+    """Return the index that was downloaded, after its stamps were replaced by those of the server.
+
+    Its own have the times of the machine where it was made. None if it is of other shards.
+    """
+    if _load(path, shards, [(name, size, 0) for name, size, _ in stamps]) is None:
+        return None
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["talkinghead"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    _write(path, tensors, header | {"shards": stamps})
+    return _load(path, shards, stamps)
 
 
 def _download(url: str, path: Path) -> None:
@@ -154,7 +179,10 @@ def _load(path: Path, shards: Sequence[ShardFile], stamps: Sequence[_Stamp]) -> 
                 return None
             names = set(file.keys()) - {"frames"}
             arrays: dict[str, Any] = {name: file.get_tensor(name).numpy().copy() for name in names}
-            num_frames = file.get_slice("frames").get_shape()[0]
+            frames = file.get_slice("frames")
+            num_frames, width = frames.get_shape()
+            if width != 2 or frames.get_dtype() != "I64":
+                return None
         arrays["frames"] = _StoredFrames(path, tensor_offset(path, "frames"))
         index = ShardIndex(shards, header, arrays)
         return index if _is_whole(index, arrays, num_frames) else None

@@ -32,14 +32,15 @@ from ..clip import IRIS_POINTS, POINTS
 from ..data.crop import Crop
 from ..errors import TalkingheadError
 from ..media.images import decode_jpeg
+from .remote import describe
 from .shard_file import SHARDS as SHARDS
 from .shard_file import (
     BoundedFile,
     MemoryFile,
     ShardFile,
     list_shards,
-    open_binary,
-    open_shard,
+    parse_shard,
+    read_parts,
     read_whole,
     remedy,
 )
@@ -183,12 +184,15 @@ class ShardClip:
             TalkingheadError: the shard is missing or damaged.
         """
         try:
-            with open_binary(self._shard) as file:
-                frames = [self._decode(file, self._pieces[int(index)], min_side) for index in indices]
-            return np.stack(frames)
+            places = [self._pieces[int(index)] for index in indices]
+            jpegs = read_parts(
+                self._shard, lambda file: [file.content(*place, _JPEG_BYTES) for place in places]
+            )
+            return np.stack([decode_jpeg(jpeg, self.size, min_side=min_side) for jpeg in jpegs])
         except Exception as error:  # Pillow raises many types
             raise TalkingheadError(
-                f"{self._shard}: a frame of {self.key} cannot be read ({error}); {remedy(self._shard)}"
+                f"{self._shard}: a frame of {self.key} cannot be read ({describe(error)}); "
+                f"{remedy(self._shard)}"
             ) from error
 
     def resized_frames(self, indices: Iterable[int], size: int, *, scaled: bool = False) -> Tensor:
@@ -208,11 +212,6 @@ class ShardClip:
             return frames
         resized = F.interpolate(frames.float(), size=(size, size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
-
-    def _decode(self, file: IO[bytes], place: tuple[int, int], min_side: int | None) -> np.ndarray:
-        offset, length = place
-        file.seek(offset)
-        return decode_jpeg(file.read(length), self.size, min_side=min_side)
 
 
 def find_shards(folder: str | os.PathLike[str]) -> list[ShardFile]:
@@ -272,10 +271,12 @@ def read_shard(shard: ShardFile) -> Iterator[tuple[ClipPlaces, ShardClip]]:
     Raises:
         TalkingheadError: it is missing, damaged or of another version.
     """
-    with open_shard(read_whole(shard)) as file:
+
+    def parse(file: BoundedFile) -> list[tuple[ClipPlaces, ShardClip]]:
         _check_end(file)
-        clips = [(places, _load_clip(file, shard, places)) for places in _iterate_clips(file, file.size)]
-    yield from clips
+        return [(places, _load_clip(file, shard, places)) for places in _iterate_clips(file, file.size)]
+
+    yield from parse_shard(read_whole(shard), parse)
 
 
 def read_clip(shard: ShardFile, places: ClipPlaces) -> ShardClip:
@@ -284,8 +285,7 @@ def read_clip(shard: ShardFile, places: ClipPlaces) -> ShardClip:
     Raises:
         TalkingheadError: the shard is missing, damaged, or has something else at these places.
     """
-    with open_shard(shard) as file:
-        return _load_clip(file, shard, places)
+    return parse_shard(shard, lambda file: _load_clip(file, shard, places))
 
 
 def read_into_memory(shard: ShardFile, places: ClipPlaces) -> ShardClip:
@@ -295,11 +295,10 @@ def read_into_memory(shard: ShardFile, places: ClipPlaces) -> ShardClip:
         TalkingheadError: as for `read_clip`.
     """
     offset, size = places.extent()
-    with open_shard(shard) as file:
-        # a clip shall not keep the whole shard in memory
-        origin = shard.shard if isinstance(shard, MemoryFile) else shard
-        content = MemoryFile(origin, file.content(offset, size, file.size))
-    return read_clip(content, places.shifted(offset))
+    content = parse_shard(shard, lambda file: file.content(offset, size, file.size))
+    # a clip shall not keep the whole shard in memory
+    origin = shard.shard if isinstance(shard, MemoryFile) else shard
+    return read_clip(MemoryFile(origin, content), places.shifted(offset))
 
 
 def _iterate_clips(file: BoundedFile, size: int) -> Iterator[ClipPlaces]:

@@ -79,6 +79,7 @@ def _check_address(address: str) -> None:
     if not host or not port.isdecimal() or "/" in host:
         raise TalkingheadError(f"ray {shorten(address)}: is no address; write auto, or HOST:PORT of the head")
     try:
+        host = host.removeprefix("[").removesuffix("]")  # of an address of IPv6
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error

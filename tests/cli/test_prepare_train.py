@@ -18,7 +18,9 @@ from talkinghead.dataset.people_table import read_people
 from talkinghead.dataset.shard_reader import read_index
 from talkinghead.errors import TalkingheadError
 from talkinghead.model import Model, random_model
+from talkinghead.training import meta
 from talkinghead.training.meta_learner import MetaLearner
+from talkinghead.training.run_folder import RunFolder
 
 SMALL_PRESET = """
 [preset]
@@ -192,3 +194,18 @@ def test_train_receives_arguments_of_command(
         "workers": 3,
         "streaming": True,
     }
+
+
+def test_resume_command_hides_secrets_of_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(meta, "train", interrupt)
+    RunFolder(tmp_path).state.write_bytes(b"")
+    url = "simplecache::https://me:secret@host/data?sig=secret"
+    assert cli.main(["train", url, "--out", str(tmp_path)]) == cli.INTERRUPTED
+    log = capsys.readouterr().err
+    assert "resume by: talkinghead train 'simplecache::https://***@host/data?***' --out" in log
+    assert "secret" not in log

@@ -19,6 +19,7 @@ from support.dataset_helpers import FRAMES, agree, contents, draw_corpus, draw_v
 from support.faulty_detectors import Failing
 from talkinghead.dataset import merge_parts as merging
 from talkinghead.dataset import parts, writer
+from talkinghead.dataset.discover import SourceVideo
 from talkinghead.dataset.merge_parts import merge_parts
 from talkinghead.dataset.parts import PART_FILE, Part, parse_part, read_part
 from talkinghead.dataset.prepare import prepare
@@ -122,8 +123,9 @@ def test_merge_keeps_empty_parts_and_failures(tmp_path: Path, monkeypatch: pytes
     detector = Failing()
     prepare(paths, tmp_path / "data", 16, detector, workers=1)
     for number in (1, 2, 3):
-        prepare(paths, tmp_path / "parts", 16, detector, workers=1, part=f"{number}/3")
+        result = prepare(paths, tmp_path / "parts", 16, detector, workers=1, part=f"{number}/3")
     assert read_part(tmp_path / "parts/part-3-of-3").complete
+    assert result.lines() == [f"{tmp_path}/parts/part-3-of-3: 0 videos added, 0 were there, 0 rejected"]
     assert lines(tmp_path / "parts/part-2-of-3")[0]["reason"] == "its reader crashed (signal 11)"
     merge_parts(tmp_path / "parts", tmp_path / "merged")
     assert contents(tmp_path / "merged") == contents(tmp_path / "data")
@@ -182,6 +184,30 @@ def change_count(folder: Path) -> None:
     edit_record(folder / "part-2-of-3", count=4)
 
 
+def claim_parts(folder: Path) -> None:
+    for path in folder.iterdir():
+        edit_record(path, count=999_999_999)
+
+
+def claim_videos(folder: Path) -> None:
+    for path in folder.iterdir():
+        edit_record(path, videos=999_999_999)
+
+
+def claim_no_videos(folder: Path) -> None:
+    for path in folder.iterdir():
+        edit_record(path, videos=0)
+
+
+def change_settings_of_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        edit_record(path, settings={"version": 1, "size": 32})
+
+
+def list_filters(folder: Path) -> None:
+    edit_record(folder / "part-2-of-3", settings={"filters": [1]})
+
+
 def cut_record(folder: Path) -> None:
     (folder / "part-2-of-3" / PART_FILE).write_text('{"number": 2')
 
@@ -228,6 +254,11 @@ def remove_all(folder: Path) -> None:
         (change_list, r"part-2-of-3: is of another list of videos or people"),
         (change_version, r"part-2-of-3: was prepared by talkinghead 0.1, not "),
         (change_count, r"part-2-of-3: is one of 4 parts, not of 3"),
+        (claim_parts, r"part 4/999999999 and 999999995 others is missing; prepare it"),
+        (claim_videos, r"report.jsonl: tells of 3 videos, expected 333333333; remove the folder"),
+        (claim_no_videos, r"part.json: cannot be read as the record of a part \(its numbers do not fit"),
+        (change_settings_of_all, r"part-1-of-3/report.jsonl: has other settings than part.json; remove the"),
+        (list_filters, r"part-2-of-3/part.json: cannot .* \(its filters are no named values\)"),
         (cut_record, r"part-2-of-3/part.json: cannot be read as the record of a part"),
         (rename_field, r"part-2-of-3/part.json: cannot be read as the record of a part"),
         (cut_report, r"part-2-of-3/report.jsonl: tells of 2 videos, expected 3; remove the folder"),
@@ -331,7 +362,7 @@ def test_interrupted_part_resumes_with_same_bytes(
 
 
 def test_record_of_part_survives_reading(tmp_path: Path) -> None:
-    record = parts.part_record(Part(2, 5), [], {"size": 16})
+    record = parts.part_record(Part(2, 5), [SourceVideo(Path("a.mp4"), "a", "")], {"size": 16})
     with parts.recorded_part(tmp_path, record):
         assert read_part(tmp_path) == record
     assert read_part(tmp_path) == replace(record, complete=True)

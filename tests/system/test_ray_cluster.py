@@ -14,6 +14,7 @@ import pytest
 from support.fake_work import work
 from support.rank_processes import free_port
 from talkinghead.errors import TalkingheadError
+from talkinghead.system import ray_cluster
 from talkinghead.system.executor import LocalExecutor, open_executor
 from talkinghead.system.process_pool import WorkerFailure, pickle_work
 from talkinghead.system.ray_cluster import RayExecutor, connect_to_ray
@@ -46,6 +47,20 @@ def test_address_without_cluster_reports_user_error(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(TalkingheadError, match=f"ray {address}: no cluster can be joined there .*refused"):
         connect_to_ray(address, tmp_path, tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("address, host", [("[::1]:6379", "::1"), ("head:6379", "head")])
+def test_brackets_of_ipv6_address_are_not_part_of_host(
+    address: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        ray_cluster.socket,
+        "create_connection",
+        lambda place, timeout: hosts.append(place) or SimpleNamespace(close=lambda: None),  # type: ignore[func-returns-value]
+    )
+    ray_cluster._check_address(address)
+    assert hosts == [(host, 6379)]
 
 
 def test_executor_is_local_without_ray(tmp_path: Path) -> None:

@@ -108,3 +108,16 @@ def test_lost_shards_of_all_ranks_are_logged_once_and_end_the_run(caplog):
         TalkingheadError, match=r"^seven: is gone; 3 of 200 shards cannot be read, more than 1"
     ):
         share_lost_shards(lost, ONE_RANK)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
+def test_cache_of_workers_is_the_same_after_starting_again(source):
+    def decoded(workers: int) -> int:
+        source.share_cache(workers)
+        return source._cache_bytes
+
+    first = decoded(2)
+    assert 0 < first < decoded(1)
+    for _ in range(3):
+        next(iter(load_episodes(source, range(2), CPU, 2)))
+    assert source._cache_bytes == first
