@@ -16,7 +16,6 @@ from torch import Tensor
 from ..config import Config
 from ..data.output_paths import check_outputs, files_in
 from ..dataset.episodes import Episodes, EpisodeSource
-from ..errors import quantity
 from ..model import Model
 from ..pretrained.perceptual import open_perceptual
 from ..system.device import choose_device, ops_on
@@ -32,6 +31,7 @@ from .meta_setup import (
     LearnerFactory,
     TrainingData,
     configuration,
+    describe_data,
     episode_source,
     fingerprint,
     settings_of,
@@ -115,20 +115,13 @@ def train(
             return run.train(config.meta.steps, save_seconds, on_step, workers)
 
 
-def _describe_data(source: EpisodeSource) -> str:
-    people, frames = len(set(source.clips.people)), int(source.clips.num_frames.sum())
-    return (
-        f"{quantity(len(source.clips), 'clip')} of {quantity(people, 'person')}, {quantity(frames, 'frame')}"
-    )
-
-
 class _Run:
     """A training run and its files.
 
     Args:
         learners: builds the networks as they are before the first step.
         source, folder: of the run.
-        settings: that its state file stores.
+        settings: that must be equal for it to resume.
         ranks: of the run.
         monitoring: how it is watched.
     """
@@ -146,7 +139,8 @@ class _Run:
         monitoring: ResolvedMonitoring,
     ) -> None:
         self._learners, self._source, self._folder = learners, source, folder
-        self._settings, self._parent, self._ranks = settings, learners.parent, ranks
+        self._equal_settings, self._settings = settings, dict(settings)  # the latter are those of the state
+        self._parent, self._ranks = learners.parent, ranks
         self._step, self._seconds, self._health = 0, 0.0, Health()
         self._evaluation: HeldOutEvaluation | None = None
         self._trackers = monitoring.trackers
@@ -244,7 +238,7 @@ class _Run:
         if header is not None:
             learner.video_embeddings_optimiser.fill_missing_state()
             with self._ranks.agreement():
-                check_same_run(self._folder.out, header, self._settings)
+                check_same_run(self._folder.out, header, self._equal_settings)
             self._step = int(header["step"])
             learner.set_steps(self._step)
             # a run keeps its precision, even where another would be faster now
@@ -275,7 +269,7 @@ class _Run:
         was_dealt = self._ranks.launched if header is None else header.get("dealt", False)
         if self._settings["streaming"] or (not was_dealt and self._ranks.count == 1):
             return
-        if not was_dealt:
+        if not was_dealt and "dealt" not in self._settings:  # not once more in a run that goes back
             log.info(
                 "%s: from step %d on, each episode of a batch draws from videos of its own, so that several "
                 "processes can share them",
@@ -305,7 +299,7 @@ class _Run:
         if 0 < self._step < steps:
             log.info("%s: resuming at step %d of %d", name, self._step, steps)
         if self._step < steps:
-            log.info("%s: learning from %s", name, _describe_data(self._source))
+            log.info("%s: learning from %s", name, describe_data(self._source))
         dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
         monitor.start(self._learner.config.meta.batch, measure_peak_flops(self._device, dtype))
         metrics, values = dict[str, Tensor](), dict[str, float]()
