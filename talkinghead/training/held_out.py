@@ -104,7 +104,13 @@ class HeldOutEvaluation:
 
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether the model of a step is evaluated, which has to be saved for that."""
-        return step % self._held_out.every == 0 or step == steps
+        return step % self._held_out.every == 0 or step >= steps
+
+    def is_missing(self, step: int, steps: int) -> bool:
+        """Return whether a loaded model is due but not in the table, such as after an interruption."""
+        if step == 0 or self._process is not None or not self.is_due(step, steps):
+            return False
+        return all(row["step"] != str(step) for row in read_table(self._out / TABLE))
 
     def begin(self, step: int) -> None:
         """Start to evaluate the saved model, which is of this step, unless an evaluation still runs."""

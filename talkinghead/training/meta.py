@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -178,7 +177,7 @@ class _Run:
                         with closing(self._open_monitor()) as monitor, closing(batches):
                             self._advance(batches, steps, save_seconds, on_step=on_step, monitor=monitor)
                             monitor.finish_evaluation(stopped)
-                        self._log_next_command()
+                        self._folder.log_next_command(self._settings["variant"])
                         return self.model()
                     except NotFiniteError as error:
                         self._go_back(error)
@@ -307,6 +306,7 @@ class _Run:
         start_steps(on_step, self._step, steps)
         last = saved = time.monotonic()
         with graceful_shutdown() as stopped:
+            self._evaluate_loaded(steps, monitor)
             (stop,) = ranks.any(stopped())
             while self._step < steps and not stop:
                 with ranks.agreement(), monitor.waiting_for_data():
@@ -339,6 +339,14 @@ class _Run:
                 log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
                 raise Interrupted(model=self.model())
 
+    def _evaluate_loaded(self, steps: int, monitor: RunMonitor) -> None:
+        """Begin to evaluate the loaded model, if that was interrupted, or not asked for before."""
+        evaluates = monitor.must_evaluate_loaded(self._step, steps)
+        if self._ranks.any(evaluates)[0]:
+            self._save({}, monitor)  # the model in the folder may be of another step than the state
+        if evaluates:
+            monitor.begin_evaluation(self._step)
+
     def _agree(self, stopped: bool, due: bool) -> tuple[bool, bool]:
         """Return whether any rank was stopped, and whether any must save; tell all what shards are lost."""
         lost = self._source.lost
@@ -346,17 +354,6 @@ class _Run:
         if has_lost:
             share_lost_shards(lost, self._ranks)
         return stop, is_due
-
-    def _log_next_command(self) -> None:
-        """Log what to do with the model of a finished run."""
-        options = f"--model {shlex.quote(str(self._folder.model))} --out person.safetensors"
-        if self._settings["variant"] == "ff":
-            options += " --steps 0"
-        log.info(
-            "%s: finished; learn a person from it: talkinghead finetune PICTURES %s",
-            self._folder.out,
-            options,
-        )
 
     def model(self) -> Model:
         """Return the model so far."""

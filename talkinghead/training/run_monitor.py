@@ -172,6 +172,10 @@ class RunMonitor:
         """Return whether this rank evaluates the model of a step, which has to be saved before."""
         return self._evaluation is not None and self._evaluation.is_due(step, steps)
 
+    def must_evaluate_loaded(self, step: int, steps: int) -> bool:
+        """Return whether this rank evaluates the model that was loaded, which has to be saved before."""
+        return self._evaluation is not None and self._evaluation.is_missing(step, steps)
+
     def begin_evaluation(self, step: int) -> None:
         """Begin to evaluate the model that was just saved."""
         if self._evaluation is not None:

@@ -252,6 +252,61 @@ def test_interrupted_train_ends_evaluation(
     assert process is not None and process.returncode == -signal.SIGTERM
 
 
+def test_interrupted_evaluation_of_last_model_is_repeated(
+    program: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.with_name("wait").touch()
+    begin = HeldOutEvaluation.begin
+    steps = []
+
+    def begin_and_interrupt(self: HeldOutEvaluation, step: int) -> None:
+        begin(self, step)
+        steps.append(step)
+        if len(steps) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(HeldOutEvaluation, "begin", begin_and_interrupt)
+    command = ["train", str(data), "--out", str(tmp_path / "run"), "--steps", "3", "--quiet"]
+    command += ["--track", "none", "--evaluate", str(data), "--evaluate-every", "100"]
+    assert cli.main(command) == cli.INTERRUPTED
+    table = tmp_path / "run" / "evaluations" / "table.tsv"
+    assert read_table(table) == [] and steps == [3]
+    program.with_name("wait").unlink()
+    assert cli.main(command) == 0
+    assert {row["step"] for row in read_table(table)} == {"3"}
+    assert cli.main(command) == 0
+    assert steps == [3, 3], "a step that the table has is evaluated again"
+
+
+def test_finished_run_is_evaluated_when_that_is_asked_for_later(
+    program: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(data, out, "tiny", steps=3, monitoring=Monitoring(track=("none",)))
+    state = (out / "state.safetensors").stat()
+    monitoring = Monitoring(track=("none",), evaluate=data, evaluate_every=100)
+    train(data, out, "tiny", steps=3, monitoring=monitoring)
+    assert {row["step"] for row in read_table(out / "evaluations" / "table.tsv")} == {"3"}
+    assert (out / "state.safetensors").stat().st_mtime_ns == state.st_mtime_ns
+
+
+def test_missing_evaluation_is_one_of_a_due_step_outside_the_table(program: Path, tmp_path: Path) -> None:
+    evaluation = evaluation_in(tmp_path / "run")
+    assert [evaluation.is_missing(step, 25) for step in (0, 5, 10, 25, 30)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    program.with_name("wait").touch()
+    evaluation.begin(10)
+    assert not evaluation.is_missing(10, 25), "it runs"
+    program.with_name("wait").unlink()
+    wait_for(evaluation)
+    assert not evaluation.is_missing(10, 25) and evaluation.is_missing(20, 25)
+
+
 @pytest.mark.slow  # `talkinghead evaluate` itself, at low priority
 def test_first_rank_alone_evaluates(data: Path, tmp_path: Path) -> None:
     options = 'shots = [1]\nmethods = ["feed-forward", "nearest"]\nnum-held-out = 2\nworkers = 1\n'
