@@ -33,7 +33,8 @@ class Monitoring:
         evaluate: videos or data that `talkinghead evaluate` measures on while training goes on: of the people
             left out of training, where there are any, else of all.
         evaluate_every: steps between two evaluations.
-        evaluate_config: TOML file of options of `evaluate`, in place of a quick evaluation.
+        evaluate_config: TOML file of options of `evaluate`, in place of a quick evaluation; the people
+            left out of training, and no fine-tuning with variant "ff", take precedence over it.
     """
 
     track: Sequence[str] = ("tensorboard",)

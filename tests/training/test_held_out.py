@@ -12,6 +12,7 @@ import pytest
 from support.minimal_training import minimal_config, write_data
 from support.rank_commands import run_train
 from talkinghead import cli, config
+from talkinghead.cli import build_parser
 from talkinghead.errors import TalkingheadError
 from talkinghead.training import held_out, meta
 from talkinghead.training.held_out import (
@@ -188,9 +189,43 @@ def test_options_follow_variant_people_and_config(tmp_path: Path) -> None:
     assert clips is not None and clips.clips == (str(tmp_path),)
     assert clips.options()[-4:] == ["--methods", "feed-forward", "--only", "anna"]
     (tmp_path / "e.toml").touch()
-    clips = held_out_clips([tmp_path], 5, tmp_path / "e.toml", only=("anna",))
-    assert clips is not None and clips.options() == ["--config", str(tmp_path / "e.toml")]
+    path = tmp_path / "e.toml"
+    clips = held_out_clips([tmp_path], 5, path)
+    assert clips is not None and clips.options() == ["--config", str(path)]
+    clips = held_out_clips([tmp_path], 5, path, only=("anna",))
+    assert clips is not None and clips.options() == ["--config", str(path), "--only", "anna"]
     assert held_out_clips((), 5, None) is None
+
+
+@pytest.mark.parametrize(
+    "text, methods",
+    [
+        ("", ["feed-forward", "nearest", "warped"]),
+        ('[evaluate]\nmethods = ["nearest", "fine-tuned"]', ["nearest"]),
+        ('[evaluate]\nmethods = ["fine-tuned"]', ["feed-forward"]),
+        ("methods = 'warped'", ["warped"]),
+        ("evaluate = 3", ["feed-forward", "nearest", "warped"]),
+        ("methods = 3", ["3"]),
+        ("no toml", ["feed-forward", "nearest", "warped"]),
+    ],
+)
+def test_config_of_feed_forward_run_keeps_methods_without_fine_tuning(
+    text: str, methods: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "e.toml").write_text(text)
+    clips = held_out_clips(tmp_path, 5, tmp_path / "e.toml", feed_forward=True)
+    assert clips is not None
+    assert clips.options() == ["--config", str(tmp_path / "e.toml"), "--methods", *methods]
+
+
+def test_evaluate_gives_options_of_train_precedence_over_config(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text('[evaluate]\nonly = ["bob"]\nmethods = ["fine-tuned", "nearest"]\nshots = [1]\n')
+    clips = held_out_clips(tmp_path, 5, path, only=("anna",), feed_forward=True)
+    assert clips is not None
+    command = ["evaluate", "tiny", str(tmp_path), "--out", str(tmp_path / "out"), *clips.options()]
+    args = build_parser().parse_args(command)
+    assert (args.only, args.methods, args.shots) == (["anna"], ["nearest"], (1,))
 
 
 @pytest.mark.parametrize(
