@@ -142,6 +142,7 @@ class _Run:
         self._parent, self._ranks = learners.parent, ranks
         self._step, self._seconds, self._health = 0, 0.0, Health()
         self._evaluation: HeldOutEvaluation | None = None
+        self._went_back = False
         self._trackers = monitoring.trackers
         if monitoring.held_out is not None and ranks.is_first:
             self._evaluation = HeldOutEvaluation(folder.out, monitoring.held_out)
@@ -174,7 +175,7 @@ class _Run:
                 while True:
                     batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
                     try:
-                        with closing(self._open_monitor()) as monitor, closing(batches):
+                        with self._open_monitor() as monitor, closing(batches):
                             self._advance(batches, steps, save_seconds, on_step=on_step, monitor=monitor)
                             monitor.finish_evaluation(stopped)
                         self._folder.log_next_command(self._settings["variant"])
@@ -196,6 +197,7 @@ class _Run:
             evaluation=self._evaluation,
             health=self._health,
             settings=self._settings,
+            restarts=self._went_back,
         )
 
     def _go_back(self, error: NotFiniteError) -> None:
@@ -213,6 +215,7 @@ class _Run:
             )
             final.reported = not self._ranks.is_first
             raise final from None
+        self._went_back = True
         del self._learner
         gc.collect()  # hooks on its parameters refer to each other, and a GPU may not hold it twice
         self._start()

@@ -89,9 +89,9 @@ class MlflowTracker:
         if path is not None:
             self._client.log_artifact(self._run_id, str(path), "samples")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """End the run."""
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

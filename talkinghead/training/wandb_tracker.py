@@ -67,9 +67,9 @@ class WandbTracker:
         if path is not None:
             self._run.log({"step": step, name: self._wandb.Image(str(path))})
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Send what is left, and end the run and W&B's process, which loses the data of a run that starts
         again soon after under the same id.
         """
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
         self._wandb.teardown()

@@ -3,7 +3,7 @@
 import json
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from PIL import Image
 from support.minimal_training import minimal_config, write_data
 from talkinghead import cli, config
 from talkinghead.errors import TalkingheadError
-from talkinghead.training import meta
+from talkinghead.training import meta, run_log
+from talkinghead.training.health import NotFiniteError
 from talkinghead.training.meta import train
+from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.run_log import RunLog, check_trackers
 from talkinghead.training.run_monitor import Monitoring
 from talkinghead.training.tracked_runs import FILE
@@ -219,6 +221,79 @@ def test_tracker_that_fails_ends_and_run_continues(
     warning = "wandb: cannot be written to (the server has gone); the run continues without its log"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [warning]
     assert len(calls) == 1 and scalars_of(tmp_path)["content"] == [1, 2, 3]
+
+
+class FakeTracker:
+    """Tracker that records how often it started and how each start ended.
+
+    Args:
+        refuses: numbers of the starts that fail.
+        events: where to record.
+    """
+
+    place, errors = "mlflow", (Exception,)
+
+    def __init__(self, events: list[object], refuses: tuple[int, ...] = ()) -> None:
+        self._events = events
+        events.append("start")
+        if events.count("start") in refuses:
+            raise TalkingheadError("mlflow: no run can be started (it is down); leave mlflow out of --track")
+
+    def write_scalars(self, step: int, values: object) -> None:
+        self._events.append(step)
+
+    def close(self, *, failed: bool = False) -> None:
+        self._events.append("failed" if failed else "finished")
+
+
+def make_infinite(monkeypatch: pytest.MonkeyPatch, steps: Container[int]) -> None:
+    """Let a loss be infinite in these steps, counted over all that are taken."""
+    original, count = MetaLearner.step, 0
+
+    def take(self: MetaLearner, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        metrics, images = original(self, *arguments)
+        if count in steps:
+            metrics["content"] = torch.tensor(torch.inf)
+        return metrics, images
+
+    monkeypatch.setattr(MetaLearner, "step", take)
+
+
+def test_run_that_goes_back_continues_without_tracker_that_is_down(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events, refuses=(2,)))
+    make_infinite(monkeypatch, [2])
+    model = train(data, tmp_path, "tiny", steps=3, monitoring=Monitoring(track=("mlflow",)))
+    assert model.provenance["steps"] == 3 and events == ["start", "failed", "start"]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert lines[1:] == ["mlflow: no run can be started (it is down); the run continues without its log"]
+
+
+def test_trackers_are_told_whether_the_run_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events))
+    monitoring = Monitoring(track=("mlflow",))
+    train(data, tmp_path, "tiny", steps=2, monitoring=monitoring)
+    assert events == ["start", 2, "finished"]
+    make_infinite(monkeypatch, range(100))
+    with pytest.raises(NotFiniteError):
+        train(data, tmp_path, "tiny", steps=4, monitoring=monitoring)
+    assert events[3:] == ["start", "failed", "start", "failed"]
+
+
+def test_tracker_that_cannot_start_closes_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "WandbTracker", lambda *_: FakeTracker(events))
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events, refuses=(2,)))
+    with pytest.raises(TalkingheadError, match="no run can be started"):
+        RunLog(tmp_path, 0, ("wandb", "mlflow"), settings=SETTINGS)
+    assert events == ["start", "start", "failed"]
 
 
 def scalars_of(out: Path) -> dict[str, list[int]]:
