@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..constants import TRACKERS
+from ..dataset.remote import display
 from ..errors import TalkingheadError, did_you_mean
 from ..media.images import write_image
 from .mlflow_tracker import MlflowTracker
@@ -141,7 +142,7 @@ class RunLog:
 def _warn(place: str, error: Exception) -> None:
     """Log that a tracker ended."""
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    log.warning("%s: cannot be written to (%s); the run continues without its log", place, reason)
+    log.warning("%s: cannot be written to (%s); the run continues without its log", place, display(reason))
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
