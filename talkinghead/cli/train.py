@@ -156,7 +156,8 @@ def _add_monitoring_options(parser: argparse.ArgumentParser) -> None:
         "--evaluate-config",
         type=InputPath,
         metavar="FILE.toml",
-        help="options of `talkinghead evaluate`, as its --config reads them (default: T = 8 on the longest "
+        help="options of `talkinghead evaluate`, as its --config reads them, but for the people of "
+        "--exclude-identities and, with --variant ff, without fine-tuning (default: T = 8 on the longest "
         "clip of each person, by one worker)",
     )
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..constants import DEFAULT_METHODS, FINE_TUNED_METHODS
 from ..errors import TalkingheadError, check_whole_number, quantity
 from ..system.atomic_file import atomic_write
+from ..system.toml_file import read_toml
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,27 @@ class HeldOutClips:
     feed_forward: bool = False
 
     def options(self) -> list[str]:
-        """Return the options of `evaluate`."""
-        if self.config is not None:
-            return ["--config", self.config]
-        methods = ["feed-forward"] if self.feed_forward else ["feed-forward", "fine-tuned"]
+        """Return the options of `evaluate`; those that the run requires replace others of the file."""
         only = ["--only", *self.only] if self.only else []
+        if self.config is not None:
+            return ["--config", self.config, *self._allowed_methods(self.config), *only]
+        methods = ["feed-forward"] if self.feed_forward else ["feed-forward", "fine-tuned"]
         return [*DEFAULT_OPTIONS, "--methods", *methods, *only]
+
+    def _allowed_methods(self, config: str) -> list[str]:
+        """Return the option that leaves out the file's methods that fine-tune, where the model cannot."""
+        if not self.feed_forward:
+            return []
+        values: dict[str, Any] = {}
+        with suppress(TalkingheadError):  # a damaged file is an error of `evaluate`
+            values = read_toml(config)
+        table = values.get("evaluate", values)
+        chosen = table.get("methods", DEFAULT_METHODS) if isinstance(table, dict) else DEFAULT_METHODS
+        names = [str(name) for name in chosen] if isinstance(chosen, (list, tuple)) else [str(chosen)]
+        return [
+            "--methods",
+            *([name for name in names if name not in FINE_TUNED_METHODS] or ["feed-forward"]),
+        ]
 
 
 def held_out_clips(
@@ -104,7 +121,13 @@ class HeldOutEvaluation:
 
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether the model of a step is evaluated, which has to be saved for that."""
-        return step % self._held_out.every == 0 or step == steps
+        return step % self._held_out.every == 0 or step >= steps
+
+    def is_missing(self, step: int, steps: int) -> bool:
+        """Return whether a loaded model is due but not in the table, such as after an interruption."""
+        if step == 0 or self._process is not None or not self.is_due(step, steps):
+            return False
+        return all(row["step"] != str(step) for row in read_table(self._out / TABLE))
 
     def begin(self, step: int) -> None:
         """Start to evaluate the saved model, which is of this step, unless an evaluation still runs."""

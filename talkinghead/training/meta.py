@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,7 +15,6 @@ from torch import Tensor
 from ..config import Config
 from ..data.output_paths import check_outputs, files_in
 from ..dataset.episodes import Episodes, EpisodeSource
-from ..errors import quantity
 from ..model import Model
 from ..pretrained.perceptual import open_perceptual
 from ..system.device import choose_device, ops_on
@@ -32,6 +30,7 @@ from .meta_setup import (
     LearnerFactory,
     TrainingData,
     configuration,
+    describe_data,
     episode_source,
     fingerprint,
     settings_of,
@@ -115,20 +114,13 @@ def train(
             return run.train(config.meta.steps, save_seconds, on_step, workers)
 
 
-def _describe_data(source: EpisodeSource) -> str:
-    people, frames = len(set(source.clips.people)), int(source.clips.num_frames.sum())
-    return (
-        f"{quantity(len(source.clips), 'clip')} of {quantity(people, 'person')}, {quantity(frames, 'frame')}"
-    )
-
-
 class _Run:
     """A training run and its files.
 
     Args:
         learners: builds the networks as they are before the first step.
         source, folder: of the run.
-        settings: that its state file stores.
+        settings: that must be equal for it to resume.
         ranks: of the run.
         monitoring: how it is watched.
     """
@@ -146,9 +138,11 @@ class _Run:
         monitoring: ResolvedMonitoring,
     ) -> None:
         self._learners, self._source, self._folder = learners, source, folder
-        self._settings, self._parent, self._ranks = settings, learners.parent, ranks
+        self._equal_settings, self._settings = settings, dict(settings)  # the latter are those of the state
+        self._parent, self._ranks = learners.parent, ranks
         self._step, self._seconds, self._health = 0, 0.0, Health()
         self._evaluation: HeldOutEvaluation | None = None
+        self._went_back = False
         self._trackers = monitoring.trackers
         if monitoring.held_out is not None and ranks.is_first:
             self._evaluation = HeldOutEvaluation(folder.out, monitoring.held_out)
@@ -181,10 +175,10 @@ class _Run:
                 while True:
                     batches = load_episodes(self._source, range(self._step, steps), self._device, workers)
                     try:
-                        with closing(self._open_monitor()) as monitor, closing(batches):
+                        with self._open_monitor() as monitor, closing(batches):
                             self._advance(batches, steps, save_seconds, on_step=on_step, monitor=monitor)
                             monitor.finish_evaluation(stopped)
-                        self._log_next_command()
+                        self._folder.log_next_command(self._settings["variant"])
                         return self.model()
                     except NotFiniteError as error:
                         self._go_back(error)
@@ -203,6 +197,7 @@ class _Run:
             evaluation=self._evaluation,
             health=self._health,
             settings=self._settings,
+            restarts=self._went_back,
         )
 
     def _go_back(self, error: NotFiniteError) -> None:
@@ -220,6 +215,7 @@ class _Run:
             )
             final.reported = not self._ranks.is_first
             raise final from None
+        self._went_back = True
         del self._learner
         gc.collect()  # hooks on its parameters refer to each other, and a GPU may not hold it twice
         self._start()
@@ -244,7 +240,7 @@ class _Run:
         if header is not None:
             learner.video_embeddings_optimiser.fill_missing_state()
             with self._ranks.agreement():
-                check_same_run(self._folder.out, header, self._settings)
+                check_same_run(self._folder.out, header, self._equal_settings)
             self._step = int(header["step"])
             learner.set_steps(self._step)
             # a run keeps its precision, even where another would be faster now
@@ -275,7 +271,7 @@ class _Run:
         was_dealt = self._ranks.launched if header is None else header.get("dealt", False)
         if self._settings["streaming"] or (not was_dealt and self._ranks.count == 1):
             return
-        if not was_dealt:
+        if not was_dealt and "dealt" not in self._settings:  # not once more in a run that goes back
             log.info(
                 "%s: from step %d on, each episode of a batch draws from videos of its own, so that several "
                 "processes can share them",
@@ -305,7 +301,7 @@ class _Run:
         if 0 < self._step < steps:
             log.info("%s: resuming at step %d of %d", name, self._step, steps)
         if self._step < steps:
-            log.info("%s: learning from %s", name, _describe_data(self._source))
+            log.info("%s: learning from %s", name, describe_data(self._source))
         dtype = torch.bfloat16 if self._learner.precision == "bf16" else torch.float32
         monitor.start(self._learner.config.meta.batch, measure_peak_flops(self._device, dtype))
         metrics, values = dict[str, Tensor](), dict[str, float]()
@@ -313,6 +309,7 @@ class _Run:
         start_steps(on_step, self._step, steps)
         last = saved = time.monotonic()
         with graceful_shutdown() as stopped:
+            self._evaluate_loaded(steps, monitor)
             (stop,) = ranks.any(stopped())
             while self._step < steps and not stop:
                 with ranks.agreement(), monitor.waiting_for_data():
@@ -345,6 +342,14 @@ class _Run:
                 log.info("%s: stopped at step %d of %d, and saved", name, self._step, steps)
                 raise Interrupted(model=self.model())
 
+    def _evaluate_loaded(self, steps: int, monitor: RunMonitor) -> None:
+        """Begin to evaluate the loaded model, if that was interrupted, or not asked for before."""
+        evaluates = monitor.must_evaluate_loaded(self._step, steps)
+        if self._ranks.any(evaluates)[0]:
+            self._save({}, monitor)  # the model in the folder may be of another step than the state
+        if evaluates:
+            monitor.begin_evaluation(self._step)
+
     def _agree(self, stopped: bool, due: bool) -> tuple[bool, bool]:
         """Return whether any rank was stopped, and whether any must save; tell all what shards are lost."""
         lost = self._source.lost
@@ -352,17 +357,6 @@ class _Run:
         if has_lost:
             share_lost_shards(lost, self._ranks)
         return stop, is_due
-
-    def _log_next_command(self) -> None:
-        """Log what to do with the model of a finished run."""
-        options = f"--model {shlex.quote(str(self._folder.model))} --out person.safetensors"
-        if self._settings["variant"] == "ff":
-            options += " --steps 0"
-        log.info(
-            "%s: finished; learn a person from it: talkinghead finetune PICTURES %s",
-            self._folder.out,
-            options,
-        )
 
     def model(self) -> Model:
         """Return the model so far."""

@@ -19,7 +19,7 @@ from ..constants import VARIANTS
 from ..dataset.episodes import EpisodeSource
 from ..dataset.shard_index import open_index
 from ..dataset.streamed_episodes import StreamedEpisodes
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, quantity
 from ..model import Model, random_model
 from ..pretrained.perceptual import PerceptualNetwork
 from ..system import torchrun
@@ -89,6 +89,14 @@ def episode_source(data: TrainingData, config: Config, seed: int, *, ranks: Rank
     )
     _report_hidden_irises(source)
     return source
+
+
+def describe_data(source: EpisodeSource) -> str:
+    """Return how many clips, people and frames a run learns from, as a text."""
+    people, frames = len(set(source.clips.people)), int(source.clips.num_frames.sum())
+    return (
+        f"{quantity(len(source.clips), 'clip')} of {quantity(people, 'person')}, {quantity(frames, 'frame')}"
+    )
 
 
 def with_index(data: TrainingData, ranks: Ranks) -> TrainingData:

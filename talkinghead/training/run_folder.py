@@ -5,6 +5,7 @@ it.
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -170,6 +171,13 @@ class RunFolder:
         with self._ranks.agreement():
             if self._ranks.is_first:
                 save_model(model, self.model)
+
+    def log_next_command(self, variant: str) -> None:
+        """Log what to do with the model of a finished run of a variant."""
+        options = f"--model {shlex.quote(str(self.model))} --out person.safetensors"
+        if variant == "ff":
+            options += " --steps 0"
+        log.info("%s: finished; learn a person from it: talkinghead finetune PICTURES %s", self.out, options)
 
     def seconds(self) -> float:
         """Return the duration of the steps so far, 0 where it is not known."""

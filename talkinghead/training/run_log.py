@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..constants import TRACKERS
+from ..dataset.remote import display
 from ..errors import TalkingheadError, did_you_mean
 from ..media.images import write_image
 from .mlflow_tracker import MlflowTracker
@@ -39,8 +40,8 @@ class Tracker(Protocol):
     def write_image(self, step: int, name: str, image: Tensor, path: Path | None) -> None:
         """Write an image, uint8 [H, W, 3], which is also a file, unless that could not be written."""
 
-    def close(self) -> None:
-        """End it."""
+    def close(self, *, failed: bool = False) -> None:
+        """End it, and say there whether the run failed."""
 
 
 class RunLog:
@@ -54,13 +55,22 @@ class RunLog:
         names: of trackers, of `talkinghead.constants.TRACKERS`.
         settings: of the run, for trackers that show them.
         active: False writes nothing.
+        restarts: whether trackers of this run ended before in this process; one that then cannot start is
+            left out, with a warning.
 
     Raises:
-        TalkingheadError: a tracker is not installed or cannot start.
+        TalkingheadError: a tracker is not installed or cannot start; those that did are closed.
     """
 
     def __init__(
-        self, out: Path, step: int, names: Sequence[str], *, settings: Mapping[str, Any], active: bool = True
+        self,
+        out: Path,
+        step: int,
+        names: Sequence[str],
+        *,
+        settings: Mapping[str, Any],
+        active: bool = True,
+        restarts: bool = False,
     ) -> None:
         self._out, self._active = out, active
         self._trackers: list[Tracker] = []
@@ -70,11 +80,28 @@ class RunLog:
             "wandb": lambda: WandbTracker(out, settings, runs),
             "mlflow": lambda: MlflowTracker(out, settings, runs),
         }
-        for name in dict.fromkeys(names) if active else ():
-            try:
-                self._trackers.append(openers[name]())
-            except OSError as error:
-                _warn(str(out / "log"), error)
+        chosen = [openers[name] for name in dict.fromkeys(names)] if active else []
+        try:
+            for open_tracker in chosen:
+                self._open(open_tracker, restarts)
+        except BaseException:
+            self.close(failed=True)
+            raise
+
+    def _open(self, open_tracker: Callable[[], Tracker], restarts: bool) -> None:
+        """Start a tracker, or warn where the run continues without it.
+
+        Raises:
+            TalkingheadError: it cannot start, and has to.
+        """
+        try:
+            self._trackers.append(open_tracker())
+        except OSError as error:
+            _warn(str(self._out / "log"), error)
+        except TalkingheadError as error:
+            if not restarts:
+                raise
+            log.warning("%s; the run continues without its log", str(error).rpartition("; ")[0] or error)
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars by name."""
@@ -98,9 +125,9 @@ class RunLog:
             path = None
         self._attempt(lambda tracker: tracker.write_image(step, SAMPLES, image, path))
 
-    def close(self) -> None:
-        """Flush and close."""
-        self._attempt(lambda tracker: tracker.close())
+    def close(self, *, failed: bool = False) -> None:
+        """Flush and close; `failed` says whether the run ends by an error."""
+        self._attempt(lambda tracker: tracker.close(failed=failed))
 
     def _attempt(self, write: Callable[[Tracker], object]) -> None:
         """Call `write` with every tracker, and remove those that fail."""
@@ -115,7 +142,7 @@ class RunLog:
 def _warn(place: str, error: Exception) -> None:
     """Log that a tracker ended."""
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    log.warning("%s: cannot be written to (%s); the run continues without its log", place, reason)
+    log.warning("%s: cannot be written to (%s); the run continues without its log", place, display(reason))
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:

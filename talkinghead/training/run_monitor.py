@@ -33,7 +33,8 @@ class Monitoring:
         evaluate: videos or data that `talkinghead evaluate` measures on while training goes on: of the people
             left out of training, where there are any, else of all.
         evaluate_every: steps between two evaluations.
-        evaluate_config: TOML file of options of `evaluate`, in place of a quick evaluation.
+        evaluate_config: TOML file of options of `evaluate`, in place of a quick evaluation; the people
+            left out of training, and no fine-tuning with variant "ff", take precedence over it.
     """
 
     track: Sequence[str] = ("tensorboard",)
@@ -82,6 +83,7 @@ class RunMonitor:
         evaluation: of this run, on its first rank.
         health: of the run, whose alarms are logged.
         settings: of the run, for trackers that show them.
+        restarts: whether the run went back; a tracker that cannot start is then left out, with a warning.
 
     Raises:
         TalkingheadError: a tracker is not installed or cannot start.
@@ -98,13 +100,28 @@ class RunMonitor:
         evaluation: HeldOutEvaluation | None,
         health: Health,
         settings: Mapping[str, Any],
+        restarts: bool,
     ) -> None:
         self._out, self._evaluation, self._health = out, evaluation, health
         self._reader = MetricReader(ranks, device)
         self._meter = StepMeter(batch=1, peak=1.0)
         public_settings = {name: value for name, value in settings.items() if name != "clips"}
         with ranks.agreement():
-            self._log = RunLog(out, step, trackers, settings=public_settings, active=ranks.is_first)
+            self._log = RunLog(
+                out,
+                step,
+                trackers,
+                settings=public_settings,
+                active=ranks.is_first,
+                restarts=restarts,
+            )
+
+    def __enter__(self) -> "RunMonitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        """Close the trackers, which show whether the run failed."""
+        self._log.close(failed=kind is not None and issubclass(kind, Exception))
 
     def start(self, batch: int, peak: float) -> None:
         """Start to count time: before steps of so many episodes, on a device with such a peak of operations a
@@ -172,6 +189,10 @@ class RunMonitor:
         """Return whether this rank evaluates the model of a step, which has to be saved before."""
         return self._evaluation is not None and self._evaluation.is_due(step, steps)
 
+    def must_evaluate_loaded(self, step: int, steps: int) -> bool:
+        """Return whether this rank evaluates the model that was loaded, which has to be saved before."""
+        return self._evaluation is not None and self._evaluation.is_missing(step, steps)
+
     def begin_evaluation(self, step: int) -> None:
         """Begin to evaluate the model that was just saved."""
         if self._evaluation is not None:
@@ -187,7 +208,3 @@ class RunMonitor:
     def _write_evaluation(self) -> None:
         if self._evaluation is not None and (result := self._evaluation.poll()) is not None:
             self._log.write_scalars(*result)
-
-    def close(self) -> None:
-        """Close the trackers."""
-        self._log.close()

@@ -42,6 +42,6 @@ class TensorBoardTracker:
         """Write an image, uint8 [H, W, 3], which is also the file `path`."""
         self._writer.add_image(name, image, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Flush and close."""
         self._writer.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..dataset.remote import display
 from ..errors import TalkingheadError, require
 from ..system.quiet import suppress_warnings
 from .tracked_runs import TrackedRuns
@@ -50,7 +51,7 @@ class WandbTracker:
                     settings=wandb.Settings(silent=True, console="off"),
                 )
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = display((str(error).splitlines() or [type(error).__name__])[0])
             raise TalkingheadError(
                 f"wandb: no run can be started ({reason}); run `wandb login`, set WANDB_MODE=offline, or "
                 "leave wandb out of --track"
@@ -67,9 +68,9 @@ class WandbTracker:
         if path is not None:
             self._run.log({"step": step, name: self._wandb.Image(str(path))})
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Send what is left, and end the run and W&B's process, which loses the data of a run that starts
         again soon after under the same id.
         """
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
         self._wandb.teardown()

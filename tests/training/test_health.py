@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.minimal_training import minimal_config, write_data
-from support.rank_commands import run_train
+from support.rank_commands import BATCH, run_train
 from talkinghead import cli, config
 from talkinghead.errors import TalkingheadError
 from talkinghead.training import meta
@@ -192,6 +192,36 @@ def test_ranks_go_back_together(data: Path, tmp_path: Path) -> None:
     assert outcome.printed[0].count("going back to step 3, with learning rates times 0.5") == 1
     header = header_of(tmp_path / "run")
     assert (header["step"], header["health"]["lowered_at"]) == (6, 3)
+
+
+def damage_second_step(rank: int) -> None:
+    """Let a loss be infinite in the second step that this process takes, once."""
+    original, steps = MetaLearner.step, 0
+
+    def take(self: MetaLearner, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        metrics, rows = original(self, *arguments)
+        if steps == 2:
+            metrics["content"] = torch.tensor(torch.inf)
+        return metrics, rows
+
+    MetaLearner.step = take  # type: ignore[method-assign]
+
+
+def test_run_extended_to_ranks_goes_back_before_first_save(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = minimal_config()
+    shared = replace(preset.meta, batch=BATCH, videos=20)
+    monkeypatch.setitem(config._PRESETS, "tiny", replace(preset, meta=shared))
+    train(data, tmp_path / "run", "tiny", steps=2)
+    arguments = [str(data), "--out", str(tmp_path / "run"), "--steps", "6", "--track", "none"]
+    outcome = run_train(arguments, 2, tmp_path / "log", damage_second_step)
+    assert outcome.codes == [0, 0], outcome.printed
+    assert outcome.printed[0].count("going back to step 2, with learning rates times 0.5") == 1
+    header = header_of(tmp_path / "run")
+    assert (header["step"], header["health"]["lowered_at"], header["dealt"]) == (6, 2, True)
 
 
 def damage_always(rank: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 from support.minimal_training import minimal_config, write_data
 from support.rank_commands import run_train
 from talkinghead import cli, config
+from talkinghead.cli import build_parser
 from talkinghead.errors import TalkingheadError
 from talkinghead.training import held_out, meta
 from talkinghead.training.held_out import (
@@ -188,9 +189,43 @@ def test_options_follow_variant_people_and_config(tmp_path: Path) -> None:
     assert clips is not None and clips.clips == (str(tmp_path),)
     assert clips.options()[-4:] == ["--methods", "feed-forward", "--only", "anna"]
     (tmp_path / "e.toml").touch()
-    clips = held_out_clips([tmp_path], 5, tmp_path / "e.toml", only=("anna",))
-    assert clips is not None and clips.options() == ["--config", str(tmp_path / "e.toml")]
+    path = tmp_path / "e.toml"
+    clips = held_out_clips([tmp_path], 5, path)
+    assert clips is not None and clips.options() == ["--config", str(path)]
+    clips = held_out_clips([tmp_path], 5, path, only=("anna",))
+    assert clips is not None and clips.options() == ["--config", str(path), "--only", "anna"]
     assert held_out_clips((), 5, None) is None
+
+
+@pytest.mark.parametrize(
+    "text, methods",
+    [
+        ("", ["feed-forward", "nearest", "warped"]),
+        ('[evaluate]\nmethods = ["nearest", "fine-tuned"]', ["nearest"]),
+        ('[evaluate]\nmethods = ["fine-tuned"]', ["feed-forward"]),
+        ("methods = 'warped'", ["warped"]),
+        ("evaluate = 3", ["feed-forward", "nearest", "warped"]),
+        ("methods = 3", ["3"]),
+        ("no toml", ["feed-forward", "nearest", "warped"]),
+    ],
+)
+def test_config_of_feed_forward_run_keeps_methods_without_fine_tuning(
+    text: str, methods: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "e.toml").write_text(text)
+    clips = held_out_clips(tmp_path, 5, tmp_path / "e.toml", feed_forward=True)
+    assert clips is not None
+    assert clips.options() == ["--config", str(tmp_path / "e.toml"), "--methods", *methods]
+
+
+def test_evaluate_gives_options_of_train_precedence_over_config(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text('[evaluate]\nonly = ["bob"]\nmethods = ["fine-tuned", "nearest"]\nshots = [1]\n')
+    clips = held_out_clips(tmp_path, 5, path, only=("anna",), feed_forward=True)
+    assert clips is not None
+    command = ["evaluate", "tiny", str(tmp_path), "--out", str(tmp_path / "out"), *clips.options()]
+    args = build_parser().parse_args(command)
+    assert (args.only, args.methods, args.shots) == (["anna"], ["nearest"], (1,))
 
 
 @pytest.mark.parametrize(
@@ -250,6 +285,61 @@ def test_interrupted_train_ends_evaluation(
     assert cli.main([*command, "--evaluate", str(data), "--evaluate-every", "2"]) == cli.INTERRUPTED
     (process,) = processes
     assert process is not None and process.returncode == -signal.SIGTERM
+
+
+def test_interrupted_evaluation_of_last_model_is_repeated(
+    program: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.with_name("wait").touch()
+    begin = HeldOutEvaluation.begin
+    steps = []
+
+    def begin_and_interrupt(self: HeldOutEvaluation, step: int) -> None:
+        begin(self, step)
+        steps.append(step)
+        if len(steps) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(HeldOutEvaluation, "begin", begin_and_interrupt)
+    command = ["train", str(data), "--out", str(tmp_path / "run"), "--steps", "3", "--quiet"]
+    command += ["--track", "none", "--evaluate", str(data), "--evaluate-every", "100"]
+    assert cli.main(command) == cli.INTERRUPTED
+    table = tmp_path / "run" / "evaluations" / "table.tsv"
+    assert read_table(table) == [] and steps == [3]
+    program.with_name("wait").unlink()
+    assert cli.main(command) == 0
+    assert {row["step"] for row in read_table(table)} == {"3"}
+    assert cli.main(command) == 0
+    assert steps == [3, 3], "a step that the table has is evaluated again"
+
+
+def test_finished_run_is_evaluated_when_that_is_asked_for_later(
+    program: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(data, out, "tiny", steps=3, monitoring=Monitoring(track=("none",)))
+    state = (out / "state.safetensors").stat()
+    monitoring = Monitoring(track=("none",), evaluate=data, evaluate_every=100)
+    train(data, out, "tiny", steps=3, monitoring=monitoring)
+    assert {row["step"] for row in read_table(out / "evaluations" / "table.tsv")} == {"3"}
+    assert (out / "state.safetensors").stat().st_mtime_ns == state.st_mtime_ns
+
+
+def test_missing_evaluation_is_one_of_a_due_step_outside_the_table(program: Path, tmp_path: Path) -> None:
+    evaluation = evaluation_in(tmp_path / "run")
+    assert [evaluation.is_missing(step, 25) for step in (0, 5, 10, 25, 30)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    program.with_name("wait").touch()
+    evaluation.begin(10)
+    assert not evaluation.is_missing(10, 25), "it runs"
+    program.with_name("wait").unlink()
+    wait_for(evaluation)
+    assert not evaluation.is_missing(10, 25) and evaluation.is_missing(20, 25)
 
 
 @pytest.mark.slow  # `talkinghead evaluate` itself, at low priority

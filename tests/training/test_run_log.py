@@ -3,7 +3,7 @@
 import json
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from PIL import Image
 from support.minimal_training import minimal_config, write_data
 from talkinghead import cli, config
 from talkinghead.errors import TalkingheadError
-from talkinghead.training import meta
+from talkinghead.training import meta, run_log
+from talkinghead.training.health import NotFiniteError
 from talkinghead.training.meta import train
+from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.run_log import RunLog, check_trackers
 from talkinghead.training.run_monitor import Monitoring
 from talkinghead.training.tracked_runs import FILE
@@ -79,11 +81,6 @@ def offline_runs(out: Path) -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
-def mlflow_client(out: Path) -> Any:
-    mlflow = pytest.importorskip("mlflow.tracking", reason="mlflow, an optional tracker, is not installed")
-    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{out / 'mlflow.db'}")
-
-
 def test_sample_sheet_has_rows_of_images(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0, (), settings=SETTINGS)
     log.write_samples(500, rows())
@@ -135,45 +132,28 @@ def test_wandb_that_cannot_start_is_user_error(tmp_path: Path, monkeypatch: pyte
     wandb = pytest.importorskip("wandb", reason="wandb, an optional tracker, is not installed")
 
     def refuse(**_: object) -> None:
-        raise wandb.errors.UsageError("api_key not configured (no-tty)\nmore")
+        raise wandb.errors.UsageError("https://me:secret@server: no api_key (no-tty)\nmore")
 
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(
         TalkingheadError,
-        match=r"^wandb: no run can be started \(api_key not configured \(no-tty\)\); "
+        match=r"^wandb: no run can be started \(https://\*\*\*@server: no api_key \(no-tty\)\); "
         "run `wandb login`, set WANDB_MODE=offline, or leave wandb out of --track$",
     ):
         RunLog(tmp_path, 0, ("wandb",), settings=SETTINGS)
 
 
-def test_mlflow_holds_params_metrics_and_samples_of_resumed_run(tmp_path: Path) -> None:
-    client = mlflow_client(tmp_path)
-    for step in (20, 40):
-        log = RunLog(tmp_path, step - 20, ("mlflow",), settings=SETTINGS)
-        log.write_scalars(step, {"content": 1.5 * step, "held_out/T8/fine-tuned/ssim": 0.5})
-        log.write_samples(step, rows())
-        log.close()
-    experiment = client.get_experiment_by_name("talkinghead")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_id == json.loads((tmp_path / FILE).read_text())["mlflow"]
-    assert run.info.status == "FINISHED" and run.info.run_name == tmp_path.name
-    assert run.data.params == {"seed": "3", "config.preset": "tiny", "config.meta.batch": "2"}
-    history = client.get_metric_history(run.info.run_id, "content")
-    assert [(metric.step, metric.value) for metric in history] == [(20, 30.0), (40, 60.0)]
-    assert run.data.metrics["held_out/T8/fine-tuned/ssim"] == 0.5
-    sheets = client.list_artifacts(run.info.run_id, "samples")
-    assert [sheet.path for sheet in sheets] == ["samples/step-0000020.png", "samples/step-0000040.png"]
+def test_warning_of_tracker_hides_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeTracker):
+        def write_scalars(self, step: int, values: object) -> None:
+            raise ValueError("https://user:secret@server/api is down")
 
-
-def test_mlflow_that_cannot_start_is_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow", reason="mlflow, an optional tracker, is not installed")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
-    with pytest.raises(
-        TalkingheadError,
-        match=r"^mlflow: no run can be started \(.*nonsense.*\); correct "
-        "MLFLOW_TRACKING_URI, or leave mlflow out of --track$",
-    ):
-        RunLog(tmp_path, 0, ("mlflow",), settings=SETTINGS)
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: Broken([]))
+    RunLog(tmp_path, 0, ("mlflow",), settings=SETTINGS).write_scalars(1, {})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("mlflow: cannot be written to (https://***@server/api is down)")
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
@@ -219,6 +199,79 @@ def test_tracker_that_fails_ends_and_run_continues(
     warning = "wandb: cannot be written to (the server has gone); the run continues without its log"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [warning]
     assert len(calls) == 1 and scalars_of(tmp_path)["content"] == [1, 2, 3]
+
+
+class FakeTracker:
+    """Tracker that records how often it started and how each start ended.
+
+    Args:
+        refuses: numbers of the starts that fail.
+        events: where to record.
+    """
+
+    place, errors = "mlflow", (Exception,)
+
+    def __init__(self, events: list[object], refuses: tuple[int, ...] = ()) -> None:
+        self._events = events
+        events.append("start")
+        if events.count("start") in refuses:
+            raise TalkingheadError("mlflow: no run can be started (it is down); leave mlflow out of --track")
+
+    def write_scalars(self, step: int, values: object) -> None:
+        self._events.append(step)
+
+    def close(self, *, failed: bool = False) -> None:
+        self._events.append("failed" if failed else "finished")
+
+
+def make_infinite(monkeypatch: pytest.MonkeyPatch, steps: Container[int]) -> None:
+    """Let a loss be infinite in these steps, counted over all that are taken."""
+    original, count = MetaLearner.step, 0
+
+    def take(self: MetaLearner, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        metrics, images = original(self, *arguments)
+        if count in steps:
+            metrics["content"] = torch.tensor(torch.inf)
+        return metrics, images
+
+    monkeypatch.setattr(MetaLearner, "step", take)
+
+
+def test_run_that_goes_back_continues_without_tracker_that_is_down(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events, refuses=(2,)))
+    make_infinite(monkeypatch, [2])
+    model = train(data, tmp_path, "tiny", steps=3, monitoring=Monitoring(track=("mlflow",)))
+    assert model.provenance["steps"] == 3 and events == ["start", "failed", "start"]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert lines[1:] == ["mlflow: no run can be started (it is down); the run continues without its log"]
+
+
+def test_trackers_are_told_whether_the_run_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events))
+    monitoring = Monitoring(track=("mlflow",))
+    train(data, tmp_path, "tiny", steps=2, monitoring=monitoring)
+    assert events == ["start", 2, "finished"]
+    make_infinite(monkeypatch, range(100))
+    with pytest.raises(NotFiniteError):
+        train(data, tmp_path, "tiny", steps=4, monitoring=monitoring)
+    assert events[3:] == ["start", "failed", "start", "failed"]
+
+
+def test_tracker_that_cannot_start_closes_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(run_log, "WandbTracker", lambda *_: FakeTracker(events))
+    monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events, refuses=(2,)))
+    with pytest.raises(TalkingheadError, match="no run can be started"):
+        RunLog(tmp_path, 0, ("wandb", "mlflow"), settings=SETTINGS)
+    assert events == ["start", "start", "failed"]
 
 
 def scalars_of(out: Path) -> dict[str, list[int]]:
