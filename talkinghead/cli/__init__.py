@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..dataset.remote import display
 from ..errors import TalkingheadError
 from ..system import torchrun
 from ..version import __version__
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(only=command).parse_args(arguments)
         check_arguments(args)
-        args.command_line = shlex.join(["talkinghead", *map(display, arguments)])
+        args.command_line = shlex.join(["talkinghead", *arguments])
         _run(args, out, err)
         out.check()
     except ClosedPipe:

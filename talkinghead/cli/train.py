@@ -165,7 +165,9 @@ def _add_monitoring_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: "Console") -> None:
     """Run `train`."""
     import logging  # not for --help
+    import shlex
 
+    from ..dataset.remote import display
     from ..training.meta import train
     from ..training.run_folder import RunFolder
     from ..training.run_monitor import Monitoring
@@ -194,7 +196,8 @@ def run(args: argparse.Namespace, console: "Console") -> None:
         )
     except KeyboardInterrupt:
         if RunFolder(Path(args.out)).state.exists():
-            command = f"torchrun ... -m {args.command_line}" if torchrun.is_launched() else args.command_line
+            prefix = "torchrun ... -m " if torchrun.is_launched() else ""
+            command = prefix + shlex.join(map(display, shlex.split(args.command_line)))
             logging.getLogger(__name__).info("%s: resume by: %s", args.out, command)
         raise
     path = Path(args.out, "model.safetensors")

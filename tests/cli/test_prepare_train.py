@@ -21,6 +21,7 @@ from talkinghead.model import Model, random_model
 from talkinghead.training import meta
 from talkinghead.training.meta_learner import MetaLearner
 from talkinghead.training.run_folder import RunFolder
+from talkinghead.training.run_monitor import Monitoring
 
 SMALL_PRESET = """
 [preset]
@@ -170,7 +171,8 @@ def test_train_receives_arguments_of_command(
     command = (
         "train people data --out run --preset small --variant ff --steps 12 --seed 5 --device auto "
         "--grad-accum-steps 2 --workers 3 --save-every 7.5 --exclude-identities bob ann --init-from tiny "
-        "--perceptual vgg19=a.pt vggface=b.pt --irises --streaming --json"
+        "--perceptual vgg19=a.pt vggface=b.pt --irises --streaming --track mlflow --evaluate clips "
+        "--evaluate-every 40 --evaluate-config evaluate.toml --json"
     )
     run_command(*command.split())
     assert json.loads(capsys.readouterr().out)["model"] == "run/model.safetensors"
@@ -193,6 +195,7 @@ def test_train_receives_arguments_of_command(
         "irises": True,
         "workers": 3,
         "streaming": True,
+        "monitoring": Monitoring(["mlflow"], ["clips"], 40, "evaluate.toml"),
     }
 
 
