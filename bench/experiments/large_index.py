@@ -9,6 +9,7 @@ seconds from opening the data to its first episodes, and the private memory (USS
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,17 @@ def private_mb() -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
 
 
-def write_shard(folder: Path) -> Path:
-    """Write one shard of clips whose frames are noise."""
-    random = np.random.default_rng(0)
-    points = np.repeat(((MEAN_FACE[:, :2] * 0.15 + 0.5) * SIDE).astype(np.float32)[None], FRAMES_EACH, 0)
+def noise_frames(number: int) -> list[np.ndarray]:
+    """Return the frames of a clip, uint8 [SIDE, SIDE, 3], which are noise."""
+    random = np.random.default_rng(number)
+    return list(random.integers(0, 255, (FRAMES_EACH, SIDE, SIDE, 3), np.uint8))
+
+
+def write_shard(
+    folder: Path, frames_of: Callable[[int], list[np.ndarray]] = noise_frames, side: int = SIDE
+) -> Path:
+    """Write one shard of clips of `FRAMES_EACH` frames of `side` pixels."""
+    points = np.repeat(((MEAN_FACE[:, :2] * 0.15 + 0.5) * side).astype(np.float32)[None], FRAMES_EACH, 0)
     with ShardWriter(folder, SHARD_CLIPS) as writer:
         for number in range(SHARD_CLIPS):
             info = ClipInfo(
@@ -43,14 +51,13 @@ def write_shard(folder: Path) -> Path:
                 sha256=f"{number:064x}",
                 person=f"id{number:05d}",
                 fps=25.0,
-                frame_size=(SIDE, SIDE),
-                crop=Crop(0, 0, SIDE),
+                frame_size=(side, side),
+                crop=Crop(0, 0, side),
                 frames=tuple(range(FRAMES_EACH)),
-                size=SIDE,
+                size=side,
                 detector="network",
             )
-            frames = random.integers(0, 255, (FRAMES_EACH, SIDE, SIDE, 3), np.uint8)
-            writer.write(info, points, list(frames))
+            writer.write(info, points, frames_of(number))
     return folder / "shard-000000.tar"
 
 

@@ -20,14 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.experiments.large_index import FRAMES_EACH, write_shard
 from bench.lib.harness import machine
 from talkinghead.config import Config, preset
-from talkinghead.data.crop import Crop
 from talkinghead.dataset.episodes import EpisodeSource
-from talkinghead.dataset.shard_reader import ClipInfo
-from talkinghead.dataset.shard_writer import ShardWriter
 from talkinghead.dataset.streamed_episodes import StreamedEpisodes
-from talkinghead.landmarks.mean_face import MEAN_FACE
 from talkinghead.media.images import resize
 from talkinghead.media.video import VideoReader
 from talkinghead.model import random_model
@@ -35,7 +32,7 @@ from talkinghead.pipelines.demo import demo_clip
 from talkinghead.pretrained.perceptual import open_perceptual
 from talkinghead.training.meta_learner import MetaLearner
 
-SIDE, FRAMES_EACH, SHARD_CLIPS = 256, 131, 16
+SIDE = 256
 KINDS: dict[str, type[EpisodeSource]] = {"random": EpisodeSource, "streaming": StreamedEpisodes}
 
 
@@ -45,22 +42,8 @@ def make_data(folder: Path, shards: int) -> None:
     for frame in VideoReader(demo_clip()):
         side = min(frame.shape[:2])
         images.append(resize(np.ascontiguousarray(frame[:side, :side]), SIDE))
-    points = np.repeat(((MEAN_FACE[:, :2] * 0.15 + 0.5) * SIDE).astype(np.float32)[None], FRAMES_EACH, 0)
-    with ShardWriter(folder, SHARD_CLIPS) as writer:
-        for number in range(SHARD_CLIPS):
-            info = ClipInfo(
-                name=f"{number}.mp4",
-                sha256=f"{number:064x}",
-                person=f"id{number:05d}",
-                fps=25.0,
-                frame_size=(SIDE, SIDE),
-                crop=Crop(0, 0, SIDE),
-                frames=tuple(range(FRAMES_EACH)),
-                size=SIDE,
-                detector="network",
-            )
-            frames = [images[(5 * number + frame) % len(images)] for frame in range(FRAMES_EACH)]
-            writer.write(info, points, frames)
+    count = len(images)
+    write_shard(folder, lambda clip: [images[(5 * clip + k) % count] for k in range(FRAMES_EACH)], SIDE)
     for number in range(1, shards):
         os.link(folder / "shard-000000.tar", folder / f"shard-{number:06d}.tar")
 

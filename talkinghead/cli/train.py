@@ -114,7 +114,8 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int_in_range(0),
         metavar="N",
-        help="processes that read the data; 0 reads it between two steps (default: 0 on a CPU, 4 on a GPU)",
+        help="processes that read the data; 0 reads it between two steps (default: 4 on a GPU, 0 on a CPU "
+        "and for URLs)",
     )
     parser.add_argument(
         "--streaming",

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from ..dataset.episodes import Episodes, EpisodeSource
 from ..dataset.lost_shards import LostShards
+from ..dataset.remote import RemoteFile
 from ..dataset.streamed_episodes import StreamedEpisodes
 from ..errors import TalkingheadError
 from ..system.process_pool import cpu_count
@@ -37,14 +38,16 @@ def load_episodes(
         steps: their numbers.
         device: of the networks.
         workers: processes that draw; 0 draws here. None is 0 on a CPU, which they would share, and 4 on a
-            GPU.
+            GPU; 0 for shards behind URLs, beside whose threads a forked process can hang.
 
     Raises:
         TalkingheadError: the data cannot be read, a worker was killed, or this system has none.
     """
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     if workers is None:
-        workers = min(GPU_WORKERS, cpu_count()) if device.type == "cuda" and can_fork else 0
+        reads_urls = any(isinstance(shard, RemoteFile) for shard in source.clips.shards)
+        uses_workers = device.type == "cuda" and can_fork and not reads_urls
+        workers = min(GPU_WORKERS, cpu_count()) if uses_workers else 0
     if workers and not can_fork:
         raise TalkingheadError("--workers: this system cannot fork processes; leave it out")
     if workers == 0:

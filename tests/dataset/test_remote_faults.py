@@ -174,6 +174,10 @@ def test_index_with_frames_of_other_type_is_made_again(
     forge_frames(data, change)
     with serve(data) as server:
         source(f"simplecache::{server.url}", keep_in=tmp_path / "run").draw(0)
+    [kept] = (tmp_path / "run").glob("index-*.safetensors")
+    with safe_open(kept, framework="pt") as file:
+        frames = file.get_tensor("frames")
+    assert frames.dtype == torch.int64 and frames.shape[1] == 2
 
 
 def forge_frames(data: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support.minimal_training import write_data
 from support.shard_folders import write_shards
 from talkinghead.dataset.episodes import EpisodeSource
 from talkinghead.dataset.lost_shards import LostShards
+from talkinghead.dataset.remote import RemoteFile
 from talkinghead.dataset.streamed_episodes import StreamedEpisodes
 from talkinghead.errors import TalkingheadError
 from talkinghead.training.episode_loader import load_episodes, share_lost_shards
@@ -56,6 +58,13 @@ def test_killed_worker_reports_error(tmp_path):
     source = _Fatal(write_data(tmp_path), 32, 2, 3, 8, seed=1)
     with pytest.raises(TalkingheadError, match="--workers: a process that reads the data was killed"):
         list(load_episodes(source, range(3), CPU, 1))
+
+
+def test_shards_behind_urls_are_read_without_workers_by_default(source, monkeypatch):
+    monkeypatch.setattr(type(source.clips), "shards", [RemoteFile("https://host/shard-000000.tar")])
+    monkeypatch.setattr(source, "draw", lambda step: SimpleNamespace(to=lambda device: (step, device.type)))
+    episodes = list(load_episodes(source, range(2), torch.device("cuda"), None))
+    assert episodes == [(0, "cuda"), (1, "cuda")]
 
 
 def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):
