@@ -71,14 +71,17 @@ def points_looking_ahead(landmarks: np.ndarray, num_points: int) -> np.ndarray:
 
 
 def points_to_warp(points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the points by which images are warped to a driver's and their targets, both [B, 68 or 78, 2].
+    """Return the points by which images are warped to a driver's and their targets, both of the shape of
+    `points`.
 
-    An iris that is hidden in one of the two is replaced by landmarks of its eye, so that it moves with the
-    lids. One of which the driver's lids cover more than the image's is flattened as the eye is.
+    An iris that is hidden in one of the two, or that the driver lacks, is replaced by landmarks of its eye,
+    so that it moves with the lids. One of which the driver's lids cover more than the image's is flattened
+    as the eye is.
 
     Args:
         points, target: [B, 68 or 78, 2], of the images and of the driver.
     """
+    target = fit_points(target, points.shape[-2])
     (source, irises), (goal, goal_irises) = split_points(points), split_points(target)
     if irises is None or goal_irises is None:
         return source, goal

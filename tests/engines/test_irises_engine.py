@@ -50,8 +50,15 @@ def test_engine_with_irises_shows_them(people: dict[str, Person], points: np.nda
     np.testing.assert_array_equal(engine.run(fit_points(points[:, :68], 78)), without)
 
 
-def test_engine_without_irises_leaves_them_out(people: dict[str, Person], points: np.ndarray) -> None:
+def test_engine_without_irises_shows_them_by_references_alone(
+    people: dict[str, Person], points: np.ndarray
+) -> None:
     engine = TorchEngine(people["plain"])
+    assert not np.array_equal(engine.run(points), engine.run(points[:, :68]))
+    references = people["plain"].references
+    assert references is not None and references.irises is not None
+    without = dataclasses.replace(references, irises=None)
+    engine.set_person(dataclasses.replace(people["plain"], references=without))
     np.testing.assert_array_equal(engine.run(points), engine.run(points[:, :68]))
 
 

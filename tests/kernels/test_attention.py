@@ -48,6 +48,18 @@ def results(function, query, key, value, grad):
     return out, *torch.autograd.grad(out, leaves, grad)
 
 
+def torch_results(*tensors):
+    """Return `results` of torch's attention, or of plain torch where an older instruction set is asked for
+    and torch's own kernel of bfloat16 refuses it.
+    """
+    try:
+        return results(torch_attention, *tensors)
+    except RuntimeError as error:
+        if "only supported when avx512" not in str(error):
+            raise
+        return results(plain, *tensors)
+
+
 def assert_as_good(got, expected, *baseline, name):
     """At most twice torch's error, or some roundings where torch happens to have none."""
     assert got.isfinite().all(), name
@@ -64,7 +76,7 @@ def test_error_is_like_plain_torch(device, threads, shape, dtype):
     expected, got = results(plain, *(t.double() for t in tensors)), results(attention, *tensors)
     # torch's fused backward forms weights again, as the kernel's does, and is less exact than the plain one
     # in float32
-    baseline = results(plain, *tensors), results(torch_attention, *tensors)
+    baseline = results(plain, *tensors), torch_results(*tensors)
     for name, *values in zip(
         ("out", "grad_query", "grad_key", "grad_value"), got, expected, *baseline, strict=True
     ):

@@ -74,11 +74,13 @@ function fromFrame({ origin, axis, width }, along, across) {
   ];
 }
 
-// Return the points by which a picture is warped to a driver's and their targets, both [136 or 156]; an iris that is
-// hidden in one of the two is replaced by landmarks of its eye.
+// Return the points by which a picture is warped to a driver's and their targets, both as long as `points`, 136 or
+// 156; an iris that is hidden in one of the two, or that the driver lacks, is replaced by landmarks of its eye.
 export function pointsToWarp(points, target) {
-  const length = Math.min(points.length, target.length);
-  const [source, goal] = [points.slice(0, length), target.slice(0, length)];
+  const { length } = points;
+  const source = points.slice();
+  const goal = new Float32Array(length).fill(HIDDEN_IRIS);
+  goal.set(target.subarray(0, length));
   for (let start = LANDMARKS; start < length; start += IRIS) {
     const [iris, goalIris] = [source, goal].map((face) => face.subarray(start, start + IRIS));
     const [eye, goalEye] = [source, goal].map((face) => eyeOf(face, (start - LANDMARKS) / IRIS));
