@@ -13,6 +13,7 @@ MODULES = (
     "talkinghead_kernels.bicubic",
     "talkinghead_kernels.rasterize",
     "talkinghead_kernels.warp_by_landmarks",
+    "talkinghead.landmarks.eyelids",
     "talkinghead.landmarks.face_finder",
     "talkinghead.landmarks.gaze",
     "talkinghead.landmarks.landmark_image",

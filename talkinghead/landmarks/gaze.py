@@ -24,7 +24,7 @@ _MIN_WIDTH = 0.3
 """Least width of an eye, in widths of the other: the far eye of a head in profile has almost none."""
 _MIN_OPENING = 0.12
 """Least opening of an eye, in its widths, that a gaze is relative to: that of a shut eye says nothing."""
-_EYE_POINTS = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47]]
+EYE_POINTS = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47]]
 """Landmarks of each eye."""
 _GAZE_GAIN = 0.6
 """Share by which an iris is moved farther within its eye than it should be: the motion field is smooth, and
@@ -86,7 +86,7 @@ def points_to_warp(points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if irises is None or goal_irises is None:
         return source, goal
     is_hidden = (are_hidden(irises) | are_hidden(goal_irises))[..., None, None]
-    eyes, goal_eyes = source[:, _EYE_POINTS], goal[:, _EYE_POINTS]
+    eyes, goal_eyes = source[:, EYE_POINTS], goal[:, EYE_POINTS]
     goal_irises = goal_irises - _covered(goal_irises, eyes, goal_eyes)
     gaze = (irises - goal_irises).mean(2, keepdim=True) - (eyes - goal_eyes).mean(2, keepdim=True)
     irises = torch.where(is_hidden, eyes[:, :, :IRIS_POINTS], irises + _GAZE_GAIN * gaze)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..clip import IRIS_POINTS, POINTS, POINTS_WITH_IRISES
 from ..errors import TalkingheadError
+from ..landmarks.eyelids import close_lids, closing_lids
 from ..landmarks.face_points import fit_points, join_points, split_points
 from ..landmarks.gaze import points_to_warp
 from ..media.images import decode_jpeg, encode_jpeg
@@ -203,14 +204,26 @@ def view_references(images: Tensor, points: Tensor, target: Tensor, plates: Tens
     """
     weight = reference_weights(split_points(points)[0], split_points(target)[0])
     row, number = weight.nonzero(as_tuple=True)
-    motion = landmark_motion(*points_to_warp(points[number], target[row]), GRID)
-    parts = warp(images[number], motion), plates[number], motion
+    motion, fine_motion = _motion_to(target[row], points[number], images.shape[-1])
+    parts = warp(images[number], fine_motion), plates[number], motion
     if len(row) > len(target):
         share = weight[row, number].view(-1, 1, 1, 1)
         parts = tuple(  # type: ignore[assignment]
             part.new_zeros(len(target), *part.shape[1:]).index_add(0, row, share * part) for part in parts
         )
     return ReferenceViews(*parts)
+
+
+def _motion_to(target: Tensor, points: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the motion field of images to a driver, [B, 2, GRID, GRID], and the finer one that warps them.
+
+    Args:
+        target, points: [B, 68 or 78, 2], of the driver and of the images.
+        size: of the images in pixels.
+    """
+    lids = closing_lids(points, target)
+    motion = landmark_motion(*points_to_warp(points, target if lids is None else lids.points), GRID)
+    return motion, motion if lids is None else close_lids(motion, lids, size)
 
 
 class ReferenceViewer:

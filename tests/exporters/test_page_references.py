@@ -79,12 +79,14 @@ def test_frames_are_those_of_python_onnxruntime(
 
 @pytest.mark.parametrize("one_scene", [True, False])
 @pytest.mark.parametrize(("move", "side"), [((0.0005, 0.0), 0.15), ((0.05, -0.03), 0.16)])
+@pytest.mark.parametrize("closing", [(0.1, 0.1), (0.3, 0.7)], ids=["open", "closing"])
 @pytest.mark.parametrize("irises", ["unknown", "known", "one hidden", "driver's unknown"])
 def test_views_are_those_of_python(
     one_scene: bool,
     move: tuple[float, float],
     side: float,
     irises: str,
+    closing: tuple[float, float],
     guided_person: Person,
     guided_page: Path,
     tmp_path: Path,
@@ -98,10 +100,10 @@ def test_views_are_those_of_python(
     goal = shift_irises(look_ahead(landmarks), landmarks, (0.2, -0.1))
     if irises == "one hidden":
         goal[:, 0] = HIDDEN_IRIS
-    landmarks[:, [37, 38, 43, 44], 1] += 0.3 * (
-        landmarks[:, [41, 40, 47, 46], 1] - landmarks[:, [37, 38, 43, 44], 1]
+    upper, lower = [37, 38, 43, 44], [41, 40, 47, 46]
+    landmarks[:, upper, 1] += (
+        np.array(closing)[[0, 0, 1, 1]] * (landmarks[:, lower] - landmarks[:, upper])[..., 1]
     )
-    # the lids are a little closed
     points = landmarks if irises == "driver's unknown" else join_points(landmarks, goal)
     text = json.dumps({"description": description, "points": points.ravel().tolist()})
     views = json.loads(run_node("references.mjs", guided_page, tmp_path / "references.bin", text=text))

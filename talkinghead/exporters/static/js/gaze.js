@@ -74,14 +74,19 @@ function fromFrame({ origin, axis, width }, along, across) {
   ];
 }
 
+// Return a copy of points [136 or 156] of another length: irises are cut off, or hidden ones appended.
+export function fitPoints(points, length) {
+  const fitted = new Float32Array(length).fill(HIDDEN_IRIS);
+  fitted.set(points.subarray(0, length));
+  return fitted;
+}
+
 // Return the points by which a picture is warped to a driver's and their targets, both as long as `points`, 136 or
 // 156; an iris that is hidden in one of the two, or that the driver lacks, is replaced by landmarks of its eye.
 export function pointsToWarp(points, target) {
-  const { length } = points;
   const source = points.slice();
-  const goal = new Float32Array(length).fill(HIDDEN_IRIS);
-  goal.set(target.subarray(0, length));
-  for (let start = LANDMARKS; start < length; start += IRIS) {
+  const goal = fitPoints(target, points.length);
+  for (let start = LANDMARKS; start < points.length; start += IRIS) {
     const [iris, goalIris] = [source, goal].map((face) => face.subarray(start, start + IRIS));
     const [eye, goalEye] = [source, goal].map((face) => eyeOf(face, (start - LANDMARKS) / IRIS));
     if (isHidden(iris) || isHidden(goalIris)) {
@@ -114,8 +119,8 @@ function flatten(iris, eye, goalEye) {
   }
 }
 
-// Return the landmarks [12] of an eye.
-function eyeOf(points, number) {
+// Return the landmarks [12] of an eye, as a part of the points.
+export function eyeOf(points, number) {
   const first = 2 * EYE_POINTS[number][0];
   return points.subarray(first, first + 2 * EYE_POINTS[number].length);
 }

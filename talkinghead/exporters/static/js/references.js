@@ -2,6 +2,7 @@
 // driving landmarks, and the background plate of the scene.
 
 import { references as constants } from "./constants.js";
+import { closeLids, closingLids } from "./eyelids.js";
 import { pointsToWarp } from "./gaze.js";
 import { boundingBox } from "./geometry.js";
 import { enlarge, landmarkMotion, warp } from "./warp_by_landmarks.js";
@@ -49,9 +50,12 @@ export class ReferenceViewer {
     };
     for (const [number, { points, image, plate }] of references.entries()) {
       if (weights[number] === 0) continue;
-      const motion = landmarkMotion(...pointsToWarp(points, target));
+      const lids = closingLids(points, target);
+      const motion = landmarkMotion(...pointsToWarp(points, lids ? lids.points : target));
+      const field = enlarge(motion, this.size);
+      if (lids) closeLids(field, motion, lids, this.size);
       addScaled(views.motion, motion, weights[number]);
-      addScaled(views.warped, warp(image, this.size, motion), weights[number]);
+      addScaled(views.warped, warp(image, this.size, field), weights[number]);
       addScaled(views.plate, toPlanes(plate), weights[number]);
     }
     return views;

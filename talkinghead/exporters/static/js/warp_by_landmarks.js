@@ -61,9 +61,9 @@ function motionAt(x, y, [targetX, targetY, sourceX, sourceY, strengths], weights
   return [u * b11 + v * b21 + meanSx, u * b12 + v * b22 + meanSy];
 }
 
-// Return a picture of RGB bytes [size, size, 3] sampled along a field, as float32 [3, size, size] in [-1, 1].
-export function warp(bytes, size, motion) {
-  const field = enlarge(motion, size);
+// Return a picture of RGB bytes [size, size, 3] sampled along a field of its size, as float32 [3, size, size] in
+// [-1, 1].
+export function warp(bytes, size, field) {
   const plane = size * size;
   const result = new Float32Array(3 * plane);
   const columns = new Int32Array(4);
@@ -101,6 +101,20 @@ function cubicWeights(t, weights) {
   weights[1] = near(t);
   weights[2] = near(1 - t);
   weights[3] = far(2 - t);
+}
+
+// Return the motion at a position, bilinear; beyond the centres of the outermost cells it is that of those.
+export function sampleField(motion, x, y) {
+  const [column, row] = [x, y].map((place) => clamp(place * GRID - 0.5, 0, GRID - 1));
+  const [left, top] = [Math.floor(column), Math.floor(row)];
+  const [right, bottom] = [left, top].map((low) => Math.min(low + 1, GRID - 1));
+  return [0, GRID * GRID].map((plane) => {
+    const along = (line) => {
+      const [first, last] = [motion[plane + line * GRID + left], motion[plane + line * GRID + right]];
+      return first + (column - left) * (last - first);
+    };
+    return along(top) + (row - top) * (along(bottom) - along(top));
+  });
 }
 
 // Enlarge planes of `GRID` x `GRID` bilinearly to `size` x `size`.
