@@ -102,6 +102,7 @@ def test_engine_of_another_person_is_refused(people: dict[str, th.Person], carph
         assert message(call).startswith("engine: is set to another person; call engine.set_person(person)")
 
 
+@pytest.mark.slow
 def test_engine_file_of_another_person_is_refused(people: dict[str, th.Person], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     people["fine-tuned"].export(tmp_path / "anna.onnx", "onnx", batch=1)

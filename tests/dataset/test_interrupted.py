@@ -128,6 +128,7 @@ def processes_end(group: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_with_same_bytes(tmp_path: Path, videos: Path, prepared: Path) -> None:
     with run(KILLED, videos, tmp_path, start_new_session=True) as process:
         assert process.wait() == 0

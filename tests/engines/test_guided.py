@@ -233,6 +233,7 @@ def test_open_engine_with_person_renders_person(onnx_files, guided_model, guided
         open_engine(onnx_files["feed-forward"]).run(POINTS, person.styles)
 
 
+@pytest.mark.slow
 def test_compiled_package_frames_match_torch(persons, tmp_path):
     report = export_person(persons["fine-tuned"], tmp_path / "it.pt2", "aoti", batch=1, input="image")
     assert report.psnr_db > 60 and report.manifest.guided

@@ -117,12 +117,13 @@ def test_shapes_of_exported_inputs_have_irises(people: dict[str, Person]) -> Non
         assert input_shapes(Manifest.of(people[name], "tensorrt", "fp32", 4).spec)["points"] == (count, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "input"),
     [
         ("fp32", "points"),
-        pytest.param("fp16", "points", marks=pytest.mark.slow),
-        pytest.param("fp32", "image", marks=pytest.mark.slow),
+        ("fp16", "points"),
+        ("fp32", "image"),
     ],
 )
 def test_onnx_renders_irises_as_torch(

@@ -70,6 +70,7 @@ def test_float32_output_matches_torch_within_1e_4(files, people, points):
     assert frames.std() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", ["fp32", "constant", "fp16", "bf16"])
 def test_frames_of_real_landmarks_match_torch(files, people, points, name, runtime):

@@ -17,6 +17,8 @@ from talkinghead.engines.report import verify_engine
 from talkinghead.engines.trust import check_package, engines_made_here, remember_engine
 from talkinghead.exporters.export import export_person
 
+pytestmark = pytest.mark.slow  # an engine is compiled first
+
 
 @pytest.fixture(scope="module")
 def package(people, tmp_path_factory):

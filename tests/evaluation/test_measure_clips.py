@@ -85,6 +85,7 @@ def run(
     return results
 
 
+@pytest.mark.slow
 def test_incremental_evaluation_equals_one_from_scratch(
     little: Path, clips: list[EvalClip], tmp_path: Path, measured: list[str]
 ) -> None:
@@ -114,6 +115,7 @@ def test_incremental_evaluation_equals_one_from_scratch(
     assert (tmp_path / "scratch" / "table.md").read_text() == table and "| T = 1: steps | row |" in table
 
 
+@pytest.mark.slow
 def test_evaluation_in_processes_equals_one_in_this(
     little: Path, clips: list[EvalClip], tmp_path: Path
 ) -> None:

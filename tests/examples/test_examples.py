@@ -29,6 +29,7 @@ def test_finetune_and_animate_write_person_and_video(
     assert person.stat().st_size > 1_000_000 and video.stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_many_people_share_one_engine(
     tmp_path: Path, carphone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

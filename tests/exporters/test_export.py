@@ -19,6 +19,8 @@ from talkinghead.exporters import export as export_module
 from talkinghead.exporters.export import export_person
 from talkinghead.media.video import VideoReader
 
+pytestmark = pytest.mark.slow  # compiled and ONNX engines are written first, in two minutes
+
 
 @pytest.fixture(scope="module")
 def folder(people, carphone, tmp_path_factory):

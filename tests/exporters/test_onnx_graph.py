@@ -12,6 +12,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supported", [True, False])
 def test_fp16_transposed_convolutions_read_fp16_weights(
     supported: bool, people: dict[str, Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -26,6 +27,7 @@ def test_fp16_transposed_convolutions_read_fp16_weights(
     assert {weights.get(node.input[1]) for node in convolutions} == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["feed-forward", "fine-tuned"])
 def test_onnx_names_number_of_rows(who: str, people: dict[str, Person], tmp_path: Path) -> None:
     path = tmp_path / "person.onnx"

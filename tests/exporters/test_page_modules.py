@@ -19,7 +19,7 @@ from talkinghead.landmarks.online import OnlineRetargeter
 from talkinghead.landmarks.open_detector import open_detector
 from talkinghead.model import Person
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.slow]  # the exported page is written first, in half a minute
 
 MAX_POINT_ERROR_PIXELS = 0.002
 MIN_PSNR_DB = 40.0

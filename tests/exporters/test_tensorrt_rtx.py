@@ -25,6 +25,8 @@ from talkinghead.exporters.tensorrt import build_tensorrt, parse_onnx, refit_ten
 from talkinghead.model import Person
 from talkinghead.system.file_hash import sha256
 
+pytestmark = pytest.mark.slow  # engines are built for minutes
+
 trt: Any = pytest.importorskip(
     "tensorrt_rtx", reason="tensorrt-rtx, whose builder is tested, is not installed"
 )

@@ -125,6 +125,7 @@ def test_options_of_engines_are_refused(
     )
 
 
+@pytest.mark.slow
 def test_documented_command_replaces_an_earlier_page(
     web_page_person: Person,
     web_page: Path,

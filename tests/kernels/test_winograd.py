@@ -220,6 +220,7 @@ def test_op_passes_opcheck(backend, bounds):
     torch.testing.assert_close(torch.ops.talkinghead.winograd(*arguments), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_code_contains_op():
     class Layer(torch.nn.Module):
         def forward(self, x):

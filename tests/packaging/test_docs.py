@@ -87,6 +87,7 @@ def test_readme_python_example_writes_person_and_video(clips: Path) -> None:
     assert names["frame"].shape == (256, 256, 3)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_description_python_example_writes_video(clips: Path) -> None:
     (example,) = blocks(ROOT / "docs" / "description.md", "python")
     exec(compile(example, "docs/description.md", "exec"), {})

@@ -88,6 +88,7 @@ def test_command_on_bad_media_reports_user_error(
     fail_on_faults(faults, len(calls))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["whole", "videos", "pictures"])
 @pytest.mark.parametrize("detector", ["network", pytest.param("dlib", marks=pytest.mark.identity)])
 def test_detector_on_readable_media_succeeds(
@@ -105,6 +106,7 @@ def test_detector_on_readable_media_succeeds(
 # prepare
 
 
+@pytest.mark.slow
 def test_prepare_with_bad_files_among_thousand_continues(
     sandbox: SandboxPool, media: dict[str, list[Path]], tmp_path: Path
 ) -> None:

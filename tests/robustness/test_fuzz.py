@@ -23,6 +23,7 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzz]:
         yield fuzz
 
 
+@pytest.mark.slow
 def test_fuzz_80_cases_finds_no_fault(fuzz: Fuzz) -> None:
     failures = [str(failure) for failure in fuzz.run(range(80))]
     assert not failures, "\n".join(failures)

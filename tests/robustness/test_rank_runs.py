@@ -115,6 +115,7 @@ def test_run_with_rank_killed_twenty_times_resumes(data: Path, tmp_path: Path, u
     check_kills(data, tmp_path, uninterrupted, kills=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(2, 1), (2, 3), (3, 2)])
 def test_run_resumes_with_other_number_of_ranks(
     counts: tuple[int, int], data: Path, tmp_path: Path, uninterrupted: Path
@@ -190,6 +191,7 @@ def change_data(rank: int) -> None:
         meta.fingerprint = lambda *args: fingerprint(*args) | {"the checksum of the data": "0123"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sabotage, message",
     [

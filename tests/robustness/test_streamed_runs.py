@@ -98,6 +98,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("many"), 120, clips=1, frames=4)
 
 
+@pytest.mark.slow
 def test_rank_that_loses_a_shard_stays_in_step(many: Path, tmp_path: Path) -> None:
     outcome = run(many, tmp_path / "run", sabotage=lose_one)
     check_success(outcome)
@@ -106,6 +107,7 @@ def test_rank_that_loses_a_shard_stays_in_step(many: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "run" / "shares").glob(f"*-step-{STEPS}.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_rank_that_loses_many_shards_ends_all_in_one_line(many: Path, tmp_path: Path) -> None:
     outcome = run(many, tmp_path / "run", sabotage=lose_many)
     assert outcome.codes == [2, 2]

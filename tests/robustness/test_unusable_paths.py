@@ -38,6 +38,7 @@ IMPOSSIBLE_PATHS = (
 )
 
 
+@pytest.mark.slow
 def test_read_impossible_path_reports_user_error(sandbox: SandboxPool, tmp_path: Path) -> None:
     calls = [
         SandboxCall(command, [path])

@@ -175,6 +175,7 @@ def test_worker_count_keeps_bytes_and_people_are_added(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_with_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import sys\n"

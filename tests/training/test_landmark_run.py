@@ -27,6 +27,7 @@ def data(tmp_path: Path) -> Path:
     return write_faces(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_run_learns_to_find_the_face(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landmark_run, "BATCH", 8)
     errors: list[float] = []

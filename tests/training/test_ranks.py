@@ -67,6 +67,7 @@ def test_ranks_learn_what_one_process_learns(config, data):
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [plain, guided])
 def test_ranks_have_gradients_of_one_process(config, data):
     """Compare in float32 from one state, each with the largest entry of its tensor.
@@ -111,6 +112,7 @@ def test_buckets_are_sent_while_backward_runs(data):
                 torch.testing.assert_close(tensors[name], expected, rtol=0, atol=1e-9, msg=name)
 
 
+@pytest.mark.slow
 def test_ranks_accumulate_gradients_as_one_process(data):
     config = guided()
     (alone,) = call_ranks(learn_in_float64, 1, config, data, 2, 3)
@@ -131,6 +133,7 @@ def join_store_of_torchrun(port: int, restarts: int) -> None:
             os._exit(0)  # as a killed process, which leaves its address in the store
 
 
+@pytest.mark.slow
 def test_restarted_processes_ignore_addresses_of_earlier_ones():
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for restarts in range(2):

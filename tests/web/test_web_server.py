@@ -303,6 +303,7 @@ def test_newest_camera_frame_wins(server: WebServer, face: bytes, frames: list[n
     run(server, work)
 
 
+@pytest.mark.slow
 def test_killed_server_loses_nothing(face: bytes, tmp_path: Path) -> None:
     async def before(client: PageClient, server: WebServer) -> dict[str, Any]:
         await client.add("pictures", face)
