@@ -25,6 +25,8 @@ _LINE = 0.05
 """Height of the line between shut lids."""
 _HIDDEN = 0.7
 """Share of the eye, from below, that shut lids hide; the rest, with the lashes, is the line between them."""
+_RIM = 0.07
+"""Height of the rim of the lower lid, which is hidden too: it is as bright as the eye."""
 _SKIN_ABOVE, _SKIN_BELOW = 0.35, 0.3
 """Height of the skin that is stretched above and below the open eye."""
 _LID_HEIGHT = 8 / 9
@@ -159,12 +161,13 @@ def _lid_shift(pixels: Tensor, lids: ClosingLids, row: int, eye: int) -> Tensor:
     upper, lower = (bow * lid for lid in lids.opened[row, eye])
     closed_upper, closed_lower = (bow * lid for lid in lids.closed[row, eye])
     top, bottom = upper - _SKIN_ABOVE, lower + _SKIN_BELOW
-    seen = torch.lerp(lower, upper, _HIDDEN * lids.share[row, eye])
+    share = lids.share[row, eye]
+    seen, rim = torch.lerp(lower, upper, _HIDDEN * share), _RIM * share * bow
     moved = height
     for ends, open_ends in (
         ((top, closed_upper), (top, upper)),
         ((closed_upper, closed_lower), (upper, seen)),
-        ((closed_lower, bottom), (lower, bottom)),
+        ((closed_lower, bottom), (lower + rim, bottom)),
     ):
         place = (height - ends[0]) / (ends[1] - ends[0]).clamp_min(_LEAST_SPAN)
         is_between = (height >= ends[0]) & (height < ends[1]) & (bow > 0)

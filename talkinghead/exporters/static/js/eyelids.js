@@ -9,7 +9,7 @@ import { clamp } from "./geometry.js";
 import { sampleField } from "./warp_by_landmarks.js";
 
 const {
-  BOX_HALF_SIDE, CLOSED, CLOSING_BEGINS, EPSILON, HIDDEN, LEAST_SPAN, LID_HEIGHT, LINE, SKIN_ABOVE, SKIN_BELOW,
+  BOX_HALF_SIDE, CLOSED, CLOSING_BEGINS, EPSILON, HIDDEN, LEAST_SPAN, LID_HEIGHT, LINE, RIM, SKIN_ABOVE, SKIN_BELOW,
 } = constants;
 const { GRID } = warpByLandmarks;
 
@@ -62,8 +62,10 @@ function heightWhenOpen(along, height, opened, closed, share) {
   const bow = Math.max(1 - (2 * along) ** 2, 0) / LID_HEIGHT;
   const [upper, lower, closedUpper, closedLower] = [...opened, ...closed].map((lid) => bow * lid);
   const [top, bottom] = [upper - SKIN_ABOVE, lower + SKIN_BELOW];
-  const seen = lower + HIDDEN * share * (upper - lower);
-  const parts = [[top, closedUpper, top, upper], [closedUpper, closedLower, upper, seen], [closedLower, bottom, lower, bottom]];
+  const [seen, rim] = [lower + HIDDEN * share * (upper - lower), RIM * share * bow];
+  const parts = [
+    [top, closedUpper, top, upper], [closedUpper, closedLower, upper, seen], [closedLower, bottom, lower + rim, bottom],
+  ];
   for (const [from, to, takenFrom, takenTo] of parts) {
     if (bow > 0 && height >= from && height < to) {
       return takenFrom + ((height - from) / Math.max(to - from, LEAST_SPAN)) * (takenTo - takenFrom);
