@@ -15,6 +15,7 @@ from ..errors import TalkingheadError, quantity
 from ..system.process_pool import Work
 from ..system.progress import Progress, check_callbacks, no_progress
 from .discover import SourceVideo, list_paths
+from .mixed_people import warn_of_mixed_people
 from .parts import PART_FILE, Part, PartRecord, parts_in, read_part
 from .prepare import FILES
 from .prepare_result import PrepareResult
@@ -64,6 +65,8 @@ def merge_parts(
             run.process(videos, len(videos), work=_refuse, progress=progress)
             run.check_not_empty(len(videos))
             writer.write_summary()
+            if run.added:
+                warn_of_mixed_people(out)
             return run.summarize(out, [video.source for video in videos])
     except OSError as error:
         raise dataset_write_error(out, error) from error

@@ -15,6 +15,7 @@ from ..system.executor import open_executor
 from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.torch_state import with_default_torch_state
 from .discover import FILE_NAME, SourceVideo, find_videos, list_paths
+from .mixed_people import warn_of_mixed_people
 from .parts import PART_FILE, Part, parse_part, part_record, recorded_part
 from .people_table import resolve_people
 from .prepare_result import PrepareResult
@@ -132,6 +133,8 @@ def _process(
         if part is None:  # of some part, no video may be good
             run.check_not_empty(len(own_sources))
         run.writer.write_summary()
+        if part is None and run.added:
+            warn_of_mixed_people(run.writer.out)
     return own_sources
 
 
