@@ -45,6 +45,8 @@ MIN_FACE_PIXELS = 48.0
 MIN_SHOT_FRAMES = 16
 MIN_SHARPNESS = 0.05
 MAX_SECOND_FACE_RATIO = 0.1
+SHARD_CLIPS = 16
+"""Clips after which a shard is finished."""
 
 # train-landmarks
 LANDMARK_NETWORKS = ("landmarks", "detection")

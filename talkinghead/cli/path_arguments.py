@@ -57,7 +57,7 @@ class PartsPath(InputPath):
     def paths(self) -> list[Path]:
         """Return the files of the parts; a folder without parts is refused when they are read."""
         from ..data.output_paths import files_in
-        from ..dataset.merge_parts import parts_in
+        from ..dataset.parts import parts_in
         from ..dataset.prepare import FILES
 
         return [file for part in parts_in(Path(self)) for file in files_in(part, FILES)]

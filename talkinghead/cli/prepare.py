@@ -3,7 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..constants import MAX_SECOND_FACE_RATIO, MIN_FACE_PIXELS, MIN_SHARPNESS, MIN_SHOT_FRAMES
+from ..constants import (
+    MAX_SECOND_FACE_RATIO,
+    MIN_FACE_PIXELS,
+    MIN_SHARPNESS,
+    MIN_SHOT_FRAMES,
+    SHARD_CLIPS,
+)
 from ..errors import TalkingheadError
 from .argument_types import int_in_range, parse_float
 from .options import add_detector, add_seed, add_workers, open_chosen_detector
@@ -63,6 +69,13 @@ def add_parser(commands: Any) -> None:
         default=256,
         metavar="N",
         help="side of the frames in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-clips",
+        type=int_in_range(1),
+        metavar="N",
+        help="clips after which a shard is finished; `train --streaming` needs as many shards as a batch has "
+        f"videos (default: {SHARD_CLIPS})",
     )
     add_people(parser, "(default: from the layout of VoxCeleb, HDTF, CelebV-HQ or plain folders)")
     _add_synthetic_options(parser)
@@ -247,13 +260,14 @@ def _prepare_videos(args: argparse.Namespace, console: "Console") -> Any:
         progress=console.progress,
         part=args.part,
         ray=args.ray,
+        shard_clips=args.shard_clips,
     )
 
 
 def _merge_parts(args: argparse.Namespace, console: "Console") -> Any:
     from ..dataset.merge_parts import merge_parts
 
-    return merge_parts(args.merge, args.out, progress=console.progress)
+    return merge_parts(args.merge, args.out, progress=console.progress, shard_clips=args.shard_clips)
 
 
 def _prepare_synthetic(args: argparse.Namespace, console: "Console") -> "SyntheticReport":
@@ -270,6 +284,7 @@ def _prepare_synthetic(args: argparse.Namespace, console: "Console") -> "Synthet
         frame_stride=args.frame_stride,
         poses=args.poses,
         progress=console.progress,
+        shard_clips=args.shard_clips,
     )
 
 
@@ -285,4 +300,5 @@ def _prepare_portraits(args: argparse.Namespace, console: "Console") -> "Portrai
         workers=args.workers,
         detector=open_chosen_detector(args, console),
         progress=console.progress,
+        shard_clips=args.shard_clips,
     )

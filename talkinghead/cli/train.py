@@ -114,8 +114,7 @@ def _add_learning_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int_in_range(0),
         metavar="N",
-        help="processes that read the data; 0 reads it between two steps (default: 4 on a GPU, 0 on a CPU "
-        "and for URLs)",
+        help="processes that read the data; 0 reads it between two steps (default: 4 on a GPU, 0 on a CPU)",
     )
     parser.add_argument(
         "--streaming",

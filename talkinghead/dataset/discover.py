@@ -24,6 +24,8 @@ from ..media.video import VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
 
+FILE_NAME = "file name"
+"""The layout of a video that is the only one of its person, as far as is known."""
 _MIN_SHARE = 0.9  # of the videos must have names of a layout
 _MIN_VIDEOS = 3  # fewer videos prove no layout
 
@@ -84,7 +86,7 @@ def find_videos(paths: Iterable[str | Path], people: Mapping[str, str] | None = 
             person = person_of(_parts(path))
         if person is None:
             folders = path.relative_to(root).parts[:-1] if root is not None else ()
-            layout, person = ("folder name", folders[0]) if folders else ("file name", path.stem)
+            layout, person = ("folder name", folders[0]) if folders else (FILE_NAME, path.stem)
         sources.setdefault(os.path.abspath(path), SourceVideo(path, person, layout, problem))
     return list(sources.values())
 

@@ -5,7 +5,6 @@ in their order, and takes the outcome of each from its part instead of processin
 parts are rejected, and an interrupted merge resumes, as in any run.
 """
 
-import os
 import tarfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -16,7 +15,8 @@ from ..errors import TalkingheadError, quantity
 from ..system.process_pool import Work
 from ..system.progress import Progress, check_callbacks, no_progress
 from .discover import SourceVideo, list_paths
-from .parts import PART_FILE, Part, PartRecord, read_part
+from .mixed_people import warn_of_mixed_people
+from .parts import PART_FILE, Part, PartRecord, parts_in, read_part
 from .prepare import FILES
 from .prepare_result import PrepareResult
 from .prepare_run import Entry, InspectedVideo, PrepareRun
@@ -32,7 +32,10 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def merge_parts(
-    parts: str | Path | Iterable[str | Path], out: str | Path, progress: Progress = no_progress
+    parts: str | Path | Iterable[str | Path],
+    out: str | Path,
+    progress: Progress = no_progress,
+    shard_clips: int | None = None,
 ) -> PrepareResult:
     """Write the data set that one `prepare` of all videos would write, from the parts of several jobs.
 
@@ -43,6 +46,7 @@ def merge_parts(
         parts: folders of parts, and folders that hold them.
         out: created when missing; an existing data set is extended.
         progress: shows the progress.
+        shard_clips: as for `prepare`, whatever that of the parts was.
 
     Raises:
         TalkingheadError: a part is missing, incomplete, there twice or damaged, parts are of different videos
@@ -56,21 +60,16 @@ def merge_parts(
     lines = _read_lines(dict(zip(folders, records, strict=True)))
     videos = [_inspected(line) for _, line in lines]
     try:
-        with staging_folder(out) as staging, DatasetWriter(out, settings) as writer:
+        with staging_folder(out) as staging, DatasetWriter(out, settings, shard_clips) as writer:
             run = PrepareRun(writer, staging, _PartResults(lines))
             run.process(videos, len(videos), work=_refuse, progress=progress)
             run.check_not_empty(len(videos))
             writer.write_summary()
+            if run.added:
+                warn_of_mixed_people(out)
             return run.summarize(out, [video.source for video in videos])
     except OSError as error:
         raise dataset_write_error(out, error) from error
-
-
-def parts_in(folder: Path) -> list[Path]:
-    """Return the folder itself if it is of a part, else those of the parts in it."""
-    if os.path.lexists(folder / PART_FILE):
-        return [folder]
-    return sorted(path.parent for path in files_in(folder, [f"*/{PART_FILE}"]))
 
 
 def _find_parts(folders: Iterable[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..data.output_paths import files_in
 from ..errors import TalkingheadError, shorten
 from ..system.atomic_file import atomic_write
 from ..version import __version__
@@ -151,6 +152,13 @@ def recorded_part(folder: Path, record: PartRecord | None) -> Iterator[None]:
 def _write_part(folder: Path, record: PartRecord) -> None:
     with atomic_write(folder / PART_FILE) as temp_path:
         temp_path.write_text(json.dumps(asdict(record), indent=1) + "\n")
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """Return the folder itself if it is of a part, else those of the parts in it."""
+    if os.path.lexists(folder / PART_FILE):
+        return [folder]
+    return sorted(path.parent for path in files_in(folder, [f"*/{PART_FILE}"]))
 
 
 def read_part(folder: Path) -> PartRecord:

@@ -1,5 +1,6 @@
 """Prepare videos: write the data set that `train` reads."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,8 @@ from ..landmarks.open_detector import resolve_detector
 from ..system.executor import open_executor
 from ..system.progress import Progress, check_callbacks, no_progress
 from ..system.torch_state import with_default_torch_state
-from .discover import SourceVideo, find_videos, list_paths
+from .discover import FILE_NAME, SourceVideo, find_videos, list_paths
+from .mixed_people import warn_of_mixed_people
 from .parts import PART_FILE, Part, parse_part, part_record, recorded_part
 from .people_table import resolve_people
 from .prepare_result import PrepareResult
@@ -24,6 +26,8 @@ from .report import REPORT, read_report
 from .shard_reader import MAX_SIDE, SHARDS, VERSION
 from .staging import staging_folder
 from .writer import SUMMARY, DatasetWriter, dataset_write_error
+
+log = logging.getLogger(__name__)
 
 FILES = (SHARDS, REPORT, SUMMARY, PART_FILE, "sheet.png")
 """Patterns of the files in a data set's folder."""
@@ -42,15 +46,15 @@ def prepare(
     convention: int = 2,
     part: str | None = None,
     ray: str | None = None,
+    shard_clips: int | None = None,
 ) -> PrepareResult:
     """Add the faces of videos to the data set in a folder.
 
     The folder then holds tar shards (see `talkinghead.dataset.shard_reader`), `report.jsonl` (see
-    `talkinghead.dataset.writer`) and `dataset.json` (version, size, detector, filters, crop unless it is 1,
-    clips, frames, people). A worker process that crashes or hangs costs its current video. Shards appear one
-    by one, each when it is complete. After an interruption the same call resumes after the last shard, and
-    gives the same bytes, whatever the number of workers; files whose content is in the report are not
-    processed again. Memory does not grow with the length of a video.
+    `talkinghead.dataset.writer`) and `dataset.json` (settings, clips, frames, people). A worker process that
+    crashes or hangs costs its current video. Shards appear one by one, each when it is complete. After an
+    interruption the same call resumes after the last shard, and gives the same bytes, whatever the number of
+    workers; files whose content is in the report are not processed again.
 
     Args:
         videos: files, and folders whose videos are used, including those in subfolders.
@@ -65,6 +69,7 @@ def prepare(
         convention: of the crops (see `talkinghead.data.crop`) in a new data set; another keeps its own.
         part: "I/N" prepares every N-th video from the I-th on: see `talkinghead.dataset.merge_parts`.
         ray: address of a Ray cluster that shares videos and `out`, or "auto" for that of this machine.
+        shard_clips: clips after which a shard is finished, by default 16; fewer make more shards.
 
     Raises:
         TalkingheadError: no video exists or could be used; an argument is wrong; the folder cannot be written
@@ -73,8 +78,7 @@ def prepare(
     _check_arguments(size, convention, progress)
     chosen = None if part is None else parse_part(part)
     videos, out = list_paths(videos), Path(out, chosen.folder_name if chosen else "")
-    check_outputs(files_in(out, FILES), [file for video in videos for file in videos_in(video)])
-    sources = find_videos(videos, resolve_people(people))
+    sources = _find_sources(videos, people, out)
     filters, opened = filters or Filters(), resolve_detector(detector)
     try:
         # read the existing data set only while no other run can write to it
@@ -84,12 +88,33 @@ def prepare(
         ):
             settings = _settings(out, opened, size=size, filters=filters, convention=convention)
             processor = VideoProcessor(opened, size, filters, out=out, convention=settings.get("crop", 1))
-            with DatasetWriter(out, settings) as writer:
+            with DatasetWriter(out, settings, shard_clips) as writer:
                 run = PrepareRun(writer, staging, executor)
                 own_sources = _process(run, sources, chosen, processor=processor, progress=progress)
                 return run.summarize(out, own_sources)
     except OSError as error:
         raise dataset_write_error(out, error) from error
+
+
+def _find_sources(
+    videos: list[Path], people: Mapping[str, str] | str | Path | None, out: Path
+) -> list[SourceVideo]:
+    """Find the videos, and say how many count as people of their own, because nothing tells who is in them.
+
+    Raises:
+        TalkingheadError: there are none, or the data set would overwrite one.
+    """
+    check_outputs(files_in(out, FILES), [file for video in videos for file in videos_in(video)])
+    sources = find_videos(videos, resolve_people(people))
+    names = {source.person for source in sources if source.layout == FILE_NAME}
+    if len(names) > 1:
+        log.info(
+            "%d videos count as %d people, one for each file name; put the videos of a person into a "
+            "subfolder of the person's name, or name a table by --people",
+            sum(source.layout == FILE_NAME for source in sources),
+            len(names),
+        )
+    return sources
 
 
 def _process(
@@ -108,6 +133,8 @@ def _process(
         if part is None:  # of some part, no video may be good
             run.check_not_empty(len(own_sources))
         run.writer.write_summary()
+        if part is None and run.added:
+            warn_of_mixed_people(run.writer.out)
     return own_sources
 
 

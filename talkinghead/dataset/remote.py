@@ -1,11 +1,14 @@
 """Files behind a URL, read through fsspec. The only module that imports it."""
 
 import fnmatch
+import gc
 import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -197,6 +200,42 @@ def request_states(files: Iterable[RemoteFile]) -> list[FileState]:
 
     with ThreadPoolExecutor(_STATE_THREADS) as pool:
         return list(pool.map(request, [_file_system(file.url) for file in files]))
+
+
+@contextmanager
+def paused_requests() -> Iterator[None]:
+    """Stop fsspec's thread while the block forks processes; requests of other threads wait until its end.
+
+    A process that is forked beside the thread can hang: it inherits locks that the thread holds, and a loop
+    that claims to run. So the thread ends before, and another one runs the same loop afterwards.
+    """
+    asyn = sys.modules.get("fsspec.asyn")  # without a request so far there is no thread
+    thread = asyn.iothread[0] if asyn is not None else None
+    if asyn is None or thread is None or not thread.is_alive():
+        yield
+        return
+    gc.collect()  # closes connections of unused file systems, which needs the thread
+    loop = asyn.loop[0]
+    # fsspec forgets its file systems in forked processes. Their ends would remove connections from the epoll
+    # instance that is shared with this process, so the frame of this function keeps them there too.
+    systems = [system for kind in _file_system_types() for system in list(kind._cache.values())]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    try:
+        yield
+    finally:
+        thread = threading.Thread(target=loop.run_forever, name=thread.name, daemon=True)
+        thread.start()
+        asyn.iothread[0] = thread
+        del systems
+
+
+def _file_system_types() -> list[Any]:
+    """Return all classes of fsspec's file systems that are imported."""
+    types = [sys.modules["fsspec.spec"].AbstractFileSystem]
+    for kind in types:  # which grows meanwhile
+        types += kind.__subclasses__()
+    return types
 
 
 @contextmanager

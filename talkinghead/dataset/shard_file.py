@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
 
-from ..errors import TalkingheadError
+from ..errors import TalkingheadError, quantity
+from .parts import parts_in
 from .remote import FileState, RemoteFile, describe, is_url, list_folder, local_path, reported, retry
 from .report import REPORT, read_report
 
@@ -167,12 +169,25 @@ def list_shards(folder: str | os.PathLike[str]) -> list[tuple[ShardFile, FileSta
         return [(RemoteFile(f"{url}/{name}"), state) for name, state in sorted(_remote_names(url).items())]
     path = local_path(folder)
     shards = sorted(path.glob(SHARDS)) if os.path.isdir(path) else []
+    if not shards and (parts := parts_in(path)):
+        raise _unmerged_parts(path, parts)
     if not shards:
         raise TalkingheadError(
             f"{folder}: holds no shards ({SHARDS}); make them with: talkinghead prepare VIDEOS... --out "
             f"{folder}"
         )
     return [(shard, FileState()) for shard in shards]
+
+
+def _unmerged_parts(folder: Path, parts: list[Path]) -> TalkingheadError:
+    """Return the error of a folder of parts, or of one of them, in place of a data set."""
+    is_part = parts == [folder]
+    problem = "is one of several parts" if is_part else f"holds {quantity(len(parts), 'part')}"
+    merged = folder.parent if is_part else folder
+    return TalkingheadError(
+        f"{folder}: {problem} of a data set; merge them first: talkinghead prepare --merge "
+        f"{shlex.quote(str(merged))} --out DATA"
+    )
 
 
 def _remote_names(url: str) -> dict[str, FileState]:

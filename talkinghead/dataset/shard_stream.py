@@ -13,6 +13,9 @@ from .shard_index import Clips
 from .shard_reader import ShardClip, read_into_memory
 from .visit_order import Visit, VisitOrder
 
+_THREAD = "next shard"
+"""Name of the threads that read shards."""
+
 
 class ShardStream:
     """The clips of a stream by the number of the draw; consecutive numbers read each shard once.
@@ -144,5 +147,12 @@ def _start(shard: ShardFile) -> Future[ShardFile]:
         except Exception as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="next shard", daemon=True).start()
+    threading.Thread(target=run, name=_THREAD, daemon=True).start()
     return future
+
+
+def join_readers() -> None:
+    """Wait for the threads of this process that read shards, because none may run while it forks."""
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join()

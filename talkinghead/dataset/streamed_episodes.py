@@ -69,11 +69,7 @@ class StreamedEpisodes(EpisodeSource):
         for clip in sorted(clip for videos in self.sets[number] for clip in videos):
             shards.setdefault(int(self._shard_numbers[clip]), []).append(clip)
         if len(shards) < self.batch:
-            raise TalkingheadError(
-                f"--streaming: a data set has {quantity(len(shards), 'shard')} for a batch of {self.batch} "
-                "episodes, each of which reads shards of its own; leave it out, or set a smaller meta.batch "
-                "in the preset"
-            )
+            raise _too_few_shards(len(shards), sum(map(len, shards.values())), self.batch)
         streams: list[list[tuple[int, Sequence[int]]]] = [[] for _ in range(self.batch)]
         counts = [0] * self.batch
         for shard, clips in shards.items():
@@ -148,3 +144,14 @@ class StreamedEpisodes(EpisodeSource):
     def _read_frames(self, index: int, clip: ShardClip, chosen: np.ndarray) -> Tensor:
         """Return frames uint8 [n, 3, size, size]; none is kept, since few are drawn again soon."""
         return clip.resized_frames(chosen, self.size, scaled=True)
+
+
+def _too_few_shards(shards: int, clips: int, batch: int) -> TalkingheadError:
+    """Return the error of a data set whose shards are fewer than the episodes of a batch."""
+    remedy = "leave it out, or set a smaller meta.batch in the preset"
+    if clips >= batch:  # two shards each, where there are as many: clips of one video share a shard
+        remedy = f"prepare the data again with --shard-clips {max(1, clips // (2 * batch))}, {remedy}"
+    return TalkingheadError(
+        f"--streaming: a data set has {quantity(shards, 'shard')} for a batch of {batch} episodes, each of "
+        f"which reads shards of its own; {remedy}"
+    )

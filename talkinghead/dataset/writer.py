@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..constants import SHARD_CLIPS
 from ..errors import TalkingheadError, shorten
 from ..system.atomic_file import atomic_write
 from .report import REPORT, read_report
@@ -28,8 +29,6 @@ from .shard_reader import SHARDS
 from .shard_writer import ShardWriter
 
 SUMMARY = "dataset.json"
-SHARD_CLIPS = 16
-"""Clips after which a shard is finished; all clips of a video are in the same shard."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class DatasetWriter:
     Args:
         out: the folder, which exists.
         settings: the settings that all clips share.
+        shard_clips: clips after which a shard is finished; None for `SHARD_CLIPS`. All clips of a video are
+            in the same shard.
 
     Attributes:
         out, settings: as above.
@@ -58,12 +59,17 @@ class DatasetWriter:
         people: the names of the people in it.
 
     Raises:
-        TalkingheadError: the folder holds clips of other settings, or its shards and its report contradict
-            each other.
+        TalkingheadError: the folder holds clips of other settings, its shards and its report contradict each
+            other, or `shard_clips` is less than 1.
         OSError: the folder cannot be read or written.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], shard_clips: int | None = None) -> None:
+        self._shard_clips = SHARD_CLIPS if shard_clips is None else shard_clips
+        if self._shard_clips < 1:
+            raise TalkingheadError(
+                f"prepare: shards of {shard_clips} clips are none; choose 1 or more, such as {SHARD_CLIPS}"
+            )
         self.out, self._path, self.settings = out, out / REPORT, settings
         self.clips, self.frames, self.people = 0, 0, set[str]()
         self._by_file: dict[tuple[str, str | None], FileRecord] = {}
@@ -97,7 +103,7 @@ class DatasetWriter:
             clips.unlink()
         self._pending.append(line)
         # without an incomplete shard, the lines need not wait for one
-        if not self._shards.clips or self._shards.clips >= SHARD_CLIPS:
+        if not self._shards.clips or self._shards.clips >= self._shard_clips:
             self.finish()
 
     def finish(self) -> None:

@@ -158,6 +158,7 @@ def prepare_synthetic(
     frame_stride: int = 1,
     poses: str = POSES[0],
     progress: Progress = no_progress,
+    shard_clips: int | None = None,
 ) -> SyntheticReport:
     """Render synthetic talking people, with their exact landmarks, into a data set.
 
@@ -169,13 +170,13 @@ def prepare_synthetic(
         people: number of people; the same seed gives the same people.
         clips_each: clips of each person, in different light and places.
         out: the folder, created if missing.
-        size: side of the frames in pixels.
-        seed: seed of everything that is sampled.
+        size, seed: side of the frames in pixels; seed of everything that is sampled.
         workers: number of worker processes; by default one for each core that this process may use.
         frames_each: frames of each clip.
         frame_stride: frames of 1/25 s from one frame to the next; a larger stride gives more varied poses.
         poses: "talking", or "wide" for heads that turn up to 90 degrees, see `motion.sample_motion`.
         progress: reports progress.
+        shard_clips: clips after which a shard is finished, by default 16.
 
     Raises:
         TalkingheadError: anny or warp is not installed, an argument is out of range, or the folder cannot be
@@ -192,11 +193,10 @@ def prepare_synthetic(
     settings.check(people)
     out, started = Path(out), perf_counter()
     added, clips, frames = _add_people(
-        people, settings, out, workers=workers or cpu_count(), progress=progress
+        people, settings, out, shard_clips=shard_clips, workers=workers or cpu_count(), progress=progress
     )
     seconds = perf_counter() - started
-    sheet = out / "sheet.png"
-    write_contact_sheet(out, sheet)
+    write_contact_sheet(out, out / "sheet.png")
     return SyntheticReport(
         out=out,
         added=added,
@@ -204,16 +204,22 @@ def prepare_synthetic(
         clips=clips,
         frames=frames,
         frames_per_second=added * clips_each * frames_each / seconds,
-        sheet=sheet,
+        sheet=out / "sheet.png",
     )
 
 
 def _add_people(
-    people: int, settings: _Settings, out: Path, *, workers: int, progress: Progress
+    people: int,
+    settings: _Settings,
+    out: Path,
+    *,
+    shard_clips: int | None,
+    workers: int,
+    progress: Progress,
 ) -> tuple[int, int, int]:
     """Render the people that the data set lacks; return their number, and that of all clips and frames."""
     try:
-        with staging_folder(out) as staging, DatasetWriter(out, settings.as_dict()) as writer:
+        with staging_folder(out) as staging, DatasetWriter(out, settings.as_dict(), shard_clips) as writer:
             tasks = [_Task.create(settings, number, staging) for number in range(people)]
             missing = [task for task in tasks if not writer.find(task.name, task.digest)]
             if missing:

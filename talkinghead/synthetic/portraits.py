@@ -94,21 +94,22 @@ def prepare_portraits(
     workers: int | None = None,
     detector: Detector | str | None = None,
     progress: Progress = no_progress,
+    shard_clips: int | None = None,
 ) -> PortraitReport:
     """Make still portraits of many people move, and write them with exact landmarks into a data set.
 
-    The folder then holds what `talkinghead.dataset.prepare.prepare` writes for videos, and `sheet.png`. The
-    next run resumes an interrupted one, with the same bytes for any number of workers, and adds new pictures.
+    The folder then holds what `prepare` writes for videos, and `sheet.png`. The next run resumes an
+    interrupted one, with the same bytes for any number of workers, and adds new pictures.
 
     Args:
         pictures: a folder of pictures or a .tar of them, one person each.
         out: the folder, created if missing.
-        size: side of the stored crops in pixels.
-        seed: seed of the motions.
+        size, seed: side of the stored crops in pixels; seed of the motions.
         frames_each: frames of each portrait; the first is the portrait as it is.
         workers: number of worker processes; by default one for each core that this process may use.
         detector: finds the landmarks: a name for `open_detector`, "auto" by default, or a detector.
         progress: reports progress.
+        shard_clips: clips after which a shard is finished, by default 16.
 
     Raises:
         TalkingheadError: a number is out of range, there are no pictures or none can be used, or the folder
@@ -121,7 +122,7 @@ def prepare_portraits(
     renderer = PortraitRenderer(resolve_detector(detector), seed, size, frames_each)
     out, started = Path(out), perf_counter()
     try:
-        with staging_folder(out) as staging, DatasetWriter(out, renderer.settings()) as writer:
+        with staging_folder(out) as staging, DatasetWriter(out, renderer.settings(), shard_clips) as writer:
             run = _Run(writer, staging)
             tasks = run.tasks(portraits)
             with closing(map_ordered(renderer, tasks, workers, caller="prepare_portraits")) as results:

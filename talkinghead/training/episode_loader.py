@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from ..dataset.episodes import Episodes, EpisodeSource
 from ..dataset.lost_shards import LostShards
-from ..dataset.remote import RemoteFile
+from ..dataset.remote import paused_requests
+from ..dataset.shard_stream import join_readers
 from ..dataset.streamed_episodes import StreamedEpisodes
 from ..errors import TalkingheadError
 from ..system.process_pool import cpu_count
@@ -38,16 +39,14 @@ def load_episodes(
         steps: their numbers.
         device: of the networks.
         workers: processes that draw; 0 draws here. None is 0 on a CPU, which they would share, and 4 on a
-            GPU; 0 for shards behind URLs, beside whose threads a forked process can hang.
+            GPU.
 
     Raises:
         TalkingheadError: the data cannot be read, a worker was killed, or this system has none.
     """
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     if workers is None:
-        reads_urls = any(isinstance(shard, RemoteFile) for shard in source.clips.shards)
-        uses_workers = device.type == "cuda" and can_fork and not reads_urls
-        workers = min(GPU_WORKERS, cpu_count()) if uses_workers else 0
+        workers = min(GPU_WORKERS, cpu_count()) if device.type == "cuda" and can_fork else 0
     if workers and not can_fork:
         raise TalkingheadError("--workers: this system cannot fork processes; leave it out")
     if workers == 0:
@@ -59,7 +58,7 @@ def load_episodes(
         parts = workers = min(workers, len(range(source.batch)[source.share]))
     source.share_cache(workers)
     try:
-        for episodes in _join_parts(iter(_loader(source, steps, device, workers)), parts, source.lost):
+        for episodes in _join_parts(_start_workers(source, steps, device, workers), parts, source.lost):
             yield episodes.to(device)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -88,6 +87,16 @@ def share_lost_shards(lost: LostShards, ranks: Ranks) -> None:
         lost.total,
     )
     lost.reported = set(lost.reasons)
+
+
+def _start_workers(
+    source: EpisodeSource, steps: range, device: torch.device, workers: int
+) -> Iterator[_WorkerResult]:
+    """Fork the workers of a loader, while no thread reads shards here, and return their results."""
+    loader = _loader(source, steps, device, workers)
+    join_readers()
+    with paused_requests():
+        return iter(loader)
 
 
 def _loader(

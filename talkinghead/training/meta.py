@@ -327,7 +327,7 @@ class _Run:
                     values = monitor.measure(self._step, metrics)
                 if on_step:
                     on_step(self._step, steps, values)
-                if self._step % IMAGES_EVERY_STEPS == 0:
+                if self._step % IMAGES_EVERY_STEPS == 0 or self._step == steps:
                     monitor.write_samples(self._step, image_rows)
                 evaluates = monitor.must_evaluate(self._step, steps)
                 stop, is_due = self._agree(stopped(), evaluates or now - saved > save_seconds)

@@ -15,6 +15,11 @@ import torch
 from torch import nn
 
 from ..checkpoint import save_model
+from ..data.output_paths import files_in
+from ..dataset.parts import PART_FILE
+from ..dataset.report import REPORT
+from ..dataset.shard_file import SHARDS
+from ..errors import TalkingheadError
 from ..model import Model
 from ..system.atomic_file import atomic_write, check_writable
 from ..system.folder_lock import folder_lock
@@ -33,15 +38,23 @@ def run_folder(out: Path, ranks: Ranks = ONE_RANK, sharded: tuple[str, ...] = ()
         out, ranks, sharded: as for `RunFolder`.
 
     Raises:
-        TalkingheadError: it cannot be written to, or another run uses it.
+        TalkingheadError: it cannot be written to, is that of a data set, or another run uses it.
     """
     folder = RunFolder(out, ranks, sharded)
     with ExitStack() as stack:
         with ranks.agreement():
             if ranks.is_first:
+                _check_no_data_set(out)
                 check_writable(folder.state)
                 stack.enter_context(folder_lock(out, out))
         yield folder
+
+
+def _check_no_data_set(out: Path) -> None:
+    """Refuse to start a run in the folder of a data set, or of its parts; one that is there resumes."""
+    has_data = files_in(out, (SHARDS, REPORT, PART_FILE, f"*/{PART_FILE}"))
+    if has_data and not files_in(out, ("state.safetensors",)):
+        raise TalkingheadError(f"{out}: holds prepared data, not a run; name another folder by --out")
 
 
 class RunFolder:

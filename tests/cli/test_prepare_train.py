@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import command_error, run_command
@@ -56,6 +57,26 @@ def test_prepare_reports_added_and_rejected_videos(
     values = json.loads(capsys.readouterr().out)
     assert values["taken"] == [] and values["present"] == [str(tmp_path / "bob1.mp4")]
     assert list(values["rejected"]) == [str(tmp_path / "wall.mp4")]
+
+
+@pytest.mark.parametrize(
+    "arguments, function",
+    [
+        ("clips", "talkinghead.dataset.prepare.prepare"),
+        ("--merge parts", "talkinghead.dataset.merge_parts.merge_parts"),
+        ("--synthetic 2", "talkinghead.synthetic.dataset.prepare_synthetic"),
+        ("--portraits pictures", "talkinghead.synthetic.portraits.prepare_portraits"),
+    ],
+)
+def test_prepare_takes_size_of_shards_for_every_source(
+    arguments: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[object] = []
+    report = SimpleNamespace(as_dict=dict, lines=list)
+    monkeypatch.setattr(function, lambda *_, shard_clips, **__: sizes.append(shard_clips) or report)
+    run_command("prepare", *arguments.split(), "--out", "data", "--shard-clips", "3")
+    run_command("prepare", *arguments.split(), "--out", "data")
+    assert sizes == [3, None]
 
 
 def test_prepare_merges_parts(

@@ -23,6 +23,7 @@ from talkinghead.dataset.discover import SourceVideo
 from talkinghead.dataset.merge_parts import merge_parts
 from talkinghead.dataset.parts import PART_FILE, Part, parse_part, read_part
 from talkinghead.dataset.prepare import prepare
+from talkinghead.dataset.shard_file import list_shards
 from talkinghead.errors import TalkingheadError
 
 COUNT = 3
@@ -85,6 +86,28 @@ def test_parse_part_rejects_what_is_no_part(text: object) -> None:
     with pytest.raises(TalkingheadError, match="is no part; write I/N, such as 1/8"):
         parse_part(text)
     assert parse_part("2/10") == Part(2, 10)
+
+
+def test_merge_writes_shards_of_chosen_size(corpus: Path, tmp_path: Path) -> None:
+    prepare([corpus / "videos"], tmp_path / "data", 16, RedSquare(), workers=1, shard_clips=4)
+    numbers = [line["shard"][-5] for line in lines(tmp_path / "data") if "shard" in line]
+    assert numbers == ["0", "0", "0", "0", "1", "1"]
+    merge_parts(corpus / "parts", tmp_path / "merged", shard_clips=4)
+    assert contents(tmp_path / "merged") == contents(tmp_path / "data")
+    with pytest.raises(TalkingheadError, match="prepare: shards of 0 clips are none; choose 1 or more"):
+        merge_parts(corpus / "parts", tmp_path / "none", shard_clips=0)
+
+
+@pytest.mark.parametrize(
+    "name, problem",
+    [("parts", "holds 3 parts"), ("parts/part-2-of-3", "is one of several parts")],
+)
+def test_unmerged_parts_are_no_data_set(name: str, problem: str, copy: Path) -> None:
+    for shard in copy.glob("part-2-of-3/shard-*.tar"):
+        shard.unlink()
+    with pytest.raises(TalkingheadError, match=f"{problem} of a data set; merge them first") as raised:
+        list_shards(copy.parent / name)
+    assert str(raised.value).endswith(f"talkinghead prepare --merge {copy} --out DATA")
 
 
 def test_merge_has_bytes_of_one_run(corpus: Path, tmp_path: Path) -> None:

@@ -38,6 +38,21 @@ def test_prepare_takes_people_as_mapping_or_table(tmp_path: Path, red_square: Re
         prepare(paths, tmp_path / "none", 64, red_square, people=["anna"], workers=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("layout", ["flat", "folders", "one video"])
+def test_videos_of_unknown_people_are_logged(
+    layout: str, tmp_path: Path, red_square: RedSquare, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="talkinghead")
+    videos = tmp_path / "videos"
+    for folder in ("ann", "bob") if layout == "folders" else (".",):
+        (videos / folder).mkdir(parents=True)
+        draw_videos(videos / folder, 1 if layout == "one video" else 2)
+    prepare(videos, tmp_path / "data", 16, red_square, workers=1)
+    logged = [message for message in caplog.messages if "--people" in message]
+    expected = "2 videos count as 2 people, one for each file name; put the videos of"
+    assert [message.startswith(expected) for message in logged] == [True] * (layout == "flat")
+
+
 def test_prepare_writes_clips_and_report(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(tmp_path / "videos", 3)
     report = prepare(paths, tmp_path / "data", 64, red_square, people={"1.mp4": "anna"}, workers=1)

@@ -203,12 +203,7 @@ assert len(list(load_episodes(source, range(4), torch.device("cpu"), int(sys.arg
 """
 
 
-HANGS = pytest.mark.skip(
-    reason="forked workers hung once in ten runs while they started (docs/limitations.md)"
-)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=HANGS)])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_whole_files_are_removed_at_the_end(workers: int, data: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}

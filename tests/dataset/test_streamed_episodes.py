@@ -135,6 +135,17 @@ def test_fewer_shards_than_episodes_report_user_error(tmp_path):
         source(write_shards(tmp_path, 3))
 
 
+def test_fewer_shards_name_shard_size_that_is_enough(tmp_path):
+    with pytest.raises(TalkingheadError, match=r"prepare the data again with --shard-clips 2, leave it out"):
+        source(write_shards(tmp_path, 2, clips=8))
+    assert len(source(write_shards(tmp_path / "more", 8, clips=2)).draw(0).columns) == 4
+
+
+def test_fewer_clips_than_episodes_name_no_shard_size(tmp_path):
+    with pytest.raises(TalkingheadError, match=r"shards of its own; leave it out, or set a smaller meta.ba"):
+        source(write_shards(tmp_path, 1, clips=3))
+
+
 def test_scaled_frames_are_close_to_resized_ones(tmp_path):
     ramp = np.linspace(0, 255, 256).astype(np.uint8)
     image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 255 - ramp[None]), axis=-1)

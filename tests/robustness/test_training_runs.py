@@ -154,7 +154,7 @@ def test_train_on_full_disk_saves_elsewhere(
         "some space or name another "
         f"place; it was written to {rescued} instead, move it from there\n"
     )
-    assert sorted(path.name for path in out.iterdir()) == ["log"]
+    assert sorted(path.name for path in out.iterdir()) == ["log", "samples"]
     rescued.rename(out / "state.safetensors")
     assert cli.main([*command, "3"]) == 0
     train(data, tmp_path / "whole", "tiny", steps=3)
@@ -241,7 +241,7 @@ def test_train_removes_hidden_files_of_killed_run(data: Path, tmp_path: Path) ->
         (out / f".{name}.talkinghead-12345678").mkdir(parents=True)
         (out / f".{name}.talkinghead-12345678" / "half").write_text("")
     train(data, out, "tiny", steps=1)
-    assert sorted(path.name for path in out.iterdir()) == RUN_FILES
+    assert sorted(path.name for path in out.iterdir()) == sorted([*RUN_FILES, "samples"])
 
 
 def flip_400_bits(content: bytes) -> bytes:

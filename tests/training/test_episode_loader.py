@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from talkinghead.dataset.lost_shards import LostShards
 from talkinghead.dataset.remote import RemoteFile
 from talkinghead.dataset.streamed_episodes import StreamedEpisodes
 from talkinghead.errors import TalkingheadError
+from talkinghead.training import episode_loader
 from talkinghead.training.episode_loader import load_episodes, share_lost_shards
 from talkinghead.training.ranks import ONE_RANK
 
@@ -60,11 +60,16 @@ def test_killed_worker_reports_error(tmp_path):
         list(load_episodes(source, range(3), CPU, 1))
 
 
-def test_shards_behind_urls_are_read_without_workers_by_default(source, monkeypatch):
+@pytest.mark.parametrize("cores, workers", [(16, 4), (2, 2)])
+def test_gpu_has_workers_by_default_for_urls_too(cores, workers, source, monkeypatch):
+    started = []
     monkeypatch.setattr(type(source.clips), "shards", [RemoteFile("https://host/shard-000000.tar")])
-    monkeypatch.setattr(source, "draw", lambda step: SimpleNamespace(to=lambda device: (step, device.type)))
-    episodes = list(load_episodes(source, range(2), torch.device("cuda"), None))
-    assert episodes == [(0, "cuda"), (1, "cuda")]
+    monkeypatch.setattr(episode_loader, "cpu_count", lambda: cores)
+    monkeypatch.setattr(
+        episode_loader, "_start_workers", lambda *arguments: started.append(arguments[-1]) or iter(())
+    )
+    assert list(load_episodes(source, range(2), torch.device("cuda"), None)) == []
+    assert started == [workers]
 
 
 def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):

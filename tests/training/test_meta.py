@@ -325,6 +325,26 @@ def test_train_writes_metrics_and_images_to_tensorboard(face_shards, tmp_path, m
     assert len(events.Tags()["images"]) == 1
 
 
+def test_train_writes_samples_at_the_end_of_a_short_run(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=2)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000002.png"]
+
+
+@pytest.mark.parametrize("name", ["shard-000000.tar", "report.jsonl", "part.json", "part-1-of-2/part.json"])
+def test_train_refuses_folder_of_data(name, face_shards, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(TalkingheadError, match=r"holds prepared data, not a run; name another folder by --o"):
+        train(face_shards, tmp_path, "tiny", steps=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_train_resumes_run_in_folder_of_data(face_shards, tmp_path):
+    train(face_shards, tmp_path, "tiny", steps=1)
+    (tmp_path / "report.jsonl").write_text("{}")
+    assert train(face_shards, tmp_path, "tiny", steps=2).provenance["steps"] == 2
+
+
 def test_train_rejects_other_data_and_names_counts(face_shards, tmp_path):
     train(face_shards, tmp_path, "tiny", steps=1)
     with pytest.raises(TalkingheadError, match="other settings: its data had 2 clips, now 1; choose another"):

@@ -220,6 +220,9 @@ class FakeTracker:
     def write_scalars(self, step: int, values: object) -> None:
         self._events.append(step)
 
+    def write_image(self, step: int, *_: object) -> None:
+        self._events.append(f"sheet {step}")
+
     def close(self, *, failed: bool = False) -> None:
         self._events.append("failed" if failed else "finished")
 
@@ -258,11 +261,11 @@ def test_trackers_are_told_whether_the_run_failed(
     monkeypatch.setattr(run_log, "MlflowTracker", lambda *_: FakeTracker(events))
     monitoring = Monitoring(track=("mlflow",))
     train(data, tmp_path, "tiny", steps=2, monitoring=monitoring)
-    assert events == ["start", 2, "finished"]
+    assert events == ["start", 2, "sheet 2", "finished"]
     make_infinite(monkeypatch, range(100))
     with pytest.raises(NotFiniteError):
         train(data, tmp_path, "tiny", steps=4, monitoring=monitoring)
-    assert events[3:] == ["start", "failed", "start", "failed"]
+    assert events[4:] == ["start", "failed", "start", "failed"]
 
 
 def test_tracker_that_cannot_start_closes_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +302,7 @@ def test_train_logs_health_throughput_and_waiting(data: Path, tmp_path: Path) ->
 def test_track_none_writes_no_log(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path, "tiny", steps=1, monitoring=Monitoring(track=("none",)))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["model.safetensors", "state.safetensors", "times.json"]
+    assert names == ["model.safetensors", "samples", "state.safetensors", "times.json"]
 
 
 def test_check_trackers_rejects_unknown_and_contradicting_names() -> None:
