@@ -59,37 +59,69 @@ SIMD_INLINE void sample_border(const Image& image, float x, float y, float* to) 
   for (int i = 0; i < 3; ++i) to[i] = sums[i];
 }
 
+// A pixel between two pairs of pixels, the first two of which start at `from`.
+SIMD_INLINE void sample_inside(const uint8_t* from, int64_t row_size, float across, float down,
+                               Pixel& to) {
+  const Pair is_second = {0, 0, 0, 1, 1, 1, 0, 0};
+  Pair above, below;
+  load_pair(from, above);
+  load_pair(from + row_size, below);
+  const Pair sum = above * (1.0f / 255 - down) + below * down;
+  const Pair weighted = sum * (is_second * (2 * across - 1) + (1 - across));
+  to = __builtin_shufflevector(weighted, weighted, 0, 1, 2, 3) +
+       __builtin_shufflevector(weighted, weighted, 3, 4, 5, 6);
+}
+
+// Whether the two pairs of pixels at a position, and the bytes after them, belong to the image.
+SIMD_INLINE bool is_inside(const Image& image, float x, float y) {
+  return x >= 0 && x < static_cast<float>(image.width - 2) && y >= 0 &&
+         y < static_cast<float>(image.height - 1);
+}
+
 // Computes a row of the result. `start` is the position of its first pixel, `step` the distance of
 // two, both (x, y) in pixels of the image.
-void sample_row(const Image& image, const float* start, const float* step, int64_t size,
+void sample_row(const Image& source, const float* start, const float* step, int64_t size,
                 float* to) {
-  // within these bounds the pairs and the bytes after them belong to the image
-  const float right = static_cast<float>(image.width - 2),
-              bottom = static_cast<float>(image.height - 1);
-  const Pair is_second = {0, 0, 0, 1, 1, 1, 0, 0};
-  for (int64_t i = 0; i < size; ++i, to += 3) {
-    const float x = start[0] + step[0] * static_cast<float>(i);
-    const float y = start[1] + step[1] * static_cast<float>(i);
-    if (x >= 0 && x < right && y >= 0 && y < bottom) {
-      const int32_t left = static_cast<int32_t>(x), top = static_cast<int32_t>(y);
-      const float across = x - static_cast<float>(left), down = y - static_cast<float>(top);
-      const uint8_t* from = image.pixels + top * image.row_size + left * 3;
-      const float lower = down * (1.0f / 255), upper = (1.0f / 255) - lower;
-      Pair above, below;
-      load_pair(from, above);
-      load_pair(from + image.row_size, below);
-      const Pair sum = above * upper + below * lower;
-      const Pair weighted = sum * (is_second * (2 * across - 1) + (1 - across));
-      const Pixel first = __builtin_shufflevector(weighted, weighted, 0, 1, 2, 3);
-      const Pixel second = __builtin_shufflevector(weighted, weighted, 3, 4, 5, 6);
-      const Pixel pixel = first + second;  // the next pixel overwrites its last float
-      __builtin_memcpy(to, &pixel, i + 1 < size ? sizeof pixel : 3 * sizeof(float));
+  const Image image = source;  // copies, which the result cannot overlap
+  const float start_x = start[0], start_y = start[1], step_x = step[0], step_y = step[1];
+  const int32_t row_size = static_cast<int32_t>(image.row_size);
+  const bool fits = image.height * image.row_size < (int64_t{1} << 31);
+  Floats lanes;
+  for (int l = 0; l < kLanes; ++l) lanes[l] = static_cast<float>(l);
+  for (int64_t i = 0; i < size;) {
+    const Floats columns = lanes + static_cast<float>(i);
+    const Floats xs = columns * step_x + start_x, ys = columns * step_y + start_y;
+    const float x = xs[0], y = ys[0];
+    // a vector of pixels lies inside if its ends do; every pixel writes a float of the next
+    if (fits && i + kLanes < size && is_inside(image, x, y) &&
+        is_inside(image, xs[kLanes - 1], ys[kLanes - 1])) {
+      const Ints left = __builtin_convertvector(xs, Ints), top = __builtin_convertvector(ys, Ints);
+      const Floats across = xs - __builtin_convertvector(left, Floats);
+      const Floats down = (ys - __builtin_convertvector(top, Floats)) * (1.0f / 255);
+      const Ints offset = top * row_size + left * 3;
+      for (int l = 0; l < kLanes; ++l, to += 3) {
+        Pixel pixel;
+        sample_inside(image.pixels + offset[l], row_size, across[l], down[l], pixel);
+        __builtin_memcpy(to, &pixel, sizeof pixel);
+      }
+      i += kLanes;
+      continue;
+    }
+    if (is_inside(image, x, y)) {
+      const int64_t left = static_cast<int64_t>(x), top = static_cast<int64_t>(y);
+      Pixel pixel;
+      sample_inside(image.pixels + top * image.row_size + left * 3, image.row_size,
+                    x - static_cast<float>(left), (y - static_cast<float>(top)) * (1.0f / 255),
+                    pixel);
+      __builtin_memcpy(to, &pixel, 3 * sizeof(float));
     } else if (x > -1 && x < static_cast<float>(image.width) && y > -1 &&
                y < static_cast<float>(image.height)) {
       sample_border(image, x, y, to);
     } else {  // outside, or not finite
       to[0] = to[1] = to[2] = 0;
     }
+    ++i;
+    to += 3;
   }
 }
 

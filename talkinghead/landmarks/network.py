@@ -109,7 +109,7 @@ class LandmarkNetwork(nn.Module):
         Args:
             pictures: floating-point [B, 3, 128, 128], RGB, 0..1.
         """
-        fine = self.features[:_FINE_LAYERS](pictures * 4 - 2)
+        fine = self.features[:_FINE_LAYERS]((pictures * 4).sub_(2))
         features = self.features[_FINE_LAYERS:](fine)
         points = self.mean_of_votes(self.votes(features))
         if self.iris_votes is not None:

@@ -162,24 +162,24 @@ def _open_network(path: Path, device: str) -> Callable[[Tensor], np.ndarray]:
 
 def _faces(rows: np.ndarray, crops: Sequence[OrientedCrop]) -> list[Face]:
     """Return the faces of the network's rows [N, 79, 3] for N crops."""
-    corners = np.array([[crop.x, crop.y] for crop in crops])[:, None]
+    places = np.array([(crop.x, crop.y, crop.side) for crop in crops])
     axes = np.stack([crop.axes for crop in crops])
-    points = ((rows[:, :-1, :2].astype(np.float64) - 0.5) @ axes + corners).astype(np.float32)
+    points = ((rows[:, :-1, :2] - np.float64(0.5)) @ axes + places[:, None, :2]).astype(np.float32)
     log_scale = rows[:, :POINTS, 2]
-    sides = np.array([crop.side for crop in crops])[:, None]
-    expected_errors = (np.exp(log_scale) * sides).astype(np.float32)
-    values = zip(points, _confidences(rows), expected_errors, strict=True)
+    expected_errors = (np.exp(log_scale) * places[:, 2:]).astype(np.float32)
+    certainties = zip(rows[:, -1, 0].tolist(), log_scale.mean(axis=1).tolist(), strict=True)
+    confidences = [_confidence(logit, mean) for logit, mean in certainties]
     return [
         Face(place[:POINTS], confidence, place[POINTS:].reshape(2, IRIS_POINTS, 2), expected_error)
-        for place, confidence, expected_error in values
+        for place, confidence, expected_error in zip(points, confidences, expected_errors, strict=True)
     ]
 
 
-def _confidences(rows: np.ndarray) -> list[float]:
-    """Return the confidences of faces from the network's rows [N, 79, 3]; 0 without a face."""
-    presence = 1 / (1 + np.exp(-np.clip(rows[:, -1, 0], -50, 50)))
-    certainty = (_WORST_SCALE - rows[:, :POINTS, 2].mean(axis=1)) / (_WORST_SCALE - _PERFECT_SCALE)
-    return np.where(presence < _MIN_PRESENCE, 0.0, presence * np.clip(certainty, 1e-3, 1)).tolist()
+def _confidence(logit: float, mean_log_scale: float) -> float:
+    """Return the confidence of a face from the logit of its presence; 0 without a face."""
+    presence = 1 / (1 + math.exp(-min(max(logit, -50.0), 50.0)))
+    certainty = (_WORST_SCALE - mean_log_scale) / (_WORST_SCALE - _PERFECT_SCALE)
+    return 0.0 if presence < _MIN_PRESENCE else presence * min(max(certainty, 1e-3), 1.0)
 
 
 def _shows_large_face(frame: np.ndarray, faces: Sequence[Face]) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .mean_face import MEAN_FACE
 
-_MEAN_FACE_ROWS = np.ascontiguousarray(MEAN_FACE[:, :2].T)
+_SUMS = np.vstack([np.full(68, 1 / 68), (MEAN_FACE[:, :2] - MEAN_FACE[:, :2].mean(axis=0)).T])
+"""Rows by which landmarks [68, 2] are multiplied: to their centroid, and to `_angle`'s products."""
 _MIN_UNFILTERED_SHRINK = 0.75  # of a crop: below, its surroundings are antialiased
 
 
@@ -66,13 +67,12 @@ def crop_of_landmarks(landmarks: np.ndarray, side: float, raise_by: float = 0.0)
 def crops_of_landmarks(landmarks: np.ndarray, side: float, raise_by: float = 0.0) -> list[OrientedCrop]:
     """Return the crops around faces [N, 68, 2], as `crop_of_landmarks` does."""
     points = np.asarray(landmarks, np.float64)
-    centres = points.mean(axis=1)
-    offsets = points - centres[:, None]
-    squares = (offsets * offsets).sum(axis=(1, 2)) / points.shape[1]
+    squares = np.einsum("npc,npc->n", points, points) / points.shape[1]
     crops = []
-    for (x, y), square, angle in zip(centres.tolist(), squares.tolist(), _rolls(offsets), strict=True):
-        radius = max(math.sqrt(square), 1e-3)
-        up = raise_by * radius
+    # few calls of numpy, which take longer than what they compute
+    for ((x, y), *products), square in zip((_SUMS @ points).tolist(), squares.tolist(), strict=True):
+        radius = max(math.sqrt(max(square - x * x - y * y, 0.0)), 1e-3)
+        angle, up = _angle(products), raise_by * radius
         crops.append(OrientedCrop(x + math.sin(angle) * up, y - math.cos(angle) * up, side * radius, angle))
     return crops
 
@@ -83,13 +83,13 @@ def head_roll(landmarks: np.ndarray) -> float:
     Args:
         landmarks: [68, 2] in pixels of the frame.
     """
-    return _rolls((landmarks - landmarks.mean(axis=0))[None])[0]
+    return _angle((_SUMS[1:] @ landmarks).tolist())
 
 
-def _rolls(offsets: np.ndarray) -> list[float]:
-    """Return the rolls of heads from their landmarks [N, 68, 2], relative to their centroids."""
-    products = (_MEAN_FACE_ROWS @ offsets).tolist()
-    return [math.atan2(xy - yx, xx + yy) for (xx, xy), (yx, yy) in products]
+def _angle(products: Sequence[Sequence[float]]) -> float:
+    """Return the roll from the sums of the mean face's x and y times landmarks (x, y)."""
+    (xx, xy), (yx, yy) = products
+    return math.atan2(xy - yx, xx + yy)
 
 
 def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], size: int) -> Tensor:
