@@ -178,7 +178,7 @@ def speed(detector: Detector, clip: Path) -> dict[str, float]:
     """Return milliseconds a frame of 640x480: of the first detection, following one by one, and by 16."""
     frames = []
     for frame in VideoReader(clip):
-        frames.append(_fit_640_480(frame))
+        frames.append(fit_640_480(frame))
         if len(frames) == _TIMED_FRAMES:
             break
     face = next(iter(detector.find(frames[:1])[0]))
@@ -198,7 +198,7 @@ def speed(detector: Detector, clip: Path) -> dict[str, float]:
     return result
 
 
-def _fit_640_480(frame: np.ndarray) -> np.ndarray:
+def fit_640_480(frame: np.ndarray) -> np.ndarray:
     """Return a frame cut or padded to 640x480."""
     result = np.zeros((480, 640, 3), np.uint8)
     part = frame[:480, :640]

@@ -39,7 +39,7 @@ NAMES = {
     "add_adain": "adain",
     "add_adain_backward": "adain, backward",
     "winograd_forward": "convolution by Winograd",
-    "inverted_residual_forward": "inverted residual blocks",
+    "conv_sequence": "small convolutions",
     "adain_forward": "adain",
     "adain_backward": "adain, backward",
     "attention_backward": "attention, backward",

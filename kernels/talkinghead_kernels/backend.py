@@ -28,7 +28,10 @@ KERNELS = {
     "normalise": ("normalise_forward", "normalise_backward"),
     "attention": ("attention_forward", "attention_backward"),
     "winograd": ("winograd_forward",),
-    "inverted_residual": ("inverted_residual_forward",),
+    "conv_sequence": ("conv_sequence",),
+    "inverted_residual": ("conv_sequence",),
+    "soft_argmax": ("soft_argmax",),
+    "warp_affine": ("warp_affine",),
     "draw_polylines": ("draw_polylines",),
     "landmark_motion": ("landmark_motion",),
     # Triton has warp_forward only; its gradient is computed by the reference

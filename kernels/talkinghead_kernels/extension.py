@@ -35,10 +35,14 @@ _SCHEMAS = (
     # x [B, in, H, W] and y [B, out, H, W]: float32, channels_last. weight [36, in, out]: float32, contiguous,
     # in the order of winograd.py. bias: float32 [out], contiguous. low, high: bounds of the result.
     "winograd_forward(Tensor x, Tensor weight, Tensor? bias, float low, float high, Tensor(a!) y) -> ()",
-    # x [B, C, H, W] and y [B, O, H', W']: float32, channels_last. The others: float32, contiguous, in the
-    # order of inverted_residual.py.
-    "inverted_residual_forward(Tensor x, Tensor widen, Tensor widen_bias, Tensor filter, Tensor filter_bias, "
-    "Tensor narrow, Tensor narrow_bias, int stride, bool adds_input, Tensor(a!) y) -> ()",
+    # x [B, C, H, W] and y [B, O, H', W']: float32, channels_last. weights: float32, contiguous, in the order
+    # of conv_sequence.py and inverted_residual.py. layers: four numbers each, as conv_sequence.py has them.
+    "conv_sequence(Tensor x, Tensor[] weights, int[] layers, Tensor(a!) y) -> ()",
+    # votes: float32 [B, 3 P, H, W], channels_last. around, points: float32 [B, P, 2], contiguous.
+    "soft_argmax(Tensor votes, Tensor? around, float reach, Tensor(a!) points) -> ()",
+    # images: uint8 [H, W, 3] each, rows contiguous. transforms: float64 [N, 2, 3], contiguous. result:
+    # float32 [N, 3, size, size], channels_last.
+    "warp_affine(Tensor[] images, Tensor transforms, Tensor(a!) result) -> ()",
     # points, image: float32, contiguous
     "draw_polylines(Tensor points, int[] indices, int[] lengths, int[] colours, Tensor(a!) image) -> ()",
     # source, target [B, N, 2], motion [B, 2, h, w] (square as the output of landmark_motion): float32,

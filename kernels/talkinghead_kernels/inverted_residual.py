@@ -16,7 +16,7 @@ from torch import Tensor
 from . import backend, extension
 from .registration import is_transformed, register
 
-_KERNELS = {9: 3, 25: 5}
+KERNELS = {9: 3, 25: 5}
 """The side of the filter by its number of weights."""
 
 
@@ -63,7 +63,7 @@ def inverted_residual_reference(
 ) -> Tensor:
     """Return the block's output in plain torch."""
     widen, widen_bias, filter, filter_bias, narrow, narrow_bias = weights
-    side = _KERNELS[filter.shape[0]]
+    side = KERNELS[filter.shape[0]]
     wide = F.conv2d(x, widen.t()[..., None, None], widen_bias).relu()
     kernels = filter.t().unflatten(1, (1, side, side))
     wide = F.conv2d(wide, kernels, filter_bias, stride, side // 2, groups=filter.shape[1]).relu()
@@ -108,7 +108,7 @@ def _check(x: Tensor, weights: InvertedResidualWeights, stride: int, adds_input:
     filter_size = shapes[2][0] if shapes[2] else 0
     if (
         wide == 0
-        or filter_size not in _KERNELS
+        or filter_size not in KERNELS
         or shapes != [(channels, wide), (wide,), (filter_size, wide), (wide,), (wide, outputs), (outputs,)]
         or any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in weights)
     ):
@@ -132,9 +132,8 @@ def _run(x: Tensor, *arguments: Any) -> Tensor:
         return result.contiguous(memory_format=torch.channels_last)
     y = _empty(x, weights.narrow, stride)
     x = x.contiguous(memory_format=torch.channels_last)
-    torch.ops.talkinghead_native.inverted_residual_forward(
-        x, *(tensor.contiguous() for tensor in weights), stride, adds_input, y
-    )
+    layer = [len(weights), KERNELS[weights.filter.shape[0]], stride, int(adds_input)]
+    torch.ops.talkinghead_native.conv_sequence(x, [tensor.contiguous() for tensor in weights], layer, y)
     return y
 
 
@@ -176,7 +175,4 @@ _INVERTED_RESIDUAL = register(
 def uses_native_kernel() -> bool:
     """Return whether the kernel is built and no other backend is chosen."""
     # The other backends have no kernel, but networks must run on them: use the formula there.
-    return (
-        backend.current() in (None, "cpp")
-        and extension.unavailable_reason("cpu", "inverted_residual_forward") is None
-    )
+    return backend.current() in (None, "cpp") and extension.unavailable_reason("cpu", "conv_sequence") is None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip import POINTS, POINTS_WITH_IRISES
-from .network_blocks import InvertedResidual, conv, has_weights, load_weights
+from .network_blocks import InvertedResidual, MeanOfVotes, conv, has_weights, load_weights
 
 SIZE = 128
 """Side of the pictures in pixels."""
@@ -54,15 +54,13 @@ class LandmarkOutput(NamedTuple):
 class IrisVotes(nn.Module):
     """Votes of small cells for the points of irises, near where they were found roughly."""
 
-    centres: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(*[InvertedResidual(24, 24, expand=3) for _ in range(2)])
         self.votes = nn.Conv2d(24, 3 * (NUM_POINTS - POINTS), 1)
         for parameter in self.votes.parameters():
             nn.init.zeros_(parameter)
-        self.register_buffer("centres", _cell_centres(_IRIS_CELLS), persistent=False)
+        self.mean_of_votes = MeanOfVotes(_IRIS_CELLS, _IRIS_REACH)
 
     def forward(self, features: Tensor, rough: Tensor) -> Tensor:
         """Return the points of the irises, [B, 10, 2].
@@ -71,10 +69,8 @@ class IrisVotes(nn.Module):
             features: [B, 24, 32, 32].
             rough: [B, 10, 2], where they are roughly, as fractions of the crop.
         """
-        votes = self.votes(self.features(features)).float().unflatten(1, (3, NUM_POINTS - POINTS)).flatten(3)
         middle = rough.unflatten(1, (2, -1)).mean(dim=2, keepdim=True).expand(-1, -1, 5, -1).flatten(1, 2)
-        distance = (self.centres.T - middle[:, :, None]).square().sum(dim=-1)
-        return _mean_of_votes(votes, self.centres, distance * (-0.5 / _IRIS_REACH**2))
+        return self.mean_of_votes(self.votes(self.features(features)), middle)
 
 
 class LandmarkNetwork(nn.Module):
@@ -83,8 +79,6 @@ class LandmarkNetwork(nn.Module):
     Args:
         has_iris_votes: False for weights without them, as those of 2026-11-30 and before.
     """
-
-    centres: Tensor
 
     def __init__(self, has_iris_votes: bool = True) -> None:
         super().__init__()
@@ -105,7 +99,7 @@ class LandmarkNetwork(nn.Module):
         )
         self.votes = nn.Conv2d(192, 3 * NUM_POINTS, 1)
         self.summary = nn.Linear(192, NUM_POINTS + 1)
-        self.register_buffer("centres", _cell_centres(CELLS), persistent=False)
+        self.mean_of_votes = MeanOfVotes(CELLS)
         nn.init.zeros_(self.summary.weight)
         self.iris_votes = IrisVotes() if has_iris_votes else None
 
@@ -115,36 +109,14 @@ class LandmarkNetwork(nn.Module):
         Args:
             pictures: floating-point [B, 3, 128, 128], RGB, 0..1.
         """
-        fine = self.features[:_FINE_LAYERS](pictures * 4 - 2)
+        fine = self.features[:_FINE_LAYERS]((pictures * 4).sub_(2))
         features = self.features[_FINE_LAYERS:](fine)
-        votes = self.votes(features).float().unflatten(1, (3, NUM_POINTS)).flatten(3)
-        points = _mean_of_votes(votes, self.centres)
+        points = self.mean_of_votes(self.votes(features))
         if self.iris_votes is not None:
             irises = self.iris_votes(fine, points[:, POINTS:])
             points = torch.cat([points[:, :POINTS], irises], dim=1)
         summary = self.summary(features.float().mean(dim=(2, 3)))
         return LandmarkOutput(points, summary[:, :NUM_POINTS] - 4.0, summary[:, NUM_POINTS])
-
-
-def _cell_centres(count: int) -> Tensor:
-    """Return the centres (x, y) of count x count cells in fractions of the crop, [2, count * count]."""
-    centres = (torch.arange(count, dtype=torch.float32) + 0.5) / count
-    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack([columns, rows]).reshape(2, -1)
-
-
-def _mean_of_votes(votes: Tensor, centres: Tensor, log_prior: Tensor | None = None) -> Tensor:
-    """Return the points that cells vote for, [B, P, 2].
-
-    Args:
-        votes: [B, 3, P, cells], of each cell the logarithm of its weight, and its offset in widths of a cell.
-        centres: [2, cells].
-        log_prior: [B, P, cells], added to the logarithms.
-    """
-    width = centres.shape[1] ** -0.5
-    weights = (votes[:, 0] if log_prior is None else votes[:, 0] + log_prior).softmax(dim=-1)
-    places = centres[:, None] + votes[:, 1:] * width
-    return (places * weights[:, None]).sum(dim=-1).permute(0, 2, 1)
 
 
 class LandmarkRows(nn.Module):

@@ -1,6 +1,6 @@
 """Blocks, files and inference form of the networks that find faces and landmarks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
@@ -38,30 +38,77 @@ class InvertedResidual(nn.Module):
         return x + result if self.adds_input else result
 
 
-class FusedInvertedResidual(nn.Module):
-    """The same block as one op, on the CPU and without gradients.
+class FusedLayers(nn.Module):
+    """Layers in sequence as one op, on the CPU and without gradients.
 
     Args:
-        block: of `prepare_for_inference`.
+        layers: of one layer each.
     """
 
-    def __init__(self, block: InvertedResidual) -> None:
+    def __init__(self, layers: Sequence[ops.ConvSequence]) -> None:
         super().__init__()
-        self._weights = ops.pack_inverted_residual(
-            *(_weight_and_bias(layers) for layers in (block.widen, block.filter, block.narrow))
+        self._layers = list(layers)
+        self.sequence = ops.ConvSequence(
+            [weight for layer in layers for weight in layer.weights],
+            [number for layer in layers for number in layer.numbers],
         )
-        self._stride = block.stride
-        self._adds_input = block.adds_input
+        self._parts: dict[tuple[int | None, int | None], FusedLayers] = {}
+
+    def __getitem__(self, part: slice) -> "FusedLayers":
+        """Return some of the layers, as of `nn.Sequential`."""
+        key = part.start, part.stop
+        if key not in self._parts:
+            self._parts[key] = FusedLayers(self._layers[part])
+        return self._parts[key]
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.inverted_residual(x, self._weights, self._stride, self._adds_input)
+        return ops.conv_sequence(x, self.sequence)
 
 
-def _weight_and_bias(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
-    """Return those of a convolution into which its normalisation was folded."""
-    convolution = layers[0]
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    return convolution.weight, convolution.bias
+class MeanOfVotes(nn.Module):
+    """Mean of the votes of cells for points, by weights that cells give them.
+
+    Args:
+        cells: number of cells in a row.
+        reach: distance, in fractions of the map, within which cells have weight, where points to look around
+            are passed.
+    """
+
+    centres: Tensor
+
+    def __init__(self, cells: int, reach: float = 1.0) -> None:
+        super().__init__()
+        self.reach = reach
+        steps = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells
+        rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+        self.register_buffer("centres", torch.stack([columns, rows]).reshape(2, -1), persistent=False)
+
+    def forward(self, votes: Tensor, around: Tensor | None = None) -> Tensor:
+        """Return the points that cells vote for, [B, P, 2], in fractions of the map.
+
+        Args:
+            votes: [B, 3 P, cells, cells]: the logarithms of the weights, and offsets (x, y) in widths of a
+                cell.
+            around: [B, P, 2], the points near which cells have weight.
+        """
+        votes = votes.float().unflatten(1, (3, -1)).flatten(3)
+        logarithms = votes[:, 0]
+        if around is not None:
+            distance = (self.centres.T - around[:, :, None]).square().sum(dim=-1)
+            logarithms = logarithms + distance * (-0.5 / self.reach**2)
+        places = self.centres[:, None] + votes[:, 1:] * self.centres.shape[1] ** -0.5
+        return (places * logarithms.softmax(dim=-1)[:, None]).sum(dim=-1).permute(0, 2, 1)
+
+
+class FusedMeanOfVotes(nn.Module):
+    """The same mean as one op, on the CPU and without gradients."""
+
+    def __init__(self, reach: float) -> None:
+        super().__init__()
+        self._reach = reach
+
+    def forward(self, votes: Tensor, around: Tensor | None = None) -> Tensor:
+        return ops.soft_argmax(votes, around, self._reach)
 
 
 def conv(
@@ -92,11 +139,49 @@ def load_on_device(network: Network, device: str) -> Network:
     result = prepare_for_inference(network)
     if torch.device(device).type != "cpu":
         return result.to(device)
-    for module in list(result.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, InvertedResidual):
-                setattr(module, name, FusedInvertedResidual(child))
+    _fuse_children(result)
     return result
+
+
+def _fuse_children(module: nn.Module) -> None:
+    """Replace the blocks inside a module by single ops."""
+    for name, child in list(module.named_children()):
+        fused = _fused(child)
+        if fused is None:
+            _fuse_children(child)
+        else:
+            setattr(module, name, fused)
+
+
+def _fused(module: nn.Module) -> nn.Module | None:
+    """Return the single op that computes a module on the CPU, or None if there is none."""
+    if isinstance(module, MeanOfVotes):
+        return FusedMeanOfVotes(module.reach)
+    children = [module]
+    if isinstance(module, nn.Sequential) and _packed(module) is None:
+        children = list(module)
+    layers = [layer for layer in map(_packed, children) if layer is not None]
+    return FusedLayers(layers) if len(layers) == len(children) else None
+
+
+def _packed(module: nn.Module) -> ops.ConvSequence | None:
+    """Return a layer of `prepare_for_inference` for `ops.conv_sequence`, or None of another module."""
+    if isinstance(module, InvertedResidual):
+        widen, filter, narrow = map(_weight_and_bias, (module.widen, module.filter, module.narrow))
+        return ops.pack_block(widen, filter, narrow, stride=module.stride, adds_input=module.adds_input)
+    if isinstance(module, nn.Sequential) and isinstance(module[0], nn.Conv2d):
+        relu = isinstance(module[-1], nn.ReLU)
+        return ops.pack_conv(*_weight_and_bias(module), stride=int(module[0].stride[0]), relu=relu)
+    if isinstance(module, nn.Conv2d) and module.bias is not None:
+        return ops.pack_conv(module.weight, module.bias, stride=int(module.stride[0]))
+    return None
+
+
+def _weight_and_bias(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Return those of a convolution into which its normalisation was folded."""
+    convolution = layers[0]
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight, convolution.bias
 
 
 def to_channels_last(network: Network) -> Network:

@@ -1,5 +1,6 @@
 """Landmark detector of our own: networks that ship with the package find faces, 68 points and the irises."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -23,7 +24,7 @@ from .network import (
     load_landmark_network,
 )
 from .network_blocks import load_on_device
-from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
+from .oriented_crop import OrientedCrop, crop_of_landmarks, crops_of_landmarks, sample_crops
 
 _MIN_PRESENCE = 0.5  # probability of a face in a crop, below which a detection was wrong
 _MIN_DETECTED_CONFIDENCE = 0.4  # of a detected face; less certain ones are none
@@ -115,16 +116,13 @@ class NetworkDetector:
             is_certain: whether a crop is of the face in an adjacent frame, not of a box.
         """
         faces = self._run(frames, crops)
-        moved = [
-            index
-            for index, (face, crop) in enumerate(zip(faces, crops, strict=True))
-            if not is_certain or _has_moved(crop, crop_of_landmarks(face.landmarks, CROP_SIDE))
-        ]
+        if not faces:
+            return faces
+        fitted = crops_of_landmarks(np.stack([face.landmarks for face in faces]), CROP_SIDE)
+        pairs = zip(crops, fitted, strict=True)
+        moved = [index for index, pair in enumerate(pairs) if not is_certain or _has_moved(*pair)]
         if moved:
-            refitted = self._run(
-                [frames[index] for index in moved],
-                [crop_of_landmarks(faces[index].landmarks, CROP_SIDE) for index in moved],
-            )
+            refitted = self._run([frames[index] for index in moved], [fitted[index] for index in moved])
             for index, face in zip(moved, refitted, strict=True):
                 faces[index] = face
         return faces
@@ -135,11 +133,7 @@ class NetworkDetector:
         for start in range(0, len(frames), _BATCH):
             part = crops[start : start + _BATCH]
             pictures = sample_crops(frames[start : start + _BATCH], part, SIZE)
-            for crop, rows in zip(part, self._run_network(pictures), strict=True):
-                points = crop.to_frame(rows[:-1, :2]).astype(np.float32)
-                irises = points[POINTS:].reshape(2, IRIS_POINTS, 2)
-                expected_error = (np.exp(rows[:POINTS, 2]) * crop.side).astype(np.float32)
-                faces.append(Face(points[:POINTS], _confidence(rows), irises, expected_error))
+            faces += _faces(self._run_network(pictures), part)
         return faces
 
 
@@ -166,11 +160,26 @@ def _open_network(path: Path, device: str) -> Callable[[Tensor], np.ndarray]:
     return run
 
 
-def _confidence(rows: np.ndarray) -> float:
-    """Return the confidence of a face from the network's rows [79, 3]; 0 without a face."""
-    presence = 1 / (1 + np.exp(-np.clip(rows[-1, 0], -50, 50)))
-    certainty = (_WORST_SCALE - rows[:POINTS, 2].mean()) / (_WORST_SCALE - _PERFECT_SCALE)
-    return 0.0 if presence < _MIN_PRESENCE else float(presence * np.clip(certainty, 1e-3, 1))
+def _faces(rows: np.ndarray, crops: Sequence[OrientedCrop]) -> list[Face]:
+    """Return the faces of the network's rows [N, 79, 3] for N crops."""
+    places = np.array([(crop.x, crop.y, crop.side) for crop in crops])
+    axes = np.stack([crop.axes for crop in crops])
+    points = ((rows[:, :-1, :2] - np.float64(0.5)) @ axes + places[:, None, :2]).astype(np.float32)
+    log_scale = rows[:, :POINTS, 2]
+    expected_errors = (np.exp(log_scale) * places[:, 2:]).astype(np.float32)
+    certainties = zip(rows[:, -1, 0].tolist(), log_scale.mean(axis=1).tolist(), strict=True)
+    confidences = [_confidence(logit, mean) for logit, mean in certainties]
+    return [
+        Face(place[:POINTS], confidence, place[POINTS:].reshape(2, IRIS_POINTS, 2), expected_error)
+        for place, confidence, expected_error in zip(points, confidences, expected_errors, strict=True)
+    ]
+
+
+def _confidence(logit: float, mean_log_scale: float) -> float:
+    """Return the confidence of a face from the logit of its presence; 0 without a face."""
+    presence = 1 / (1 + math.exp(-min(max(logit, -50.0), 50.0)))
+    certainty = (_WORST_SCALE - mean_log_scale) / (_WORST_SCALE - _PERFECT_SCALE)
+    return 0.0 if presence < _MIN_PRESENCE else presence * min(max(certainty, 1e-3), 1.0)
 
 
 def _shows_large_face(frame: np.ndarray, faces: Sequence[Face]) -> bool:
@@ -193,7 +202,7 @@ def _has_moved(crop: OrientedCrop, other: OrientedCrop) -> bool:
     """Return whether two crops differ so much that a face in the other is fitted better."""
     growth = other.side / crop.side
     return (
-        float(np.hypot(other.x - crop.x, other.y - crop.y)) > _MAX_SHIFT * crop.side
+        math.hypot(other.x - crop.x, other.y - crop.y) > _MAX_SHIFT * crop.side
         or not 1 / _MAX_GROWTH < growth < _MAX_GROWTH
-        or abs(np.angle(np.exp(1j * (other.angle - crop.angle)))) > _MAX_TURN
+        or abs(math.remainder(other.angle - crop.angle, 2 * math.pi)) > _MAX_TURN
     )

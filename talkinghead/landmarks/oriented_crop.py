@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import talkinghead_kernels as ops
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import centre_and_scale
 from .mean_face import MEAN_FACE
 
+_SUMS = np.vstack([np.full(68, 1 / 68), (MEAN_FACE[:, :2] - MEAN_FACE[:, :2].mean(axis=0)).T])
+"""Rows by which landmarks [68, 2] are multiplied: to their centroid, and to `_angle`'s products."""
 _MIN_UNFILTERED_SHRINK = 0.75  # of a crop: below, its surroundings are antialiased
 
 
@@ -33,7 +35,7 @@ class OrientedCrop:
     @property
     def axes(self) -> np.ndarray:
         """Return its axes to the right and down in pixels of the frame, the rows of a float64 [2, 2]."""
-        c, s = np.cos(self.angle) * self.side, np.sin(self.angle) * self.side
+        c, s = math.cos(self.angle) * self.side, math.sin(self.angle) * self.side
         return np.array([[c, s], [-s, c]])
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
@@ -59,13 +61,20 @@ def crop_of_landmarks(landmarks: np.ndarray, side: float, raise_by: float = 0.0)
         side: of the crop, in root-mean-square radii of the landmarks.
         raise_by: how far its centre lies above that of the landmarks, in radii.
     """
+    return crops_of_landmarks(np.asarray(landmarks)[None], side, raise_by)[0]
+
+
+def crops_of_landmarks(landmarks: np.ndarray, side: float, raise_by: float = 0.0) -> list[OrientedCrop]:
+    """Return the crops around faces [N, 68, 2], as `crop_of_landmarks` does."""
     points = np.asarray(landmarks, np.float64)
-    centre, scale = centre_and_scale(points)
-    radius = max(float(scale), 1e-3)
-    angle = head_roll(points)
-    up = np.array([np.sin(angle), -np.cos(angle)])
-    x, y = (centre + up * raise_by * radius).tolist()
-    return OrientedCrop(x, y, side * radius, angle)
+    squares = np.einsum("npc,npc->n", points, points) / points.shape[1]
+    crops = []
+    # few calls of numpy, which take longer than what they compute
+    for ((x, y), *products), square in zip((_SUMS @ points).tolist(), squares.tolist(), strict=True):
+        radius = max(math.sqrt(max(square - x * x - y * y, 0.0)), 1e-3)
+        angle, up = _angle(products), raise_by * radius
+        crops.append(OrientedCrop(x + math.sin(angle) * up, y - math.cos(angle) * up, side * radius, angle))
+    return crops
 
 
 def head_roll(landmarks: np.ndarray) -> float:
@@ -74,11 +83,13 @@ def head_roll(landmarks: np.ndarray) -> float:
     Args:
         landmarks: [68, 2] in pixels of the frame.
     """
-    offset = landmarks - landmarks.mean(axis=0)
-    mean = MEAN_FACE[:, :2]
-    along = float((mean * offset).sum())
-    across = float((mean[:, 0] * offset[:, 1] - mean[:, 1] * offset[:, 0]).sum())
-    return float(np.arctan2(across, along))
+    return _angle((_SUMS[1:] @ landmarks).tolist())
+
+
+def _angle(products: Sequence[Sequence[float]]) -> float:
+    """Return the roll from the sums of the mean face's x and y times landmarks (x, y)."""
+    (xx, xy), (yx, yy) = products
+    return math.atan2(xy - yx, xx + yy)
 
 
 def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], size: int) -> Tensor:
@@ -92,34 +103,43 @@ def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], si
     Returns:
         float32 [N, 3, size, size], 0..1, in channels_last.
     """
-    result = torch.empty(len(frames), 3, size, size, memory_format=torch.channels_last)
-    for index, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
-        result[index] = _sample(frame, crop, size)
-    return result
+    windows, transforms = [], []
+    for frame, crop in zip(frames, crops, strict=True):
+        window, transform = _window(frame, crop, size)
+        windows.append(window)
+        transforms.append(transform)
+    return ops.warp_affine(windows, torch.tensor(transforms, dtype=torch.float64).view(-1, 2, 3), size)
 
 
-def _sample(frame: np.ndarray, crop: OrientedCrop, size: int) -> Tensor:
-    """Return a crop, float32 [3, size, size]: its surroundings are shrunk first, then turned."""
+def _window(frame: np.ndarray, crop: OrientedCrop, size: int) -> tuple[Tensor, list[float]]:
+    """Return the surroundings of a crop, shrunk to its resolution, uint8 [H, W, 3], and the map from pixels
+    of the crop to theirs, for `ops.warp_affine`.
+    """
     height, width = frame.shape[:2]
     (across_x, across_y), (down_x, down_y) = crop.axes.tolist()
     reach_x, reach_y = (abs(across_x) + abs(down_x)) / 2, (abs(across_y) + abs(down_y)) / 2
     left, right = _clipped_span(crop.x - reach_x, crop.x + reach_x, width)
     top, bottom = _clipped_span(crop.y - reach_y, crop.y + reach_y, height)
-    # a copy, because torch does not take read-only arrays and negative strides
-    window = torch.from_numpy(frame[top:bottom, left:right].copy()).permute(2, 0, 1)[None]
-    width, height = right - left, bottom - top
+    part = frame[top:bottom, left:right]
+    if not part.flags.writeable or part.strides[0] < 0 or part.strides[1:] != (3, 1):
+        part = part.copy()  # torch does not take read-only arrays and negative strides
+    window = torch.from_numpy(part)
+    height, width = bottom - top, right - left
+    scale_x = scale_y = 1.0
     shrink = size / crop.side
     if shrink < _MIN_UNFILTERED_SHRINK:
         smaller = (max(round(height * shrink), 1), max(round(width * shrink), 1))
-        window = F.interpolate(window, smaller, mode="bilinear", antialias=True)
-    # positions in the window from -1 to 1 as complex numbers, which torch adds faster than pairs
-    across = complex(across_x * 2 / width, across_y * 2 / height)
-    down = complex(down_x * 2 / width, down_y * 2 / height)
-    centre = complex((crop.x - left) * 2 / width - 1, (crop.y - top) * 2 / height - 1)
-    steps = (torch.arange(size) + 0.5) / size - 0.5
-    grid = torch.view_as_real((steps * across + centre) + (steps * down)[:, None])
-    pixels = window.float().mul_(1 / 255)
-    return F.grid_sample(pixels, grid[None], mode="bilinear", align_corners=False)[0]
+        # the batch first: so torch sees that channels are last, and keeps them there
+        picture = window[None].permute(0, 3, 1, 2)
+        shrunk = F.interpolate(picture, smaller, mode="bilinear", antialias=True)
+        window = shrunk.permute(0, 2, 3, 1)[0]
+        scale_x, scale_y = smaller[1] / width, smaller[0] / height
+    # the centre of the first pixel lies half a pixel inside the crop
+    inset = 0.5 / size - 0.5
+    start_x = (crop.x - left + inset * (across_x + down_x)) * scale_x - 0.5
+    start_y = (crop.y - top + inset * (across_y + down_y)) * scale_y - 0.5
+    step_x, step_y = scale_x / size, scale_y / size
+    return window, [across_x * step_x, down_x * step_x, start_x, across_y * step_y, down_y * step_y, start_y]
 
 
 def _clipped_span(low: float, high: float, length: int) -> tuple[int, int]:

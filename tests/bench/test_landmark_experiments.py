@@ -1,16 +1,20 @@
 """The experiments on landmarks: the fit of the mean face, and the comparison of detectors."""
 
+import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.experiments import landmark_detectors
-from bench.experiments.landmark_detectors import errors, faceless_pictures, jitter
+from bench.experiments.landmark_detectors import errors, faceless_pictures, fit_640_480, jitter
+from bench.experiments.landmark_speed import measure
 from bench.experiments.mean_face import fit
 from talkinghead.landmarks.detector import Face
 from talkinghead.landmarks.landmark_image import MIRROR_INDEX
 from talkinghead.landmarks.mean_face import MEAN_FACE
+from talkinghead.media.video import VideoReader
 from talkinghead.synthetic.face_rig import rotation
 
 RANDOM = np.random.default_rng(0)
@@ -91,3 +95,10 @@ def test_jitter_measures_the_noise_of_points() -> None:
     frame = np.full((200, 200, 3), 128, np.uint8)
     measured = jitter(NoisyDetector(0.5), [frame], [Face(points, 1.0)])  # type: ignore[arg-type]
     assert measured == pytest.approx(100 * 0.5 * np.sqrt(2) / size, rel=0.1)
+
+
+def test_speed_measures_every_stage(carphone: Path) -> None:
+    frames = [fit_640_480(frame) for frame in itertools.islice(VideoReader(carphone), 3)]
+    rows = measure(frames, seconds=0.0)
+    assert {name.split(",")[0] for name in rows} == {"find", "follow", "crop", "network"}
+    assert all(0 < row["minimum"] <= row["10%"] <= row["median"] for row in rows.values())

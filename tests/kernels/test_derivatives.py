@@ -18,7 +18,10 @@ from support.derivative_cases import Case, op_cases, public_cases, random
 
 BACKENDS = [name for name in ("reference", "cpp") if name in RUNNABLE]
 NOT_OPS = {
+    "ConvSequence",
     "InvertedResidualWeights",
+    "pack_block",
+    "pack_conv",
     "pack_inverted_residual",
     "backends",
     "decompositions",

@@ -11,7 +11,7 @@ from talkinghead_kernels import backends, extension
 from support.cpu_capabilities import CPU_CAPABILITIES
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
-NO_KERNEL = extension.unavailable_reason("cpu", "inverted_residual_forward")
+NO_KERNEL = extension.unavailable_reason("cpu", "conv_sequence")
 RUNNABLE = [name for name in ("reference", "cpp") if backends()[name] is None]
 BLOCKS = [
     (1, 1, 1, 1, 3, 1, 1, 1),

@@ -16,8 +16,19 @@ from talkinghead.landmarks.network import (
     load_initial_weights,
     load_landmark_network,
 )
-from talkinghead.landmarks.network_blocks import prepare_for_inference, save_network
+from talkinghead.landmarks.network_blocks import (
+    FusedLayers,
+    FusedMeanOfVotes,
+    InvertedResidual,
+    MeanOfVotes,
+    load_on_device,
+    prepare_for_inference,
+    save_network,
+)
+from talkinghead.landmarks.oriented_crop import OrientedCrop, sample_crops
 from talkinghead.landmarks.training import landmark_loss
+
+skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
 
 
 @pytest.fixture
@@ -89,6 +100,40 @@ def test_network_for_inference_computes_the_same(network: LandmarkNetwork) -> No
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     for value, expected in zip(folded(pictures), network(pictures), strict=True):
         torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_iris_votes", [True, False])
+def test_network_on_cpu_computes_the_same(network: LandmarkNetwork, has_iris_votes: bool) -> None:
+    if not has_iris_votes:
+        network.iris_votes = None
+    with torch.no_grad():  # so that cells differ
+        for votes in (network.votes, network.iris_votes and network.iris_votes.votes):
+            if votes is not None:
+                votes.weight.normal_(0, 0.1)
+    pictures = torch.rand(3, 3, SIZE, SIZE)
+    with torch.no_grad():
+        for value, expected in zip(load_on_device(network, "cpu")(pictures), network(pictures), strict=True):
+            torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_shipped_points_on_cpu_are_within_a_thousandth_of_a_pixel() -> None:
+    astronaut = skimage_data.astronaut()
+    crop = OrientedCrop(222.0, 115.0, 180.0, 0.1)
+    network, pictures = load_landmark_network(SHIPPED), sample_crops([astronaut], [crop], SIZE)
+    with torch.no_grad():
+        points, expected = (
+            prepared(pictures).points * crop.side
+            for prepared in (load_on_device(network, "cpu"), prepare_for_inference(network))
+        )
+    assert (points - expected).abs().max() < 1e-3
+
+
+def test_layers_on_cpu_are_single_ops(network: LandmarkNetwork) -> None:
+    fused = load_on_device(network, "cpu")
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(FusedLayers) == 4  # features, votes, and both of the irises
+    assert kinds.count(FusedMeanOfVotes) == 2
+    assert not {torch.nn.Conv2d, InvertedResidual, MeanOfVotes} & set(kinds)
 
 
 def test_points_are_differentiable_in_the_picture(network: LandmarkNetwork) -> None:

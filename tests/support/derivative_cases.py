@@ -62,6 +62,7 @@ def op_cases() -> dict[str, Case]:
     packed = winograd.transform(random(4, 3, 3, 3))
     points = random(2, 6, 2)
     block = block_weights()
+    logarithms, pixels, layers = random(2, 2, 3, 5).float(), uint8_image(), two_layers()
 
     def normalise(a: torch.Tensor, b: torch.Tensor) -> Any:
         return op.normalise([a, b], [t.to(a) for t in u], [t.to(a) for t in v], 1e-4, forms, None, False)[0]
@@ -132,6 +133,19 @@ def op_cases() -> dict[str, Case]:
             "inverted_residual",
             linear=True,
         ),
+        "conv_sequence": Case(
+            lambda t: op.conv_sequence(t, *layers), [image], REVERSE, "conv_sequence", linear=True
+        ),
+        "soft_argmax": Case(
+            lambda t: op.soft_argmax(torch.cat([logarithms, t], 1), None, 1.0),
+            [random(2, 4, 3, 5)],
+            REVERSE,
+            "soft_argmax",
+            linear=True,
+        ),
+        "warp_affine": Case(
+            lambda t: op.warp_affine([pixels], t, 4), [random(1, 2, 3)], BATCHES, "warp_affine"
+        ),
     }
 
 
@@ -140,6 +154,17 @@ def block_weights() -> ops.InvertedResidualWeights:
     widen, filter, narrow = random(5, 3, 1, 1), random(5, 1, 3, 3), random(3, 5, 1, 1)
     bias = random(5).abs()
     return ops.pack_inverted_residual((widen, bias + 100), (filter, bias + 4000), (narrow, random(3)))
+
+
+def two_layers() -> ops.ConvSequence:
+    """Return a convolution and an inverted residual block that is linear because of its large biases."""
+    conv = ops.pack_conv(random(3, 3, 3, 3) / 5, random(3))
+    return ops.ConvSequence([*conv.weights, *block_weights()], [*conv.numbers, 6, 3, 1, 1])
+
+
+def uint8_image() -> torch.Tensor:
+    """Return an image [5, 6, 3]."""
+    return (random(5, 6, 3).sigmoid() * 255).to(torch.uint8)
 
 
 def public_cases() -> dict[str, Case]:
@@ -151,6 +176,7 @@ def public_cases() -> dict[str, Case]:
     weight, point = random(4, 3, 3, 3), random(4, 3, 1, 1)
     even = random(2, 3, 4, 4)
     block_of_3 = block_weights()
+    logarithms, pixels, layers = random(2, 2, 3, 5).float(), uint8_image(), two_layers()
     packed, onednn = winograd.transform(weight), ops.pack(weight.float()[:, :, :2, :2], (1, 3, 4, 4))
     vectors = [[t.float() for t in (random(4), random(2))], [t.float() for t in (random(27), random(6))]]
 
@@ -203,6 +229,19 @@ def public_cases() -> dict[str, Case]:
             REVERSE,
             "inverted_residual",
             linear=True,
+        ),
+        "conv_sequence": Case(
+            lambda t: ops.conv_sequence(t, layers), [image], REVERSE, "conv_sequence", linear=True
+        ),
+        "soft_argmax": Case(
+            lambda t: ops.soft_argmax(torch.cat([logarithms, t], 1)),
+            [random(2, 4, 3, 5)],
+            REVERSE,
+            "soft_argmax",
+            linear=True,
+        ),
+        "warp_affine": Case(
+            lambda t: ops.warp_affine([pixels], t, 4), [random(1, 2, 3)], (*BATCHES, *REVERSE), "warp_affine"
         ),
         "upsample_conv": Case(ops.upsample_conv, [image, weight]),
         "conv_downsample": Case(ops.conv_downsample, [even, weight]),

@@ -1,46 +1,49 @@
-// Part of cpu/inverted_residual.cpp, compiled once for each instruction set: the work of a task.
+// Part of cpu/conv_sequence.cpp, compiled once for each instruction set: the work of a task.
 
 // Rows and vectors whose sums fill the registers in a product of matrices.
 constexpr int kRows = SIMD_BYTES == 64 ? 8 : 4;
 constexpr int kVectors = 3;
 constexpr int kPixels = 4;  // neighbours that one weight of the filter is loaded for
 
-// The rows of the widened map that a task needs, with zeros around the image, and its filtered
-// rows.
+// The rows of the widened map (of the input, for a convolution) that a task needs, with zeros
+// around the image, and the rows of the output.
 struct Band {
   int64_t begin, end;   // rows of the output
   int64_t top, bottom;  // rows of the input, outside the image too
-  int64_t across;       // widened pixels of a row
-  int64_t step;         // floats of a pixel, complete vectors
+  int64_t across;       // pixels of a row with zeros
+  int64_t step;         // floats of a pixel; complete vectors of a widened one
 };
 
-SIMD_INLINE Band band_of(const Problem& p, int64_t begin, int64_t end) {
+SIMD_INLINE Band band_of(const Layer& p, int64_t begin, int64_t end) {
   const int64_t border = p.kernel / 2;
   return {begin,
           end,
           begin * p.stride - border,
           (end - 1) * p.stride + border + 1,
           p.width + 2 * border,
-          whole(p.wide, kLanes)};
+          p.wide ? whole(p.wide, kLanes) : p.inputs};
 }
 
-int64_t widened_size(const Problem& p, int64_t rows) {
+// Floats of the widened map of some rows of the output, or of a copy of the input.
+int64_t widened_size(const Layer& p, int64_t rows) {
+  if (p.is_pointwise()) return 0;
   const Band band = band_of(p, 0, rows);
   return (band.bottom - band.top) * band.across * band.step;
 }
 
-int64_t scratch_size(const Problem& p, int64_t rows) {
+int64_t scratch_size(const Layer& p, int64_t rows) {
   return widened_size(p, rows) + rows * p.width_out * whole(p.wide, kLanes);
 }
 
 // ---- products of matrices
 
-// A matrix by which rows are multiplied, its bias, and the distances of rows in memory.
+// A matrix by which rows are multiplied, its bias, and the distances of rows in memory. A row of
+// the input has parts of `inputs` floats, at a distance.
 struct Product {
   const float *weight, *bias;
-  int64_t inputs, outputs;
+  int64_t parts, part_step, inputs, outputs;
   int64_t from_step, to_step, added_step;
-  bool is_widening;
+  bool has_relu;
 };
 
 // Multiplies kCount rows, from `column` on; `added` may be null.
@@ -56,18 +59,20 @@ void multiply(const Product& p, const float* from, int64_t column, float* to, co
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r) sums[r][i] = bias;
   }
-  for (int64_t k = 0; k < p.inputs; ++k, weight += p.outputs) {
-    Floats columns[kColumns];
+  for (int64_t part = 0; part < p.parts; ++part, from += p.part_step) {
+    for (int64_t k = 0; k < p.inputs; ++k, weight += p.outputs) {
+      Floats columns[kColumns];
 #pragma GCC unroll 3
-    for (int i = 0; i < kColumns; ++i) {
-      const float* at = weight + i * kLanes;
-      columns[i] = kPart && i + 1 == kColumns ? load_tail(at, tail) : load(at);
-    }
+      for (int i = 0; i < kColumns; ++i) {
+        const float* at = weight + i * kLanes;
+        columns[i] = kPart && i + 1 == kColumns ? load_tail(at, tail) : load(at);
+      }
 #pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r)
+      for (int r = 0; r < kCount; ++r)
 #pragma GCC unroll 3
-      for (int i = 0; i < kColumns; ++i)
-        sums[r][i] = sums[r][i] + columns[i] * (from[r * p.from_step + k] - Floats{});
+        for (int i = 0; i < kColumns; ++i)
+          sums[r][i] = sums[r][i] + columns[i] * (from[r * p.from_step + k] - Floats{});
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kCount; ++r) {
@@ -75,7 +80,7 @@ void multiply(const Product& p, const float* from, int64_t column, float* to, co
     for (int i = 0; i < kColumns; ++i) {
       const bool in_part = kPart && i + 1 == kColumns;
       Floats v = sums[r][i];
-      if (p.is_widening) v = relu(v);
+      if (p.has_relu) v = relu(v);
       if (added) {
         const float* at = added + r * p.added_step + column + i * kLanes;
         v = v + (in_part ? load_tail(at, tail) : load(at));
@@ -115,7 +120,7 @@ SIMD_INLINE void multiply_rows(const Product& p, const float* from, int64_t coun
 
 // ---- widening: 1x1 convolution and ReLU
 
-SIMD_INLINE void widen(const Problem& p, const Band& band, int64_t sample, float* widened) {
+SIMD_INLINE void widen(const Layer& p, const Band& band, int64_t sample, float* widened) {
   const int64_t border = p.kernel / 2, row_size = band.across * band.step;
   const float* x = p.x + sample * p.height * p.width * p.inputs;
   for (int64_t row = band.top; row < band.bottom; ++row) {
@@ -125,7 +130,8 @@ SIMD_INLINE void widen(const Problem& p, const Band& band, int64_t sample, float
     for (int64_t i = 0; i < zeros; i += kLanes) store(to + i, Floats{});
     for (int64_t i = row_size - zeros; i < row_size; i += kLanes) store(to + i, Floats{});
   }
-  const Product product = {p.widen, p.widen_bias, p.inputs, p.wide, p.inputs, band.step, 0, true};
+  const Product product = {p.widen, p.widen_bias, 1,         0, p.inputs,
+                           p.wide,  p.inputs,     band.step, 0, true};
   const int64_t first = band.top > 0 ? band.top : 0;
   const int64_t last = band.bottom < p.height ? band.bottom : p.height;
   for (int64_t column = 0; column < p.wide; column += kVectors * kLanes)
@@ -138,7 +144,7 @@ SIMD_INLINE void widen(const Problem& p, const Band& band, int64_t sample, float
 
 // kCount adjacent pixels of the output, and a vector of channels.
 template <int kCount>
-void filter_pixels(const Problem& p, const Band& band, const float* from, int64_t channel,
+void filter_pixels(const Layer& p, const Band& band, const float* from, int64_t channel,
                    const Tail& tail, float* to) {
   const bool in_part = tail.count < kLanes;
   Floats sums[kCount];
@@ -160,7 +166,7 @@ void filter_pixels(const Problem& p, const Band& band, const float* from, int64_
   for (int i = 0; i < kCount; ++i) store(to + i * band.step + channel, relu(sums[i]));
 }
 
-SIMD_INLINE void filter(const Problem& p, const Band& band, const float* widened, float* filtered) {
+SIMD_INLINE void filter(const Layer& p, const Band& band, const float* widened, float* filtered) {
   for (int64_t channel = 0; channel < p.wide; channel += kLanes) {
     const Tail tail = tail_of(p.wide - channel < kLanes ? p.wide - channel : kLanes);
     for (int64_t row = 0; row < band.end - band.begin; ++row) {
@@ -177,16 +183,50 @@ SIMD_INLINE void filter(const Problem& p, const Band& band, const float* widened
   }
 }
 
+// ---- convolutions
+
+// Copies the rows of the input that a band needs, with zeros around the image.
+SIMD_INLINE void copy_rows(const Layer& p, const Band& band, int64_t sample, float* to) {
+  const int64_t border = p.kernel / 2 * p.inputs, row_size = p.width * p.inputs;
+  const float* x = p.x + sample * p.height * row_size;
+  for (int64_t row = band.top; row < band.bottom; ++row, to += row_size + 2 * border) {
+    const bool inside = row >= 0 && row < p.height;
+    const int64_t zeros = inside ? border : row_size + 2 * border;
+    for (int64_t i = 0; i < zeros; ++i) to[i] = 0;
+    if (!inside) continue;
+    __builtin_memcpy(to + border, x + row * row_size, row_size * sizeof(float));
+    for (int64_t i = row_size + border; i < row_size + 2 * border; ++i) to[i] = 0;
+  }
+}
+
+SIMD_INLINE void convolve(const Layer& p, const Band& band, int64_t sample, float* scratch) {
+  const float* from = p.x + (sample * p.height + band.begin * p.stride) * p.width * p.inputs;
+  int64_t row_size = p.width * p.inputs;
+  if (!p.is_pointwise()) {
+    copy_rows(p, band, sample, scratch);
+    from = scratch;
+    row_size = band.across * p.inputs;
+  }
+  float* to = p.y + (sample * p.height_out + band.begin) * p.width_out * p.outputs;
+  const Product product = {p.narrow,  p.narrow_bias,       p.kernel,  row_size, p.kernel * p.inputs,
+                           p.outputs, p.stride * p.inputs, p.outputs, 0,        p.has_relu};
+  for (int64_t column = 0; column < p.outputs; column += kVectors * kLanes)
+    for (int64_t row = 0; row < band.end - band.begin; ++row)
+      multiply_rows(product, from + row * p.stride * row_size, p.width_out, column,
+                    to + row * p.width_out * p.outputs, nullptr);
+}
+
 // ---- all of it
 
-void run(const Problem& p, int64_t sample, int64_t begin, int64_t end, float* scratch) {
+void run(const Layer& p, int64_t sample, int64_t begin, int64_t end, float* scratch) {
   const Band band = band_of(p, begin, end);
+  if (!p.wide) return convolve(p, band, sample, scratch);
   float* filtered = scratch + widened_size(p, end - begin);
   widen(p, band, sample, scratch);
   filter(p, band, scratch, filtered);
   const int64_t first = (sample * p.height_out + begin) * p.width_out;
-  const Product product = {p.narrow,  p.narrow_bias, p.wide,   p.outputs,
-                           band.step, p.outputs,     p.inputs, false};
+  const Product product = {p.narrow,  p.narrow_bias, 1,         0,        p.wide,
+                           p.outputs, band.step,     p.outputs, p.inputs, false};
   const float* added = p.adds_input ? p.x + first * p.inputs : nullptr;
   for (int64_t column = 0; column < p.outputs; column += kVectors * kLanes)
     multiply_rows(product, filtered, (end - begin) * p.width_out, column, p.y + first * p.outputs,
