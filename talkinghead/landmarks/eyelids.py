@@ -33,6 +33,13 @@ _LID_HEIGHT = 8 / 9
 """Height of a parabola at the landmarks of a lid, a third from each corner, as a share of its greatest."""
 _BOX_HALF_SIDE = 1.0
 """Half side of the square around an eye that holds all that moves."""
+_PROFILE, _TURNED = 0.3, 0.5
+"""Width of an eye, in widths of the other, up to which it is not closed, and from which it is."""
+_TINY, _SMALL = 0.006, 0.012
+"""Opening of an eye in the image, in fractions of it, up to which it is not closed, and from which it is."""
+_CORNERS = [[36, 39], [42, 45]]
+"""Landmarks of the corners of each eye."""
+_NOSE_BASE = 33
 _EPSILON = 1e-6
 _LEAST_SPAN = 1e-4
 
@@ -63,22 +70,37 @@ class EyeAxes:
         origin: [B, 2, 1, 2], in fractions of the image.
         axes: [B, 2, 2, 2], the unit vectors along the eye and across it, as rows.
         width: [B, 2, 1, 1], in fractions of the image.
+        face_height: [B, 2, 1, 1], from the corners of the eyes to the base of the nose across the eye, in its
+            widths. Heights relative to it are the same for a head that turns aside, unlike widths.
+        certainty: [B, 2], from 0 to 1; 0 of an eye of a head in profile.
     """
 
     origin: Tensor
     axes: Tensor
     width: Tensor
+    face_height: Tensor
+    certainty: Tensor
 
     @classmethod
-    def of(cls, eyes: Tensor) -> "EyeAxes":
-        """Return the frames of eyes [B, 2, 6, 2]."""
-        corners = eyes[:, :, 0], eyes[:, :, 3]
-        along = corners[1] - corners[0]
+    def of(cls, landmarks: Tensor) -> "EyeAxes":
+        """Return the frames of the eyes of landmarks [B, 68 or 78, 2]."""
+        corners = landmarks[:, _CORNERS]
+        along = corners[:, :, 1] - corners[:, :, 0]
         width = along.norm(dim=-1, keepdim=True).clamp_min(_EPSILON)
         along = along / width
         across = torch.stack([-along[..., 1], along[..., 0]], -1)
+        middles = corners.mean(2)
+        down = (landmarks[:, _NOSE_BASE] - middles.mean(1))[:, None]
+        face_height = (down * across).sum(-1, keepdim=True) / width
+        is_ahead = ((middles[:, 1:] - middles[:, :1]) * along).sum(-1) > 0
+        relative_width = (width / width.amax(1, keepdim=True))[..., 0]
+        certainty = ((relative_width - _PROFILE) / (_TURNED - _PROFILE)).clamp(0, 1)
         return cls(
-            ((corners[0] + corners[1]) / 2)[:, :, None], torch.stack([along, across], 2), width[..., None]
+            middles[:, :, None],
+            torch.stack([along, across], 2),
+            width[..., None],
+            face_height=face_height.clamp_min(_EPSILON)[..., None],
+            certainty=certainty * (is_ahead & (face_height[..., 0] > 0)),
         )
 
     def to_frame(self, points: Tensor) -> Tensor:
@@ -97,12 +119,18 @@ def closing_lids(points: Tensor, target: Tensor) -> ClosingLids | None:
         points, target: [B, 68 or 78, 2], of the images and of the driver.
     """
     target = fit_points(target, points.shape[-2])
-    eyes, goal_eyes = points[:, EYE_POINTS], target[:, EYE_POINTS]
-    frames = EyeAxes.of(goal_eyes)
-    shapes, goal_shapes = EyeAxes.of(eyes).to_frame(eyes), frames.to_frame(goal_eyes)
-    opening = _lid_heights(shapes).diff(dim=-1)[..., 0].clamp_min(_EPSILON)
-    open_share = _lid_heights(goal_shapes).diff(dim=-1)[..., 0] / opening
+    eyes, frames = EyeAxes.of(points), EyeAxes.of(target)
+    shapes = eyes.to_frame(points[:, EYE_POINTS])
+    goal_shapes = frames.to_frame(target[:, EYE_POINTS])
+    # widths shrink when a head turns aside, and the height of the nose when it nods: the one that says less
+    heights = shapes[..., 1:] * (frames.face_height / eyes.face_height).clamp_max(1)
+    shapes = torch.cat([shapes[..., :1], heights], -1)
+    opening, goal_opening = (_lid_heights(shape).diff(dim=-1)[..., 0] for shape in (shapes, goal_shapes))
+    open_share = goal_opening / opening.clamp_min(_EPSILON)
     share = ((_CLOSING_BEGINS - open_share) / (_CLOSING_BEGINS - _CLOSED)).clamp(0, 1)
+    # landmarks of a small eye are too uncertain to tell whether it closes
+    size = _lid_heights(eyes.to_frame(points[:, EYE_POINTS])).diff(dim=-1)[..., 0] * eyes.width[:, :, 0, 0]
+    share = share * ((size - _TINY) / (_SMALL - _TINY)).clamp(0, 1) * eyes.certainty * frames.certainty
     if not bool((share > 0).any()):
         return None
     opened_shapes = torch.lerp(goal_shapes, shapes, share[..., None, None])
@@ -130,7 +158,7 @@ def close_lids(motion: Tensor, lids: ClosingLids, size: int) -> Tensor:
     """
     fine = F.interpolate(motion, size=(size, size), mode="bilinear", align_corners=False)
     origins, widths = lids.frames.origin[:, :, 0].cpu(), lids.frames.width[:, :, 0, 0].cpu()
-    for row, eye in lids.share.nonzero().tolist():
+    for row, eye in (lids.share > 0).nonzero().tolist():
         half = float(_BOX_HALF_SIDE * widths[row, eye])
         (left, right), (top, bottom) = (
             (max(int((at - half) * size), 0), min(int((at + half) * size) + 1, size))

@@ -117,12 +117,58 @@ def test_lids_close_without_a_jump(face: torch.Tensor) -> None:
 
 def test_driver_of_other_size_and_angle_closes_the_same(face: torch.Tensor) -> None:
     turn = torch.tensor([[0.9, 0.3], [-0.3, 0.9]])
+    turn = turn / turn.norm(dim=0)
     target = (closed(face, 0.6, 0.0) - 0.5) @ turn * 0.8 + 0.5
     lids, straight = closing_lids(face, target), closing_lids(face, closed(face, 0.6, 0.0))
     assert lids is not None and straight is not None
     for name in ("share", "opened", "closed"):
         torch.testing.assert_close(getattr(lids, name), getattr(straight, name))
     torch.testing.assert_close(lids.points[:, :42], ((face - 0.5) @ turn * 0.8 + 0.5)[:, :42])
+
+
+def turned(points: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
+    """Return the landmarks of a face turned aside (axis 0) or nodding (axis 1), with the nose in front."""
+    centred = points - 0.5
+    depth = 0.8 * (0.3**2 - centred.square().sum(-1)).clamp_min(0).sqrt()
+    depth[:, 27:36] += 0.06
+    angle = torch.tensor(degrees).deg2rad()
+    moved = centred.clone()
+    moved[..., axis] = angle.cos() * centred[..., axis] + angle.sin() * depth
+    return moved + 0.5
+
+
+@pytest.mark.parametrize("reference", [-60, -45, -30, 0, 30, 45, 60])
+@pytest.mark.parametrize("driver", [-80, -45, -20, 0, 20, 45, 80])
+def test_head_that_turns_aside_closes_no_eye(face: torch.Tensor, reference: int, driver: int) -> None:
+    assert closing_lids(turned(face, reference, 0), turned(face, driver, 0)) is None
+
+
+@pytest.mark.parametrize("driver", [-20, 20])
+def test_head_that_nods_closes_no_eye(face: torch.Tensor, driver: int) -> None:
+    assert closing_lids(face, turned(face, driver, 1)) is None
+
+
+@pytest.mark.parametrize("degrees", [-20, 20])
+def test_lids_of_a_turned_head_close(face: torch.Tensor, degrees: int) -> None:
+    lids = closing_lids(turned(face, degrees, 0), turned(closed(face, 0.6, 0.6), degrees, 0))
+    assert lids is not None
+    torch.testing.assert_close(lids.share, torch.ones(1, 2))
+
+
+def test_tiny_eyes_are_not_closed(face: torch.Tensor) -> None:
+    target = closed(face, 0.6, 0.6)
+    assert closing_lids(0.05 * face + 0.4, target) is None
+    assert closing_lids(0.5 * face, target) is not None
+
+
+def test_face_that_is_not_finite_changes_no_other(face: torch.Tensor) -> None:
+    target = closed(face, 0.6, 0.6)
+    both, goals = torch.cat([face, face]), torch.cat([target, target * torch.nan])
+    lids, alone = closing_lids(both, goals), closing_lids(face, target)
+    assert lids is not None and alone is not None
+    motion = landmark_motion(face, alone.points, GRID)
+    fine = close_lids(motion.expand(2, -1, -1, -1), lids, SIZE)
+    torch.testing.assert_close(fine[:1], close_lids(motion, alone, SIZE))
 
 
 @pytest.mark.parametrize("shift", [0.45, 2.0, -2.0])

@@ -9,7 +9,8 @@ import { clamp } from "./geometry.js";
 import { sampleField } from "./warp_by_landmarks.js";
 
 const {
-  BOX_HALF_SIDE, CLOSED, CLOSING_BEGINS, EPSILON, HIDDEN, LEAST_SPAN, LID_HEIGHT, LINE, RIM, SKIN_ABOVE, SKIN_BELOW,
+  BOX_HALF_SIDE, CLOSED, CLOSING_BEGINS, CORNERS, EPSILON, HIDDEN, LEAST_SPAN, LID_HEIGHT, LINE, NOSE_BASE, PROFILE, RIM,
+  SKIN_ABOVE, SKIN_BELOW, SMALL, TINY, TURNED,
 } = constants;
 const { GRID } = warpByLandmarks;
 
@@ -17,13 +18,21 @@ const { GRID } = warpByLandmarks;
 // eyes that close; null where none does.
 export function closingLids(points, target) {
   const opened = fitPoints(target, points.length);
+  const [frames, goalFrames] = [points, opened].map(eyeFrames);
   const eyes = [];
   for (const number of [0, 1]) {
-    const [eye, goalEye] = [points, opened].map((face) => eyeOf(face, number));
-    const frame = eyeFrame(goalEye);
-    const [shape, goalShape] = [toFrame(eyeFrame(eye), eye), toFrame(frame, goalEye)];
+    const goalEye = eyeOf(opened, number);
+    const [imageFrame, frame] = [frames[number], goalFrames[number]];
+    const imageShape = toFrame(imageFrame, eyeOf(points, number));
+    const goalShape = toFrame(frame, goalEye);
+    // widths shrink when a head turns aside, and the height of the nose when it nods: the one that says less
+    const scale = Math.min(frame.faceHeight / imageFrame.faceHeight, 1);
+    const shape = imageShape.map((value, i) => (i % 2 ? value * scale : value));
     const openShare = opening(lidHeights(goalShape)) / Math.max(opening(lidHeights(shape)), EPSILON);
-    const share = clamp((CLOSING_BEGINS - openShare) / (CLOSING_BEGINS - CLOSED), 0, 1);
+    // landmarks of a small eye are too uncertain to tell whether it closes
+    const size = opening(lidHeights(imageShape)) * imageFrame.width;
+    const share = clamp((CLOSING_BEGINS - openShare) / (CLOSING_BEGINS - CLOSED), 0, 1)
+      * clamp((size - TINY) / (SMALL - TINY), 0, 1) * imageFrame.certainty * frame.certainty;
     if (share === 0) continue;
     const openShape = goalShape.map((value, i) => value + share * (shape[i] - value));
     const [upper, lower] = lidHeights(goalShape);
@@ -74,11 +83,25 @@ function heightWhenOpen(along, height, opened, closed, share) {
   return height;
 }
 
-// Return the frame of an eye [12].
-function eyeFrame(eye) {
-  const [dx, dy] = [eye[6] - eye[0], eye[7] - eye[1]];
-  const width = Math.max(Math.hypot(dx, dy), EPSILON);
-  return { origin: [(eye[0] + eye[6]) / 2, (eye[1] + eye[7]) / 2], axis: [dx / width, dy / width], width };
+// Return the frames of the two eyes, as EyeAxes in Python.
+function eyeFrames(points) {
+  const at = (i) => [points[2 * i], points[2 * i + 1]];
+  const middleOf = ([x, y], [otherX, otherY]) => [(x + otherX) / 2, (y + otherY) / 2];
+  const corners = CORNERS.map((pair) => pair.map(at));
+  const origins = corners.map(([first, last]) => middleOf(first, last));
+  const middle = middleOf(...origins);
+  const widths = corners.map(([[x, y], [lastX, lastY]]) => Math.max(Math.hypot(lastX - x, lastY - y), EPSILON));
+  const nose = at(NOSE_BASE);
+  return corners.map(([first, last], eye) => {
+    const [origin, width] = [origins[eye], widths[eye]];
+    const axis = [(last[0] - first[0]) / width, (last[1] - first[1]) / width];
+    const faceHeight = ((nose[1] - middle[1]) * axis[0] - (nose[0] - middle[0]) * axis[1]) / width;
+    const ahead = (origins[1][0] - origins[0][0]) * axis[0] + (origins[1][1] - origins[0][1]) * axis[1];
+    const certainty = clamp((width / Math.max(...widths) - PROFILE) / (TURNED - PROFILE), 0, 1);
+    return {
+      origin, axis, width, faceHeight: Math.max(faceHeight, EPSILON), certainty: ahead > 0 && faceHeight > 0 ? certainty : 0,
+    };
+  });
 }
 
 // Return points in the frame of an eye, as [along, across, along, ...].
