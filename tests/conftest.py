@@ -332,6 +332,22 @@ def poisoned_allocations() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def torch_default() -> Iterator[Callable[[str], None]]:
+    """Return a function that sets the dtype or device of new tensors, by its name, until the test ends."""
+    dtype = torch.get_default_dtype()
+
+    def change(name: str) -> None:
+        if name == "meta":
+            torch.set_default_device(name)
+        else:
+            torch.set_default_dtype(getattr(torch, name))
+
+    yield change
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(None)
+
+
 @pytest.fixture(params=RUNNABLE)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Select each backend in turn; return its device."""

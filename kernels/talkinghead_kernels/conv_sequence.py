@@ -153,7 +153,9 @@ def _output_shape(x: Tensor, weights: Sequence[Tensor], numbers: Sequence[int]) 
 
 
 def _run(x: Tensor, weights: list[Tensor], numbers: list[int]) -> Tensor:
-    if not uses_native_kernel() or x.dim() != 4:
+    # the kernel would pass over weights after those of its layers
+    has_extra_weights = sum(numbers[::_NUMBERS]) != len(weights)
+    if not uses_native_kernel() or x.dim() != 4 or has_extra_weights:
         _output_shape(x, weights, numbers)
         y = conv_sequence_reference(x, weights, numbers)
         return y.contiguous(memory_format=torch.channels_last)
@@ -161,14 +163,22 @@ def _run(x: Tensor, weights: list[Tensor], numbers: list[int]) -> Tensor:
         return _run_kernel(x, weights, numbers)
     except (RuntimeError, IndexError, ZeroDivisionError):
         _output_shape(x, weights, numbers)  # checks take as long as a small layer: only here, for their words
-        raise
+        rows = [weight.contiguous() for weight in weights]
+        if all(row is weight for row, weight in zip(rows, weights, strict=True)):
+            raise
+    return _run_kernel(x, rows, numbers)  # weights of other strides than those of the `pack_` functions
 
 
 def _run_kernel(x: Tensor, weights: list[Tensor], numbers: list[int]) -> Tensor:
     batch, _, height, width = x.shape
     for stride in numbers[2::_NUMBERS]:
         height, width = -(-height // stride), -(-width // stride)
-    y = torch.empty((batch, weights[-1].shape[0], height, width), memory_format=torch.channels_last)
+    y = torch.empty(
+        (batch, weights[-1].shape[0], height, width),
+        dtype=torch.float32,
+        device="cpu",
+        memory_format=torch.channels_last,
+    )
     x = x.contiguous(memory_format=torch.channels_last)
     torch.ops.talkinghead_native.conv_sequence.default(x, weights, numbers, y)
     return y

@@ -157,6 +157,7 @@ def _empty(x: Tensor, narrow: Tensor, stride: int) -> Tensor:
     batch, _, height, width = x.shape
     return torch.empty(
         (batch, narrow.shape[1], (height + stride - 1) // stride, (width + stride - 1) // stride),
+        dtype=torch.float32,
         device=x.device,
         memory_format=torch.channels_last,
     )

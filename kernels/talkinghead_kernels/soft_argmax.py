@@ -83,7 +83,7 @@ def _run(votes: Tensor, around: Tensor | None, reach: float) -> Tensor:
         or extension.unavailable_reason("cpu", "soft_argmax") is not None
     ):
         return soft_argmax_reference(votes, around, reach)
-    points = torch.empty(votes.shape[0], votes.shape[1] // 3, 2)
+    points = torch.empty(votes.shape[0], votes.shape[1] // 3, 2, dtype=torch.float32, device="cpu")
     around = None if around is None else around.contiguous()
     votes = votes.contiguous(memory_format=torch.channels_last)
     torch.ops.talkinghead_native.soft_argmax.default(votes, around, reach, points)

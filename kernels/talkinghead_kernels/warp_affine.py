@@ -18,7 +18,7 @@ from .registration import is_transformed, register
 def warp_affine_reference(images: Sequence[Tensor], transforms: Tensor, size: int) -> Tensor:
     """Return the squares in plain torch."""
     result = _empty(images, size)
-    steps = torch.arange(size)
+    steps = torch.arange(size, dtype=torch.float32, device="cpu")
     for index, (image, transform) in enumerate(zip(images, transforms.tolist(), strict=True)):
         height, width = image.shape[:2]
         # positions from -1 to 1 as complex numbers, which torch adds faster than pairs
@@ -79,7 +79,8 @@ def _check(images: list[Tensor], transforms: Tensor, size: int) -> None:
 
 
 def _empty(images: Sequence[Tensor], size: int) -> Tensor:
-    return torch.empty(len(images), 3, size, size, memory_format=torch.channels_last)
+    shape = (len(images), 3, size, size)
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
 
 
 def _run(images: list[Tensor], transforms: Tensor, size: int) -> Tensor:
@@ -90,7 +91,11 @@ def _run(images: list[Tensor], transforms: Tensor, size: int) -> Tensor:
         or extension.unavailable_reason("cpu", "warp_affine") is not None
     ):
         return warp_affine_reference(images, transforms, size)
-    rows = [image if image.stride()[1:] == (3, 1) else image.contiguous() for image in images]
+    # not contiguous(), which returns an image of one column as it is
+    rows = [
+        image if image.stride()[1:] == (3, 1) else image.clone(memory_format=torch.contiguous_format)
+        for image in images
+    ]
     result = _empty(images, size)
     torch.ops.talkinghead_native.warp_affine(rows, transforms.detach().double().contiguous(), result)
     return result

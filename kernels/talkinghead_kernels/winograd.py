@@ -166,7 +166,10 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, low: float | None, high: float | None) -> Tensor:
     _check(x, weight, bias)
     return torch.empty(
-        (x.shape[0], weight.shape[2], *x.shape[2:]), device=x.device, memory_format=torch.channels_last
+        (x.shape[0], weight.shape[2], *x.shape[2:]),
+        dtype=torch.float32,
+        device=x.device,
+        memory_format=torch.channels_last,
     )
 
 

@@ -141,6 +141,7 @@ def load_detection_network(path: Path) -> DetectionNetwork:
     Raises:
         TalkingheadError: the file is missing, damaged, or holds something else.
     """
-    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
-        network = DetectionNetwork()
+    # leave the caller's random state, and defaults of dtype and device, out of it
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        network = DetectionNetwork().float()
     return load_weights(network, path, KIND)

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ..clip import POINTS
+from ..errors import TalkingheadError
 from .geometry import bounding_boxes
 from .head_pose import HeadPose, head_pose
 
@@ -79,6 +81,36 @@ def find_faces(detector: Detector, frames: Sequence[np.ndarray]) -> list[list[Fa
 def follow_face(detector: Detector, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
     """Follow one face through consecutive frames up to the first detection that cannot be a face."""
     return list(takewhile(is_valid_face, detector.follow(frames, near)))
+
+
+def check_frames(frames: Sequence[np.ndarray]) -> None:
+    """Check that frames are pictures uint8 [H, W, 3].
+
+    Raises:
+        TalkingheadError: one is not; the message says which.
+    """
+    for number, frame in enumerate(frames, 1):
+        is_array = isinstance(frame, np.ndarray)
+        is_colour = is_array and frame.ndim == 3 and frame.shape[2] == 3 and frame.size > 0
+        if not is_colour or frame.dtype != np.uint8:
+            actual = f"{frame.dtype} {list(frame.shape)}" if is_array else type(frame).__name__
+            raise TalkingheadError(
+                f"frame {number}: {actual}, expected uint8 [H, W, 3]; convert it to 8-bit RGB"
+            )
+
+
+def check_followed_landmarks(near: np.ndarray) -> None:
+    """Check the landmarks from which a face is followed.
+
+    Raises:
+        TalkingheadError: they are not [68, 2] or not finite.
+    """
+    near = np.asarray(near)
+    problem = "" if np.isfinite(near).all() else "not finite"
+    if near.shape != (POINTS, 2):
+        problem = f"{near.dtype} {list(near.shape)}, expected [{POINTS}, 2]"
+    if problem:
+        raise TalkingheadError(f"landmarks to follow: {problem}; pass those of a detected face")
 
 
 def is_valid_face(face: Face) -> bool:

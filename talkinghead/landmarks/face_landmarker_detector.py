@@ -16,7 +16,7 @@ import torch
 
 from ..errors import TalkingheadError
 from ..system.onnx_runtime import compile_by_openvino
-from .detector import MIN_CONFIDENCE, Face
+from .detector import MIN_CONFIDENCE, Face, check_followed_landmarks, check_frames
 from .geometry import centre_and_scale
 from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
@@ -76,11 +76,22 @@ class FaceLandmarkerDetector:
         return FaceLandmarkerDetector, (self._path, self._num_crops)  # another process opens its own networks
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""
+        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first.
+
+        Raises:
+            TalkingheadError: a frame is not such an array.
+        """
+        check_frames(frames)
         return [self._find(frame) for frame in frames]
 
     def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost."""
+        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
+
+        Raises:
+            TalkingheadError: a frame is not uint8 [H, W, 3], or the landmarks are not finite.
+        """
+        check_frames(frames)
+        check_followed_landmarks(near)
         faces: list[Face] = []
         for frame in frames:
             face = self._fit(frame, crop_of_landmarks(near, *_CROP_OF_LANDMARKS))

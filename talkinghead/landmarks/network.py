@@ -147,8 +147,9 @@ def load_landmark_network(path: Path) -> LandmarkNetwork:
     Raises:
         TalkingheadError: the file is missing, damaged, or holds something else.
     """
-    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
-        network = LandmarkNetwork(has_iris_votes=has_weights(path, _IRIS_VOTES))
+    # leave the caller's random state, and defaults of dtype and device, out of it
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        network = LandmarkNetwork(has_iris_votes=has_weights(path, _IRIS_VOTES)).float()
     return load_weights(network, path, KIND)
 
 

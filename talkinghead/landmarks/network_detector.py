@@ -14,7 +14,7 @@ from ..clip import IRIS_POINTS, POINTS
 from ..errors import TalkingheadError
 from ..system.file_hash import sha256
 from ..system.onnx_runtime import RUNTIMES, choose_runtime
-from .detector import Face
+from .detector import Face, check_followed_landmarks, check_frames
 from .face_finder import FaceFinder
 from .network import (
     CROP_SIDE,
@@ -66,7 +66,12 @@ class NetworkDetector:
         return f"{sha256(self._weights)}{sha256(self._finder.weights)}"
 
     def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""
+        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first.
+
+        Raises:
+            TalkingheadError: a frame is not such an array.
+        """
+        check_frames(frames)
         faces_of_frames = self._confirm(frames, [self._finder.find(frame, CROP_SIDE) for frame in frames])
         unsure = [
             index
@@ -92,7 +97,13 @@ class NetworkDetector:
         ]
 
     def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost."""
+        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
+
+        Raises:
+            TalkingheadError: a frame is not uint8 [H, W, 3], or the landmarks are not finite.
+        """
+        check_frames(frames)
+        check_followed_landmarks(near)
         faces: list[Face] = []
         for start in range(0, len(frames), _BATCH):
             batch = frames[start : start + _BATCH]

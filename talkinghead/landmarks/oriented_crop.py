@@ -108,7 +108,8 @@ def sample_crops(frames: Sequence[np.ndarray], crops: Sequence[OrientedCrop], si
         window, transform = _window(frame, crop, size)
         windows.append(window)
         transforms.append(transform)
-    return ops.warp_affine(windows, torch.tensor(transforms, dtype=torch.float64).view(-1, 2, 3), size)
+    maps = torch.tensor(transforms, dtype=torch.float64, device="cpu").view(-1, 2, 3)
+    return ops.warp_affine(windows, maps, size)
 
 
 def _window(frame: np.ndarray, crop: OrientedCrop, size: int) -> tuple[Tensor, list[float]]:

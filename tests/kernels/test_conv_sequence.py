@@ -120,6 +120,25 @@ def test_maps_accept_any_strides(backend):
     assert ops.conv_sequence(x[:0], sequence).shape == (0, 10, 6, 5)
 
 
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_result(backend, torch_default, default):
+    _, sequence = network()
+    x = maps(2, 3, 24, 18)
+    expected = ops.conv_sequence(x, sequence)
+    torch_default(default)
+    result = ops.conv_sequence(x, sequence)
+    assert torch.equal(result, expected)
+
+
+def test_weights_accept_any_strides(backend):
+    _, sequence = network()
+    x = maps(2, 3, 24, 18)
+    transposed = [weight.t().contiguous().t() for weight in sequence.weights]
+    assert not all(weight.is_contiguous() for weight in transposed)
+    result = ops.conv_sequence(x, sequence._replace(weights=transposed))
+    torch.testing.assert_close(result, ops.conv_sequence(x, sequence), atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
@@ -153,12 +172,16 @@ BAD = [
     ({"sequence": CONV._replace(numbers=[2, 5, 1, 0])}, "weights must be float32 .* for 6 channels"),
     ({"sequence": CONV._replace(numbers=[2, 3, 0, 0])}, "the side must be odd and the stride at least 1"),
     ({"sequence": CONV._replace(weights=[w.double() for w in CONV.weights])}, "weights must be float32"),
+    (
+        {"sequence": CONV._replace(weights=CONV.weights * 2)},
+        "sequence must have a layer and its weights, got 4",
+    ),
     ({"sequence": BLOCK._replace(numbers=[6, 3, 1, 1])}, "an input of 6 channels cannot be added to 8"),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "message"), BAD, ids=[message[:40] for _, message in BAD])
-def test_bad_input_is_named(wrong, message):
+def test_bad_input_is_named(backend, wrong, message):
     with pytest.raises(ValueError, match=f"^conv_sequence: {message}"):
         ops.conv_sequence(**{"x": torch.zeros(2, 6, 9, 6), "sequence": CONV, **wrong})
 

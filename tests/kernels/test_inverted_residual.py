@@ -123,6 +123,16 @@ def test_threads_and_batch_change_no_bit(threads, block):
     assert all(torch.equal(run, runs[0]) for run in runs[1:])
 
 
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_result(backend, torch_default, default):
+    x, convolutions, stride, _ = inputs((3, 24, 48, 8, 3, 2, 9, 6))
+    weights = ops.pack_inverted_residual(*convolutions)
+    expected = ops.inverted_residual(x, weights, stride)
+    torch_default(default)
+    result = ops.inverted_residual(x, weights, stride)
+    assert torch.equal(result, expected)
+
+
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)

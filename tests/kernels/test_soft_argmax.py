@@ -106,6 +106,15 @@ def test_threads_and_batch_change_no_bit(threads):
         assert torch.equal(ops.soft_argmax(votes[:1], around[:1], 0.1), expected[:1])
 
 
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_result(backend, torch_default, default):
+    votes, around = inputs((3, 10, 6, 7))
+    expected = ops.soft_argmax(votes, around, 0.4)
+    torch_default(default)
+    result = ops.soft_argmax(votes, around, 0.4)
+    assert torch.equal(result, expected)
+
+
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)

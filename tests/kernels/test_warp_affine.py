@@ -85,8 +85,10 @@ def test_images_accept_any_strides(backend):
     (image,) = random_images([(40, 50)])
     transform = torch.tensor([turned(16, 20, 25, 30.0)], dtype=torch.float64)
     parts = [image[10:30, 5:30], image[::2, ::2], image.transpose(0, 1)[10:30, 5:30]]
+    parts.append(image[:, :1].transpose(1, 2).contiguous().transpose(1, 2))  # one column of strides 3, 1, 1
     for part in parts:
-        expected = ops.warp_affine([part.contiguous()], transform, 16)
+        copied = part.clone(memory_format=torch.contiguous_format)
+        expected = ops.warp_affine([copied], transform, 16)
         assert torch.equal(ops.warp_affine([part], transform, 16), expected)
     assert ops.warp_affine([], transform[:0], 16).shape == (0, 3, 16, 16)
 
@@ -101,6 +103,16 @@ def test_threads_and_batch_change_no_bit(threads):
         threads(count)
         assert torch.equal(ops.warp_affine(images, transforms, 64), expected)
         assert torch.equal(ops.warp_affine(images[:1], transforms[:1], 64), expected[:1])
+
+
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_result(backend, torch_default, default):
+    images = random_images([(20, 30)])
+    transform = torch.tensor([turned(16, 20, 30, 30.0)], dtype=torch.float64)
+    expected = ops.warp_affine(images, transform, 16)
+    torch_default(default)
+    result = ops.warp_affine(images, transform, 16)
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")

@@ -100,6 +100,16 @@ def test_maps_accept_any_strides(backend):
     assert ops.conv2d(x[:0], packed, offset, padding=1).shape == (0, 32, 9, 6)
 
 
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_result(backend, torch_default, default):
+    x, weight, offset = inputs((3, 24, 32, 9, 6))
+    packed = winograd.transform(weight)
+    expected = ops.conv2d(x, packed, offset, padding=1)
+    torch_default(default)
+    result = ops.conv2d(x, packed, offset, padding=1)
+    assert torch.equal(result, expected)
+
+
 @pytest.mark.skipif(NO_KERNEL is not None, reason=f"cpp: {NO_KERNEL}")
 @pytest.mark.parametrize("shape", [(1, 160, 160, 16, 16), (3, 40, 100, 30, 9)], ids=str)
 def test_threads_and_batch_change_no_bit(threads, shape):

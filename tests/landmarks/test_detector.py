@@ -1,12 +1,17 @@
-"""Tests of what counts as a face."""
+"""Tests of what counts as a face, and of what detectors refuse."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from talkinghead.errors import TalkingheadError
 from talkinghead.landmarks.detector import Face, find_faces, follow_face
 from talkinghead.landmarks.mean_face import MEAN_FACE
+from talkinghead.landmarks.network import CROP_SIDE
+from talkinghead.landmarks.network_detector import NetworkDetector
+from talkinghead.landmarks.oriented_crop import crop_of_landmarks
 
 FACE = Face(MEAN_FACE[:, :2].astype(np.float32), 0.9, np.zeros((2, 5, 2), np.float32))
 NOT_FACES = {
@@ -36,3 +41,56 @@ def test_detections_that_cannot_be_faces_are_dropped(change):
     frame = np.zeros((8, 8, 3), np.uint8)
     assert find_faces(detector, [frame]) == [[detector.faces[0], detector.faces[2]]]
     assert follow_face(detector, [frame] * 3, FACE.landmarks) == [detector.faces[0]]
+
+
+FRAME = np.zeros((64, 80, 3), np.uint8)
+NEAR = MEAN_FACE[:, :2] * 20 + [40, 32]
+BAD_FRAMES = {
+    "grey": (FRAME[..., 0], r"uint8 \[64, 80\]"),
+    "float": (FRAME.astype(np.float32), r"float32 \[64, 80, 3\]"),
+    "RGBA": (np.zeros((64, 80, 4), np.uint8), r"uint8 \[64, 80, 4\]"),
+    "empty": (FRAME[:0], r"uint8 \[0, 80, 3\]"),
+    "row": (FRAME[0, :, 0], r"uint8 \[80\]"),
+    "tensor": (torch.zeros(64, 80, 3, dtype=torch.uint8), "Tensor"),
+}
+BAD_NEAR = {
+    "NaN": (np.where(np.arange(136).reshape(68, 2) == 7, np.nan, NEAR), r"not finite"),
+    "infinite": (np.full((68, 2), np.inf), r"not finite"),
+    "irises": (np.zeros((78, 2)), r"float64 \[78, 2\], expected \[68, 2\]"),
+    "3D": (MEAN_FACE, r"float\d+ \[68, 3\], expected \[68, 2\]"),
+}
+
+
+@pytest.fixture(scope="module")
+def network_detector():
+    """Open the shipped networks."""
+    return NetworkDetector()
+
+
+@pytest.mark.parametrize(("frame", "got"), BAD_FRAMES.values(), ids=BAD_FRAMES)
+def test_bad_frame_reports_user_error(network_detector, frame, got):
+    message = rf"^frame 2: {got}, expected uint8 \[H, W, 3\]; convert it to 8-bit RGB$"
+    with pytest.raises(TalkingheadError, match=message):
+        find_faces(network_detector, [FRAME, frame])
+    with pytest.raises(TalkingheadError, match=message):
+        follow_face(network_detector, [FRAME, frame], NEAR)
+
+
+@pytest.mark.parametrize(("near", "got"), BAD_NEAR.values(), ids=BAD_NEAR)
+def test_bad_landmarks_to_follow_report_user_error(network_detector, near, got):
+    with pytest.raises(
+        TalkingheadError, match=f"^landmarks to follow: {got}; pass those of a detected face$"
+    ):
+        follow_face(network_detector, [FRAME], near)
+
+
+@pytest.mark.parametrize("default", ["float64", "float16", "meta"])
+def test_defaults_of_torch_change_no_face(network_detector, torch_default, default):
+    frame = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    crop = crop_of_landmarks(NEAR * 4, CROP_SIDE)
+    (expected,) = network_detector._run([frame], [crop])
+    torch_default(default)
+    for detector in (network_detector, NetworkDetector()):
+        assert detector.find([frame]) == [[]]  # noise
+        (face,) = detector._run([frame], [crop])
+        np.testing.assert_array_equal(face.landmarks, expected.landmarks)

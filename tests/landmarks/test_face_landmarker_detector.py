@@ -157,3 +157,14 @@ def test_command_names_missing_task_file(tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["landmarks", "me.mp4", "--out", str(tmp_path / "o.png"), "--landmarks", "gone.task"]
     assert cli.main(arguments) == cli.USER_ERROR
     assert "gone.task" in capsys.readouterr().err
+
+
+def test_bad_frame_and_landmarks_report_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, near = detector_with(monkeypatch, FakeNetworks([])), MESH[:68, :2]
+    for frames in ([FRAME[..., 0]], [FRAME.astype(np.float32)]):
+        with pytest.raises(TalkingheadError, match=r"^frame 1: .*, expected uint8 \[H, W, 3\]; convert"):
+            detector.find(frames)
+        with pytest.raises(TalkingheadError, match=r"^frame 1: .*, expected uint8 \[H, W, 3\]; convert"):
+            detector.follow(frames, near)
+    with pytest.raises(TalkingheadError, match=r"^landmarks to follow: not finite; pass"):
+        detector.follow([FRAME], near * np.nan)

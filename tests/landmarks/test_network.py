@@ -28,8 +28,6 @@ from talkinghead.landmarks.network_blocks import (
 from talkinghead.landmarks.oriented_crop import OrientedCrop, sample_crops
 from talkinghead.landmarks.training import landmark_loss
 
-skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
-
 
 @pytest.fixture
 def network() -> LandmarkNetwork:
@@ -117,6 +115,7 @@ def test_network_on_cpu_computes_the_same(network: LandmarkNetwork, has_iris_vot
 
 
 def test_shipped_points_on_cpu_are_within_a_thousandth_of_a_pixel() -> None:
+    skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
     astronaut = skimage_data.astronaut()
     crop = OrientedCrop(222.0, 115.0, 180.0, 0.1)
     network, pictures = load_landmark_network(SHIPPED), sample_crops([astronaut], [crop], SIZE)
