@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 GPU_WORKERS = 4
 """Processes that draw for a GPU, which should not wait for JPEGs; fewer where there are fewer cores."""
+
+_MAX_SOCKET_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
+"""Length of the name of a folder in which multiprocessing can open a socket, of at most 107 characters."""
 
 _WorkerResult = tuple[Sequence[Tensor], dict[int, str]] | TalkingheadError
 """Tensors of episodes and the lost shards of a worker; an error is returned, since DataLoader would add a
@@ -44,11 +48,11 @@ def load_episodes(
     Raises:
         TalkingheadError: the data cannot be read, a worker was killed, or this system has none.
     """
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    obstacle = _obstacle_to_workers()
     if workers is None:
-        workers = min(GPU_WORKERS, cpu_count()) if device.type == "cuda" and can_fork else 0
-    if workers and not can_fork:
-        raise TalkingheadError("--workers: this system cannot fork processes; leave it out")
+        workers = min(GPU_WORKERS, cpu_count()) if device.type == "cuda" and obstacle is None else 0
+    if workers and obstacle is not None:
+        raise TalkingheadError(f"--workers: {obstacle}")
     if workers == 0:
         for step in steps:
             yield source.draw(step).to(device)
@@ -67,6 +71,21 @@ def load_episodes(
             "--workers: a process that reads the data was killed, perhaps for lack of memory; start again "
             "with fewer"
         ) from error
+
+
+def _obstacle_to_workers() -> str | None:
+    """Return what keeps workers from running here, with a remedy; None if nothing does."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return "this system cannot fork processes; leave it out"
+    folder = tempfile.gettempdir()
+    if (
+        len(folder) > _MAX_SOCKET_FOLDER
+    ):  # a worker could not send, and its episode would be waited for for ever
+        return (
+            f"the folder of temporary files has a name of {len(folder)} characters, and sockets need at most "
+            f"{_MAX_SOCKET_FOLDER}; set TMPDIR to a shorter one"
+        )
+    return None
 
 
 def share_lost_shards(lost: LostShards, ranks: Ranks) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,14 +205,14 @@ assert len(list(load_episodes(source, range(4), torch.device("cpu"), int(sys.arg
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_whole_files_are_removed_at_the_end(workers: int, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-    with serve(data) as server:
+def test_whole_files_are_removed_at_the_end(workers: int, data: Path) -> None:
+    # in a folder with the longest name in which workers can open sockets, of 75 characters
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="x" * 62) as folder, serve(data) as server:
+        environment = {**os.environ, "TMPDIR": folder}
         command = [sys.executable, "-W", "ignore", "-c", DRAW, f"simplecache::{server.url}", str(workers)]
         subprocess.run(command, env=environment, check=True, timeout=60)
         assert len(server.paths) > 2
-    assert [path.name for path in (tmp_path / "tmp").rglob("*")] == []
+        assert [path.name for path in Path(folder).rglob("*")] == []
 
 
 def test_whole_file_that_was_cut_is_read_again(

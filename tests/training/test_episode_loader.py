@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,15 @@ def test_system_without_fork_reads_here_or_reports_error(source, monkeypatch):
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
     assert len(list(load_episodes(source, range(2), CPU, None))) == 2
     with pytest.raises(TalkingheadError, match="--workers: this system cannot fork processes; leave it out"):
+        next(load_episodes(source, range(2), CPU, 1))
+
+
+def test_too_long_name_of_temporary_folder_reports_error(source, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 75)
+    assert len(list(load_episodes(source, range(2), CPU, None))) == 2
+    with pytest.raises(
+        TalkingheadError, match="of 76 characters, and sockets need at most 75; set TMPDIR to"
+    ):
         next(load_episodes(source, range(2), CPU, 1))
 
 
