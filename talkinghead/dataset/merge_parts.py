@@ -66,7 +66,7 @@ def merge_parts(
             run.check_not_empty(len(videos))
             writer.write_summary()
             if run.added:
-                warn_of_mixed_people(out)
+                warn_of_mixed_people(out, run.added_people, progress)
             return run.summarize(out, [video.source for video in videos])
     except OSError as error:
         raise dataset_write_error(out, error) from error

@@ -134,7 +134,7 @@ def _process(
             run.check_not_empty(len(own_sources))
         run.writer.write_summary()
         if part is None and run.added:
-            warn_of_mixed_people(run.writer.out)
+            warn_of_mixed_people(run.writer.out, run.added_people, progress)
     return own_sources
 
 

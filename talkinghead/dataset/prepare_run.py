@@ -93,6 +93,7 @@ class PrepareRun:
     Attributes:
         writer: as above.
         added, present, rejected: the videos, as in `PrepareResult`.
+        added_people: names of the people in the added ones.
     """
 
     def __init__(self, writer: DatasetWriter, staging: Path, executor: Executor) -> None:
@@ -100,6 +101,7 @@ class PrepareRun:
         self._workers = executor.workers
         self._first_by_digest: dict[str, Path] = {}  # SHA-256 -> the first file of this run that has it
         self.added: list[Path] = []
+        self.added_people = set[str]()
         self.present: list[Path] = []
         self.rejected: list[tuple[Path, str]] = []
         self._processed, self._seconds, self._frames, self._num_bytes = 0, 0.0, 0, 0
@@ -181,6 +183,7 @@ class PrepareRun:
             self.rejected.append((path, reason or (entry.known.reason if entry.known else "")))
         else:
             self.added.append(path)
+            self.added_people.add(person)
         if entry.known or self.writer.find(str(path), digest):
             return
         verdict = {"verdict": "rejected", "reason": reason} if reason else {"verdict": "taken"}

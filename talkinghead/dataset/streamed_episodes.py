@@ -150,7 +150,9 @@ def _too_few_shards(shards: int, clips: int, batch: int) -> TalkingheadError:
     """Return the error of a data set whose shards are fewer than the episodes of a batch."""
     remedy = "leave it out, or set a smaller meta.batch in the preset"
     if clips >= batch:  # two shards each, where there are as many: clips of one video share a shard
-        remedy = f"prepare the data again with --shard-clips {max(1, clips // (2 * batch))}, {remedy}"
+        size = max(1, clips // (2 * batch))
+        # videos that the same folder holds would be skipped
+        remedy = f"prepare the data again into another folder with --shard-clips {size}, {remedy}"
     return TalkingheadError(
         f"--streaming: a data set has {quantity(shards, 'shard')} for a batch of {batch} episodes, each of "
         f"which reads shards of its own; {remedy}"

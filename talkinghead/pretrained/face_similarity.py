@@ -134,15 +134,23 @@ def person_distance(first: np.ndarray, second: np.ndarray) -> float:
 def looks_like_two_people(clip: Clip) -> TwoPeople | None:
     """Check whether the pictures of a clip look like two people.
 
+    Returns:
+        The groups, as for `group_by_person`; None where they look like one person.
+    """
+    if len(clip.frames) < 2:
+        return None
+    return group_by_person(face_similarity_network().embed(clip.frames, clip.track.landmarks))
+
+
+def group_by_person(vectors: np.ndarray) -> TwoPeople | None:
+    """Group the vectors [N, 64] of pictures by the person that they look like.
+
     Pictures nearer than `MIN_DIFFERENT_PEOPLE_DISTANCE` are of one group, and so are those that a chain of
     such pictures connects.
 
     Returns:
         The groups; None where they look like one person.
     """
-    if len(clip.frames) < 2:
-        return None
-    vectors = face_similarity_network().embed(clip.frames, clip.track.landmarks)
     distances = 1 - vectors @ vectors.T
     groups = np.arange(len(vectors))
     for first, second in np.argwhere(distances < MIN_DIFFERENT_PEOPLE_DISTANCE):

@@ -53,7 +53,7 @@ def run_folder(out: Path, ranks: Ranks = ONE_RANK, sharded: tuple[str, ...] = ()
 def _check_no_data_set(out: Path) -> None:
     """Refuse to start a run in the folder of a data set, or of its parts; one that is there resumes."""
     has_data = files_in(out, (SHARDS, REPORT, PART_FILE, f"*/{PART_FILE}"))
-    if has_data and not files_in(out, ("state.safetensors",)):
+    if has_data and not files_in(out, ("state.safetensors", "previous/state.safetensors")):
         raise TalkingheadError(f"{out}: holds prepared data, not a run; name another folder by --out")
 
 

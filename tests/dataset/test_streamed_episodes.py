@@ -136,7 +136,9 @@ def test_fewer_shards_than_episodes_report_user_error(tmp_path):
 
 
 def test_fewer_shards_name_shard_size_that_is_enough(tmp_path):
-    with pytest.raises(TalkingheadError, match=r"prepare the data again with --shard-clips 2, leave it out"):
+    with pytest.raises(
+        TalkingheadError, match=r"again into another folder with --shard-clips 2, leave it ou"
+    ):
         source(write_shards(tmp_path, 2, clips=8))
     assert len(source(write_shards(tmp_path / "more", 8, clips=2)).draw(0).columns) == 4
 

@@ -339,10 +339,15 @@ def test_train_refuses_folder_of_data(name, face_shards, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
 
 
-def test_train_resumes_run_in_folder_of_data(face_shards, tmp_path):
-    train(face_shards, tmp_path, "tiny", steps=1)
+@pytest.mark.parametrize("lost", ["", "state.safetensors"])
+def test_train_resumes_run_in_folder_of_data(lost, face_shards, tmp_path, caplog):
+    for steps in (1, 2):
+        train(face_shards, tmp_path, "tiny", steps=steps)
     (tmp_path / "report.jsonl").write_text("{}")
-    assert train(face_shards, tmp_path, "tiny", steps=2).provenance["steps"] == 2
+    if lost:
+        (tmp_path / lost).unlink()
+    assert train(face_shards, tmp_path, "tiny", steps=3).provenance["steps"] == 3
+    assert ("the run resumes from the state before it, of step 1" in caplog.text) == bool(lost)
 
 
 def test_train_rejects_other_data_and_names_counts(face_shards, tmp_path):
