@@ -187,7 +187,8 @@ def test_package_rows_accept_different_styles(portable, people):
         np.abs(together.astype(int) - alone).max() <= 1
         and np.abs(together[0].astype(int) - together[5]).max() > 20
     )
-    assert np.array_equal(engine.run(points[:1]), together[:1])
+    # one row is not always rounded as several are
+    assert np.abs(engine.run(points[:1]).astype(int) - together[:1]).max() <= 1
 
 
 def test_portable_package_needs_only_torch(portable):
