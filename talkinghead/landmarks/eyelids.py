@@ -120,16 +120,15 @@ def closing_lids(points: Tensor, target: Tensor) -> ClosingLids | None:
     """
     target = fit_points(target, points.shape[-2])
     eyes, frames = EyeAxes.of(points), EyeAxes.of(target)
-    shapes = eyes.to_frame(points[:, EYE_POINTS])
+    image_shapes = eyes.to_frame(points[:, EYE_POINTS])
     goal_shapes = frames.to_frame(target[:, EYE_POINTS])
     # widths shrink when a head turns aside, and the height of the nose when it nods: the one that says less
-    heights = shapes[..., 1:] * (frames.face_height / eyes.face_height).clamp_max(1)
-    shapes = torch.cat([shapes[..., :1], heights], -1)
-    opening, goal_opening = (_lid_heights(shape).diff(dim=-1)[..., 0] for shape in (shapes, goal_shapes))
-    open_share = goal_opening / opening.clamp_min(_EPSILON)
+    heights = image_shapes[..., 1:] * (frames.face_height / eyes.face_height).clamp_max(1)
+    shapes = torch.cat([image_shapes[..., :1], heights], -1)
+    open_share = _openings(goal_shapes) / _openings(shapes).clamp_min(_EPSILON)
     share = ((_CLOSING_BEGINS - open_share) / (_CLOSING_BEGINS - _CLOSED)).clamp(0, 1)
     # landmarks of a small eye are too uncertain to tell whether it closes
-    size = _lid_heights(eyes.to_frame(points[:, EYE_POINTS])).diff(dim=-1)[..., 0] * eyes.width[:, :, 0, 0]
+    size = _openings(image_shapes) * eyes.width[..., 0, 0]
     share = share * ((size - _TINY) / (_SMALL - _TINY)).clamp(0, 1) * eyes.certainty * frames.certainty
     if not bool((share > 0).any()):
         return None
@@ -146,6 +145,11 @@ def _lid_heights(shapes: Tensor) -> Tensor:
     """Return the heights of the upper and the lower lid of eyes [B, 2, 6, 2] in their frames, [B, 2, 2]."""
     height = shapes[..., 1]
     return torch.stack([height[..., 1:3].mean(-1), height[..., 4:].mean(-1)], -1)
+
+
+def _openings(shapes: Tensor) -> Tensor:
+    """Return the openings of eyes [B, 2, 6, 2] in their frames, [B, 2]."""
+    return _lid_heights(shapes).diff(dim=-1)[..., 0]
 
 
 def close_lids(motion: Tensor, lids: ClosingLids, size: int) -> Tensor:

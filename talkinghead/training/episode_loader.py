@@ -46,7 +46,7 @@ def load_episodes(
             GPU.
 
     Raises:
-        TalkingheadError: the data cannot be read, a worker was killed, or this system has none.
+        TalkingheadError: the data cannot be read, a worker was killed, or workers cannot run here.
     """
     obstacle = _obstacle_to_workers()
     if workers is None:
@@ -78,9 +78,8 @@ def _obstacle_to_workers() -> str | None:
     if "fork" not in multiprocessing.get_all_start_methods():
         return "this system cannot fork processes; leave it out"
     folder = tempfile.gettempdir()
-    if (
-        len(folder) > _MAX_SOCKET_FOLDER
-    ):  # a worker could not send, and its episode would be waited for for ever
+    # a worker that cannot open its socket sends nothing, and DataLoader waits for it for ever
+    if len(folder) > _MAX_SOCKET_FOLDER:
         return (
             f"the folder of temporary files has a name of {len(folder)} characters, and sockets need at most "
             f"{_MAX_SOCKET_FOLDER}; set TMPDIR to a shorter one"

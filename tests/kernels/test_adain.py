@@ -3,10 +3,7 @@
 Triton on a CPU needs TRITON_INTERPRET=1, set before Python starts.
 """
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from conftest import RUNNABLE
 from support.adain_cases import FORMATS, SHAPES, inputs, plain
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 
@@ -222,23 +219,7 @@ def test_result_is_bit_equal_for_any_threads(device, threads, shape, memory_form
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # The extension holds kernels for several instruction sets and runs the newest. An environment variable of
-    # torch selects an older one in a new process.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        "plain_torch and cpp and residual-relu and (100 or 31)",
-    ]
-    done = subprocess.run(
-        command, env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "plain_torch and cpp and residual-relu and (100 or 31)")
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])

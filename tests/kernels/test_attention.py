@@ -2,10 +2,7 @@
 
 import io
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ from talkinghead_kernels.attention import torch_attention
 from torch import nn
 
 from conftest import DEVICES, RUNNABLE
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 SHAPES = [
@@ -257,14 +254,7 @@ def test_result_is_bit_equal_for_any_threads(device, threads, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # The extension holds kernels for several instruction sets and runs the newest. An environment variable of
-    # torch selects an older one in a new process.
-    only = "cpp and (19 or 129 or nan_stays or tiny)"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", only]
-    done = subprocess.run(
-        command, env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp and (19 or 129 or nan_stays or tiny)")
 
 
 def test_missing_kernel_falls_back_to_torch(monkeypatch):

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import talkinghead_kernels as ops
 import torch
@@ -9,7 +5,7 @@ import torch.nn.functional as F
 from talkinghead_kernels import backends, extension
 from talkinghead_kernels.conv_sequence import conv_sequence_reference
 
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "conv_sequence")
@@ -143,20 +139,14 @@ def test_weights_accept_any_strides(backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # Run a new process, because the kernel reads the variable once.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "cpp"]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp")
 
 
 def test_missing_kernel_falls_back_to_formula(monkeypatch):
     _, sequence = network()
     x = maps(2, 3, 16, 16)
     expected = conv_sequence_reference(x, *sequence)
-    monkeypatch.setattr(
-        extension, "unavailable_reason", lambda device, kernel=None: "the extension is not built"
-    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda *_: "the extension is not built")
     assert torch.equal(ops.conv_sequence(x, sequence), expected)
 
 

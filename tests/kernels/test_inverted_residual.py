@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import talkinghead_kernels as ops
 import torch
 import torch.nn.functional as F
 from talkinghead_kernels import backends, extension
 
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "conv_sequence")
@@ -137,18 +133,12 @@ def test_defaults_of_torch_change_no_result(backend, torch_default, default):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # Run a new process, because the kernel reads the variable once.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "cpp"]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp")
 
 
 def test_missing_kernel_falls_back_to_formula(monkeypatch):
     x, convolutions, stride, adds_input = inputs((2, 20, 40, 20, 3, 1, 9, 6))
-    monkeypatch.setattr(
-        extension, "unavailable_reason", lambda device, kernel=None: "the extension is not built"
-    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda *_: "the extension is not built")
     result = ops.inverted_residual(x, ops.pack_inverted_residual(*convolutions), stride, adds_input)
     expected = plain_block(x, convolutions, stride, adds_input)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)

@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import talkinghead_kernels as ops
 import torch
 from talkinghead_kernels import backends, extension
 from talkinghead_kernels.soft_argmax import soft_argmax_reference
 
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "soft_argmax")
@@ -119,19 +115,13 @@ def test_defaults_of_torch_change_no_result(backend, torch_default, default):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # Run a new process, because the kernel reads the variable once.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "cpp"]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp")
 
 
 def test_missing_kernel_falls_back_to_formula(monkeypatch):
     votes, around = inputs((2, 9, 4, 5))
     expected = soft_argmax_reference(votes, around, 0.2)
-    monkeypatch.setattr(
-        extension, "unavailable_reason", lambda device, kernel=None: "the extension is not built"
-    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda *_: "the extension is not built")
     assert torch.equal(ops.soft_argmax(votes, around, 0.2), expected)
 
 

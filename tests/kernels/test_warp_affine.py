@@ -1,7 +1,4 @@
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import talkinghead_kernels as ops
@@ -9,7 +6,7 @@ import torch
 from talkinghead_kernels import backends, extension
 from talkinghead_kernels.warp_affine import warp_affine_reference
 
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "warp_affine")
@@ -119,20 +116,14 @@ def test_defaults_of_torch_change_no_result(backend, torch_default, default):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # Run a new process, because the kernel reads the variable once.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "cpp"]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp")
 
 
 def test_missing_kernel_falls_back_to_formula(monkeypatch):
     images = random_images([(20, 30)])
     transform = torch.tensor([turned(16, 20, 30, 30.0)], dtype=torch.float64)
     expected = warp_affine_reference(images, transform, 16)
-    monkeypatch.setattr(
-        extension, "unavailable_reason", lambda device, kernel=None: "the extension is not built"
-    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda *_: "the extension is not built")
     assert torch.equal(ops.warp_affine(images, transform, 16), expected)
 
 

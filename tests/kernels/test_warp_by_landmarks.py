@@ -2,9 +2,6 @@
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from talkinghead_kernels import backend, backends, landmark_motion, warp, warp_b
 from talkinghead_kernels.warp_by_landmarks import warp_reference
 
 from conftest import RUNNABLE
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 from support.warp_cases import CASES, DTYPES, FORMATS, LARGE, NAMES, SHAPES, faces, inputs, results
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
@@ -258,10 +255,4 @@ def test_backward_saves_image_and_motion_only(device):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # The extension holds kernels for several instruction sets and runs the newest. An environment variable of
-    # torch selects an older one in a new process.
-    only = "cpp and (formula or (plain_torch and (31 or 26))) or shifts"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", only]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0 and " passed" in process.stdout, process.stdout
+    check_with_capability(__file__, capability, "cpp and (formula or (plain_torch and (31 or 26))) or shifts")

@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import talkinghead_kernels as ops
 import torch
 import torch.nn.functional as F
 from talkinghead_kernels import backends, extension, packed_conv, winograd
 
-from support.cpu_capabilities import CPU_CAPABILITIES
+from support.cpu_capabilities import CPU_CAPABILITIES, check_with_capability
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 NO_KERNEL = extension.unavailable_reason("cpu", "winograd_forward")
@@ -127,21 +123,7 @@ def test_threads_and_batch_change_no_bit(threads, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_older_instruction_sets(capability):
-    # Run a new process, because the kernel reads the variable once.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        "cpp and not reference",
-    ]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_with_capability(__file__, capability, "cpp and not reference")
 
 
 def test_missing_kernel_falls_back_to_formula(monkeypatch):

@@ -1,5 +1,9 @@
 """Values of ATEN_CPU_CAPABILITY, for tests of kernels that exist for several instruction sets."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -15,3 +19,17 @@ def _parameter(level: str) -> object:
 
 CPU_CAPABILITIES = [_parameter(level) for level in _LEVELS]
 """Parameters of a test; those that this CPU lacks are skipped."""
+
+
+def check_with_capability(file: str, capability: str, only: str) -> None:
+    """Run tests of a file in a new process with an older instruction set; the kernels read the variable once.
+
+    Args:
+        file: of the tests.
+        capability: of `CPU_CAPABILITIES`.
+        only: expression of pytest's option -k.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", only]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0 and " passed" in process.stdout, process.stdout

@@ -37,9 +37,10 @@ before, forks = threads(), []
 os.register_at_fork(before=lambda: forks.append(threads()), after_in_child=gc.collect)
 episodes = load_episodes(source, range(2), torch.device("cpu"), 2)
 first = next(episodes)
-drawn = [torch.equal(a, b) for a, b in zip(first.tensors, source.draw(0).tensors, strict=True)]
+is_equal = [torch.equal(a, b) for a, b in zip(first.tensors, source.draw(0).tensors, strict=True)]
 episodes.close()  # ends the workers
-print(json.dumps({"before": before, "forks": forks, "drawn": drawn, "after": len(source.draw(1).columns)}))
+after = len(source.draw(1).columns)
+print(json.dumps({"before": before, "forks": forks, "is_equal": is_equal, "rows_after": after}))
 """
 
 
@@ -61,7 +62,7 @@ def test_no_thread_sends_requests_while_workers_are_forked(
     assert values["before"] == ["fsspecIO", "next shard"]
     assert values["forks"] == [[], []]
     # what is collected in a worker ends no connection of this process, which goes on to send requests
-    assert all(values["drawn"]) and values["after"] == 2
+    assert all(values["is_equal"]) and values["rows_after"] == 2
 
 
 def test_requests_go_on_after_a_failed_fork(data: Path) -> None:
