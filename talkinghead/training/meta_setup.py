@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..config_file import resolve_preset
 from ..constants import VARIANTS
 from ..dataset.episodes import EpisodeSource
 from ..dataset.shard_index import open_index
+from ..dataset.shard_reader import MESH
 from ..dataset.streamed_episodes import StreamedEpisodes
 from ..errors import TalkingheadError, quantity
 from ..model import Model, random_model
@@ -89,6 +90,32 @@ def episode_source(data: TrainingData, config: Config, seed: int, *, ranks: Rank
     )
     _report_hidden_irises(source)
     return source
+
+
+def with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
+    """Return a configuration with the crop convention of the data, whatever the preset says.
+
+    Synthetic people have no frame whose border a convention could matter at.
+
+    Raises:
+        TalkingheadError: the data sets have different conventions.
+    """
+    conventions = sorted({_convention(source, people) for people in source.sets} - {None})
+    if len(conventions) > 1:
+        raise TalkingheadError(
+            "train: the data sets were cropped by different conventions (1 mirrors the border of a frame, 2 "
+            "moves the crop into the frame); prepare the older ones again"
+        )
+    return replace(config, crop=conventions[0]) if conventions else config
+
+
+def _convention(source: EpisodeSource, people: Sequence[Sequence[int]]) -> int | None:
+    """Return the crop convention of a data set; None where it does not matter."""
+    for numbers in people:
+        with suppress(TalkingheadError):  # of a lost shard, which is counted when it is drawn from
+            info = source.clips[numbers[0]].info
+            return None if info.detector == MESH else info.crop.convention
+    return None
 
 
 def describe_data(source: EpisodeSource) -> str:

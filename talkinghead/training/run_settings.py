@@ -25,8 +25,10 @@ def check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) 
         TalkingheadError: they differ, or an earlier version, whose preset had other values, wrote the state.
     """
     as_stored = json.loads(json.dumps(settings))  # tuples become lists
-    differing = [name for name, value in as_stored.items() if header.get(name) != value]
     stored, preset = header.get("config"), settings["config"]["preset"]
+    if isinstance(stored, dict):  # earlier versions stored the preset's crop, whatever that of the data
+        header = header | {"config": stored | {"crop": settings["config"]["crop"]}}
+    differing = [name for name, value in as_stored.items() if header.get(name) != value]
     if isinstance(stored, dict) and _shows_irises(stored) != _shows_irises(settings["config"]):
         kind, option = ("with", "add") if _shows_irises(stored) else ("without", "leave out")
         raise TalkingheadError(
