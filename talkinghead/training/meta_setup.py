@@ -100,7 +100,8 @@ def with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
     Raises:
         TalkingheadError: the data sets have different conventions.
     """
-    conventions = sorted({_convention(source, people) for people in source.sets} - {None})
+    found = {_convention(source, people) for people in source.sets}
+    conventions = [convention for convention in found if convention is not None]
     if len(conventions) > 1:
         raise TalkingheadError(
             "train: the data sets were cropped by different conventions (1 mirrors the border of a frame, 2 "
