@@ -22,7 +22,7 @@ from talkinghead.model import Person
 from talkinghead.networks.references import References, ReferenceViewer
 from talkinghead.pipelines.finetune import finetune
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.slow]  # exporting the page takes long
 pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
 
 MIN_PSNR_DB = 40.0
