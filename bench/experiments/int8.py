@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -23,13 +23,13 @@ import numpy as np
 import talkinghead as th
 from bench.lib.harness import machine
 from talkinghead.engines.torch_engine import TorchEngine
+from talkinghead.exporters.quantisation import METHODS, quantise_convolutions
 from talkinghead.metrics import psnr
 from talkinghead.networks.references import ReferenceViewer
 from talkinghead.system.onnx_runtime import RUNTIMES
 
 FRAMES = 150
 ROUNDS = 25
-METHODS = ("MinMax", "Percentile")
 
 Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]
@@ -45,33 +45,6 @@ def engine_inputs(person: th.Person, points: np.ndarray) -> list[Inputs]:
         arrays = {name: view.numpy() for name, view in views.items()}
         inputs.append({"points": row[None], "styles": styles, **arrays})
     return inputs
-
-
-def quantise(engine: Path, out: Path, calibration: Sequence[Inputs], method: str) -> None:
-    """Write an engine whose convolutions compute in 8 bits."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._rows: Iterator[Inputs] = iter(calibration)
-
-        def get_next(self) -> Inputs | None:
-            return next(self._rows, None)
-
-    prepared = out.with_suffix(".prepared.onnx")
-    quant_pre_process(str(engine), str(prepared), skip_symbolic_shape=True)
-    quantization.quantize_static(
-        str(prepared),
-        str(out),
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv"],
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        calibrate_method=getattr(quantization.CalibrationMethod, method),
-    )
 
 
 def open_runs(person: th.Person, engine: Path, quantised: dict[str, Path]) -> dict[str, Run]:
@@ -119,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         quantised = {method: Path(folder) / f"{method}.onnx" for method in METHODS}
         for method, path in quantised.items():
-            quantise(args.engine, path, inputs[::2], method)
+            quantise_convolutions(args.engine, path, inputs[::2], method)
         results = compare(open_runs(person, args.engine, quantised), inputs[1::10])
     report: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine(), "runs": results}
     for name, result in results.items():

@@ -23,6 +23,8 @@ RESAMPLE_FORMS = {
 """Form that resampling is folded to, by precision, the same on every machine: so files of one preset have the
 same weights to refit. TensorRT-RTX has no transposed convolution in bf16.
 """
+BROWSER_FORMS = {**_TRANSPOSED, "upsample_conv": "upsample_shuffle"}
+"""The forms of a file for browsers: convolutions, which can be quantised, in place of transposed ones."""
 
 
 class FrameModule(nn.Module):

@@ -2,7 +2,8 @@
 and others.
 
 Plain operators of opset 20 (22 for bf16), no custom ones: our ops are exported in their decompositions,
-resampling is folded into the weights, and every norm is a LayerNormalization in float32 in all precisions.
+resampling is folded into the weights, and every norm is a LayerNormalization in float32 in all precisions;
+files for browsers have instance norms.
 """
 
 from pathlib import Path
@@ -15,7 +16,8 @@ from ..errors import require
 from ..model import Person
 from ..system.quiet import suppress_warnings
 from ..version import __version__
-from .frame_module import RESAMPLE_FORMS, FrameModule, export_program
+from .frame_module import BROWSER_FORMS, RESAMPLE_FORMS, FrameModule, export_program
+from .instance_norm import merge_instance_norms
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}
 """The lowest opset whose operators support a precision."""
@@ -32,6 +34,7 @@ def write_onnx(
     input: str = "points",
     output: str = "uint8",
     name: str = "",
+    for_browser: bool = False,
 ) -> Manifest:
     """Write a person as ONNX and return the manifest that the file contains.
 
@@ -40,13 +43,15 @@ def write_onnx(
         path: the file; written in place.
         precision, batch, input, output: as in `talkinghead.engines.manifest.EngineSpec`.
         name: the person's file, for the manifest.
+        for_browser: write the graph that onnxruntime-web is fastest in; for a batch of 1.
 
     Raises:
         TalkingheadError: onnx or onnxscript is not installed.
     """
     for package in ("onnx", "onnxscript"):
         require(package, "onnx")
-    module = FrameModule(person, precision, input, output, forms=RESAMPLE_FORMS[precision])
+    forms = BROWSER_FORMS if for_browser else RESAMPLE_FORMS[precision]
+    module = FrameModule(person, precision, input, output, forms=forms)
     opset = OPSETS[precision]
     with suppress_warnings("torch"), suppress_warnings("onnxscript"):
         onnx_program = torch.onnx.export(
@@ -69,6 +74,8 @@ def write_onnx(
         details={"opset": opset, "torch": torch.__version__},
     )
     model = onnx_program.model
+    if for_browser:
+        merge_instance_norms(model)
     _name_batch_dimension(model)
     model.metadata_props[_MANIFEST_KEY] = manifest.to_json()
     model.producer_name, model.producer_version = "talkinghead", __version__

@@ -6,6 +6,7 @@ constants `web_constants.py` writes.
 """
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -29,7 +30,10 @@ from ..system.stage_timer import timed_stage
 from ..system.torch_state import with_default_torch_state
 from .landmark_network import export_detection_network, export_landmark_network
 from .onnx import write_onnx
+from .quantisation import MIN_PSNR_DB, least_psnr_db, quantise_convolutions, sample_inputs
 from .web_constants import constants_module
+
+log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).with_name("static")
 """Files of the page, and onnxruntime-web, which setup.py fetches when the package is built."""
@@ -37,7 +41,16 @@ WEB_STATIC = Path(__file__).parents[1] / "web" / "static"
 """Files of the page of `talkinghead web`, of which the exported page has the look."""
 _SHARED = ("style.css", "parts.css", "icon.svg", "js/dom.js", "js/camera.js")
 _PATTERNS = ("*.*", "js/*.js", "onnxruntime/LICENSE", "onnxruntime/*.mjs", "onnxruntime/*.wasm")
-_PERSON_FILES = ("detection.onnx", "landmarks.onnx", "person.onnx", "person.json", "references.bin")
+QUANTISED = "person-int8.onnx"
+"""The person's network with convolutions in 8 bits, which the page runs by WASM."""
+_PERSON_FILES = (
+    "detection.onnx",
+    "landmarks.onnx",
+    "person.onnx",
+    QUANTISED,
+    "person.json",
+    "references.bin",
+)
 _DEFAULT_NAME = "Person"
 
 
@@ -51,6 +64,8 @@ class WebPageReport:
         num_bytes: size of its files.
         size: side of the person's frames in pixels.
         psnr_db: PSNR of the person's network against PyTorch in float32.
+        quantised_psnr_db: the least PSNR of a frame of the network in 8 bits against that in float32; where
+            it is below 35, the page has no network in 8 bits.
         seconds: duration of the export.
     """
 
@@ -59,13 +74,14 @@ class WebPageReport:
     num_bytes: int
     size: int
     psnr_db: float
+    quantised_psnr_db: float
     seconds: float
 
     def lines(self) -> list[str]:
         """Return the report as text."""
         return [
             f"{self.folder}: page of {self.name}, {self.size}x{self.size}, {self.num_bytes / 1e6:.1f} MB, "
-            f"{self.seconds:.0f} s; {describe_psnr(self.psnr_db)}",
+            f"{self.seconds:.0f} s; {describe_psnr(self.psnr_db)}; in 8 bits {self.quantised_psnr_db:.1f} dB",
             f"try it: python -m http.server --bind 127.0.0.1 --directory {self.folder}",
         ]
 
@@ -77,6 +93,7 @@ class WebPageReport:
             "bytes": self.num_bytes,
             "size": self.size,
             **psnr_values(self.psnr_db),
+            "quantised_psnr_db": round(self.quantised_psnr_db, 2),
             "seconds": round(self.seconds, 2),
         }
 
@@ -107,10 +124,13 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
             # the styles inside: a split of them is too wide for WebGPU
             fixed = replace(person, feed_forward=False)
             engine = folder / "person.onnx"
-            write_onnx(fixed, engine, batch=1, input="image", output="float", name=name)
+            write_onnx(fixed, engine, batch=1, input="image", output="float", name=name, for_browser=True)
         with timed_stage("verifying"):
             psnr_db = verify_against_torch(open_engine(engine, fixed, device="cpu"), fixed)
-        description = _describe(person, name)
+        with timed_stage("quantising"):
+            quantised_psnr_db = _quantise(fixed, engine, folder / QUANTISED)
+        wasm_file = QUANTISED if (folder / QUANTISED).is_file() else engine.name
+        description = _describe(person, name) | {"network": {"webgpu": engine.name, "wasm": wasm_file}}
         if person.references is not None:
             description["references"] = _write_references(person.references, folder / "references.bin")
         (folder / "person.json").write_text(json.dumps(description), encoding="utf-8")
@@ -121,8 +141,25 @@ def export_web_page(person: Person, out: str | os.PathLike[str], name: str = "")
         num_bytes=num_bytes,
         size=person.config.networks.image_size,
         psnr_db=psnr_db,
+        quantised_psnr_db=quantised_psnr_db,
         seconds=perf_counter() - start,
     )
+
+
+def _quantise(person: Person, engine: Path, out: Path) -> float:
+    """Write the network in 8 bits if its frames are near enough, and return the least PSNR of one in dB."""
+    inputs = sample_inputs(person)
+    quantise_convolutions(engine, out, inputs[::2])
+    psnr_db = least_psnr_db(engine, out, inputs[1::2])
+    if psnr_db < MIN_PSNR_DB:
+        out.unlink()
+        log.warning(
+            "export: frames of the network in 8 bits are %.1f dB from those in float32, expected %.0f; the "
+            "page runs the larger, slower one in float32",
+            psnr_db,
+            MIN_PSNR_DB,
+        )
+    return psnr_db
 
 
 def _check_runtime() -> None:

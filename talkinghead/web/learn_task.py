@@ -14,11 +14,11 @@ from ..engines.torch_engine import TorchEngine
 from ..errors import TalkingheadError, quantity
 from ..landmarks.gaze import points_looking_ahead
 from ..landmarks.mean_face import MEAN_FACE
+from ..landmarks.sample_motion import SAMPLE_FPS, sample_motion
 from ..media.video import write_video
 from ..model import Model, Person
 from ..pipelines.animate import BATCH, SYNTHESISED, render
 from ..pipelines.finetune import read_pictures
-from ..pipelines.sample_motion import SAMPLE_FPS, sample_motion
 from ..system.device import choose_device
 from ..system.signals import graceful_shutdown
 from ..training.finetune import Diverged, Interrupted, finetune_at_steps
@@ -118,7 +118,8 @@ def render_still(engine: Engine, person: Person) -> np.ndarray:
 
 def _write_sample(person: Person, out: Path, report: JobReport) -> None:
     """Write a person at rest, and the person in a short motion."""
-    points, side = sample_motion(person), person.config.networks.image_size
+    networks = person.config.networks
+    points, side = sample_motion(person.neutral_landmarks, networks.num_points), networks.image_size
     engine = TorchEngine(person, choose_device("auto", placed=person.placed), "auto", BATCH)
     write_jpeg(out.with_suffix(".still"), render_still(engine, person))
     frames = render(person, points, engine=engine)
@@ -135,5 +136,6 @@ def warm_up_model(model: Model) -> None:
     points = (MEAN_FACE[None, :, :2] * 0.17 + 0.5) * size
     clip = Clip(Track(points, (size, size)), np.full((1, size, size, 3), 128, np.uint8), "grey")
     (person,) = finetune_at_steps(model, clip, [0])
-    for _ in render(person, sample_motion(person, BATCH)):
+    motion = sample_motion(person.neutral_landmarks, model.config.networks.num_points, BATCH)
+    for _ in render(person, motion):
         pass

@@ -16,8 +16,9 @@ from PIL import Image
 
 from support import web_media
 from support.browser import BrowserPage, ExportedPage, contrast, open_browser, static_host
-from talkinghead.engines.onnx_engine import OnnxEngine
+from support.page_frames import page_frames
 from talkinghead.engines.verify import pooled_psnr_db, verification_poses
+from talkinghead.exporters import web
 from talkinghead.model import Person
 
 pytestmark = pytest.mark.browser
@@ -146,7 +147,8 @@ def test_frames_are_those_of_python_onnxruntime(
     poses = verification_poses(web_page_person.neutral_landmarks)
     frames = page.page.evaluate(RENDER, [backend, poses.reshape(len(poses), -1).tolist()])
     pixels = np.array(frames, np.uint8).reshape(len(poses), 64, 64, 4)[..., :3]
-    expected = OnnxEngine(web_page / "person.onnx", runtime="onnxruntime").run(poses)
+    network = {"wasm": web.QUANTISED, "webgpu": "person.onnx"}[backend]
+    expected = page_frames(web_page / network, web_page_person, poses)
     assert pooled_psnr_db(pixels, expected) > MIN_PSNR_DB
     assert pooled_psnr_db(pixels[::-1], expected) < MIN_PSNR_DB
     page.close()

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from support.node import PageResult, call, run_node, run_page
+from support.page_frames import page_frames
 from support.web_media import carphone_frames
-from talkinghead.engines.onnx_engine import OnnxEngine
 from talkinghead.engines.verify import pooled_psnr_db
+from talkinghead.exporters import web
 from talkinghead.landmarks.face_points import join_points
 from talkinghead.landmarks.gaze import points_looking_ahead
 from talkinghead.landmarks.landmark_image import landmark_image
@@ -104,10 +105,11 @@ def test_person_has_the_points_that_python_computes(sequence: Sequence, web_page
         assert np.abs(result.points - points).max() * size < MAX_POINT_ERROR_PIXELS
 
 
-def test_frames_are_those_of_python_onnxruntime(sequence: Sequence, web_page: Path) -> None:
+def test_frames_are_those_of_python_onnxruntime(
+    sequence: Sequence, web_page: Path, web_page_person: Person
+) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    engine = OnnxEngine(web_page / "person.onnx", runtime="onnxruntime")
-    expected = np.concatenate([engine.run(points[None].astype(np.float32)) for points in sequence.points])
+    expected = page_frames(web_page / web.QUANTISED, web_page_person, np.stack(sequence.points))
     frames = np.stack([result.frame for result in sequence.results])
     assert pooled_psnr_db(frames, expected) > MIN_PSNR_DB
     assert pooled_psnr_db(np.roll(frames, 9, axis=0), expected) < MIN_PSNR_DB  # frames differ by more
@@ -150,6 +152,7 @@ def test_page_transfers_less_than_20_mb(backend: str, web_page: Path) -> None:
     ]
     files = [path for path in web_page.rglob("*") if path.is_file()]
     files = [path for path in files if not any(part in path.name for part in other)]
-    person = web_page / "person.onnx"  # as it is, because Brotli hardly shrinks fine-tuned weights
-    files.remove(person)
+    networks = {"webgpu": web_page / "person.onnx", "wasm": web_page / web.QUANTISED}
+    files = [path for path in files if path not in networks.values()]
+    person = networks[backend]  # as it is, because Brotli hardly shrinks fine-tuned weights
     assert int(run_node("brotli.mjs", *files)) + person.stat().st_size < MAX_TRANSFERRED_BYTES

@@ -10,9 +10,9 @@ import pytest
 
 from conftest import face_clip, face_points, guided_config
 from support.node import HAS_RUNTIME, NO_RUNTIME, run_node, run_page
+from support.page_frames import page_frames
 from support.webgpu_graph import check_webgpu_graph
 from talkinghead.checkpoint import random_model
-from talkinghead.engines.onnx_engine import OnnxEngine
 from talkinghead.engines.verify import pooled_psnr_db
 from talkinghead.exporters import web
 from talkinghead.exporters.web import export_web_page
@@ -71,9 +71,7 @@ def test_frames_are_those_of_python_onnxruntime(
     (page / "person.json").write_text(json.dumps(description))
     frames = np.stack([np.full((96, 128, 3), 90, np.uint8)] * 2)  # without a face: the person at rest
     result = run_page(page, frames, np.array([0.0, 0.1]), tmp_path)[-1]
-    engine = OnnxEngine(page / "person.onnx", runtime="onnxruntime")
-    engine.set_person(person)
-    expected = engine.run(result.points[None].astype(np.float32))[0]
+    (expected,) = page_frames(page / web.QUANTISED, person, result.points[None])
     assert pooled_psnr_db(result.frame, expected) > MIN_PSNR_DB
 
 

@@ -1,7 +1,9 @@
 """Export of a person as a page: its files, its graphs, and what is refused."""
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import torch
 
 from support.node import HAS_RUNTIME, NO_RUNTIME
+from support.page_frames import page_frames
 from support.webgpu_graph import check_webgpu_graph
 from talkinghead import cli
 from talkinghead.checkpoint import save_person
+from talkinghead.engines.verify import pooled_psnr_db, verification_poses
 from talkinghead.errors import TalkingheadError
 from talkinghead.exporters import web
 from talkinghead.exporters.landmark_network import DetectionCells
@@ -41,6 +45,11 @@ def test_person_has_no_path_and_no_other_input_than_landmark_image(web_page: Pat
     manifest = json.loads(next(entry.value for entry in model.metadata_props))
     assert manifest["person"] == "Anna" and manifest["styles"] == "constant"
     assert json.loads((web_page / "person.json").read_text())["name"] == "Anna"
+
+
+def test_norms_of_the_page_are_instance_norms(web_page: Path) -> None:
+    kinds = Counter(node.op_type for node in onnx.load(web_page / "person.onnx").graph.node)
+    assert kinds["InstanceNormalization"] > 10 and not kinds["LayerNormalization"]
 
 
 def test_detection_network_computes_what_torch_does(web_page: Path) -> None:
@@ -86,9 +95,38 @@ def test_every_constant_that_a_module_reads_is_written(web_page: Path) -> None:
 
 
 def test_report_of_equal_frames_is_json() -> None:
-    report = WebPageReport(Path("page"), "Anna", num_bytes=10, size=64, psnr_db=float("inf"), seconds=1.0)
+    report = WebPageReport(
+        Path("page"), "Anna", num_bytes=10, size=64, psnr_db=math.inf, quantised_psnr_db=41.26, seconds=1.0
+    )
     assert report.as_dict()["psnr"] is None and report.as_dict()["equal"]
-    assert report.lines()[0].endswith("the same frames as torch's")
+    assert report.lines()[0].endswith("the same frames as torch's; in 8 bits 41.3 dB")
+
+
+def test_network_in_8_bits_is_small_and_near(web_page: Path, web_page_person: Person) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    paths = [web_page / name for name in ("person.onnx", web.QUANTISED)]
+    assert json.loads((web_page / "person.json").read_text())["network"] == {
+        "webgpu": "person.onnx",
+        "wasm": web.QUANTISED,
+    }
+    assert paths[1].stat().st_size < paths[0].stat().st_size / 3
+    poses = verification_poses(web_page_person.neutral_landmarks)
+    exact, near = (page_frames(path, web_page_person, poses) for path in paths)
+    assert 35 < pooled_psnr_db(near, exact) < 80
+
+
+def test_network_in_8_bits_far_from_float32_is_not_kept(
+    web_page: Path,
+    web_page_person: Person,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    out = tmp_path / web.QUANTISED
+    monkeypatch.setattr(web, "MIN_PSNR_DB", 90.0)
+    assert web._quantise(web_page_person, web_page / "person.onnx", out) < 90
+    assert not out.exists() and "in 8 bits are" in caplog.text
 
 
 @needs_runtime

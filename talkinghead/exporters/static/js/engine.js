@@ -15,10 +15,12 @@ export async function chooseBackend() {
 
 // Open the networks.
 //
-// `readFile` returns the bytes of a file of the person's folder. The result has functions of arrays:
-// `detect(pictures, count)`, `locate(pictures, count)` and `render(inputs)`, inputs by name.
-export async function openEngine(readFile, { backend, threads }) {
-  const files = ["detection.onnx", "landmarks.onnx", "person.onnx"].map(readFile); // while the runtime is loaded
+// `readFile` returns the bytes of a file of the person's folder, and `network` has the name of the person's network
+// by backend. The result has functions of arrays: `detect(pictures, count)`, `locate(pictures, count)` and
+// `render(inputs)`, inputs by name.
+export async function openEngine(readFile, network, { backend, threads }) {
+  const names = ["detection.onnx", "landmarks.onnx", network[backend]];
+  const files = names.map(readFile); // while the runtime is loaded
   const ort = await import(`../onnxruntime/${RUNTIMES[backend]}`);
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";

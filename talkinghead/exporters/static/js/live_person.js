@@ -13,7 +13,7 @@ export class LivePerson {
     const person = JSON.parse(new TextDecoder().decode(await readFile("person.json")));
     const { references } = person;
     const viewer = references && new ReferenceViewer(references, await readFile("references.bin"));
-    return new LivePerson(person, await openEngine(readFile, options), viewer);
+    return new LivePerson(person, await openEngine(readFile, person.network, options), viewer);
   }
 
   // `viewer` is undefined where the person has no references.

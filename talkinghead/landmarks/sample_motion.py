@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from ..landmarks.gaze import points_looking_ahead
-from ..landmarks.geometry import centre_and_scale
-from ..landmarks.mean_face import MEAN_FACE
-from ..model import Person
+from .gaze import points_looking_ahead
+from .geometry import centre_and_scale
+from .mean_face import MEAN_FACE
 
 SAMPLE_FRAMES = 36
 SAMPLE_FPS = 12
@@ -19,22 +18,22 @@ _BLINK = {16 / 36: 0.5, 17 / 36: 0.9, 18 / 36: 0.5}
 """Closing of the eyes by the share of the motion that has passed."""
 
 
-def sample_motion(person: Person, frames: int = SAMPLE_FRAMES) -> np.ndarray:
+def sample_motion(neutral_landmarks: np.ndarray, num_points: int, frames: int = SAMPLE_FRAMES) -> np.ndarray:
     """Return the points of a motion that ends where it starts, as a model takes them.
 
     Args:
-        person: whose neutral face moves.
+        neutral_landmarks: [68, 2], of the face that moves.
+        num_points: 68, or 78 with irises.
         frames: how many.
 
     Returns:
-        float32 [frames, 68 or 78, 2], fractions of the person's crop.
+        float32 [frames, num_points, 2], fractions of the crop.
     """
-    neutral = person.neutral_landmarks.astype(np.float64)
+    neutral = neutral_landmarks.astype(np.float64)
     centre, scale = centre_and_scale(neutral)
     solid = np.column_stack([neutral - centre, MEAN_FACE[:, 2] * scale])
-    count = person.config.networks.num_points
     poses = [_pose(solid, share, float(scale)) + centre for share in np.arange(frames) / frames]
-    return np.stack([points_looking_ahead(points, count) for points in poses])
+    return np.stack([points_looking_ahead(points, num_points) for points in poses])
 
 
 def _pose(solid: np.ndarray, share: float, scale: float) -> np.ndarray:
