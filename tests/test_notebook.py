@@ -294,6 +294,7 @@ def test_cell_precision_is_an_argument_everywhere(person: th.Person, track: th.T
 # What comes out
 
 
+@pytest.mark.slow
 def test_cell_repr_fits_into_a_few_lines(person: th.Person, carphone_clip: th.Clip, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     person.export(tmp_path / "anna.onnx", "onnx", batch=1)

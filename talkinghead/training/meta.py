@@ -31,10 +31,9 @@ from .meta_setup import (
     TrainingData,
     configuration,
     describe_data,
-    episode_source,
     fingerprint,
+    open_data,
     settings_of,
-    with_crop_of_data,
     with_index,
 )
 from .ranks import Ranks, joined_ranks
@@ -104,8 +103,7 @@ def train(
             config = configuration(preset, variant, steps, irises=irises)
             target = ranks.local_device(choose_device(device, fast))
             check_outputs(files_in(Path(out), FILES), [init_from, *(perceptual_files or {}).values()])
-            source = episode_source(training_data, config, seed, ranks=ranks)
-            config = with_crop_of_data(config, source)
+            source, config = open_data(training_data, config, seed, ranks=ranks)
             content = open_perceptual(config.perceptual, perceptual_files, target)
             learners = LearnerFactory(config, seed, init_from, content, device=target, parts=grad_accum_steps)
             watch = (monitoring or Monitoring()).resolve(exclude_identities, variant)

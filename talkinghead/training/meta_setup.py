@@ -62,8 +62,8 @@ class TrainingData:
     keep_in: Path
 
 
-def episode_source(data: TrainingData, config: Config, seed: int, *, ranks: Ranks) -> EpisodeSource:
-    """Open the prepared shards as a configuration samples them.
+def open_data(data: TrainingData, config: Config, seed: int, *, ranks: Ranks) -> tuple[EpisodeSource, Config]:
+    """Open the prepared shards as a configuration samples them; return it with their crop convention.
 
     Raises:
         TalkingheadError: the data cannot be used, or the batch cannot be split among the ranks.
@@ -89,10 +89,10 @@ def episode_source(data: TrainingData, config: Config, seed: int, *, ranks: Rank
         keep_in=data.keep_in,
     )
     _report_hidden_irises(source)
-    return source
+    return source, _with_crop_of_data(config, source)
 
 
-def with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
+def _with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
     """Return a configuration with the crop convention of the data, whatever the preset says.
 
     Synthetic people have no frame whose border a convention could matter at.
@@ -100,8 +100,8 @@ def with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
     Raises:
         TalkingheadError: the data sets have different conventions.
     """
-    found = {_convention(source, people) for people in source.sets}
-    conventions = [convention for convention in found if convention is not None]
+    all_conventions = {_convention(source, people) for people in source.sets}
+    conventions = [convention for convention in all_conventions if convention is not None]
     if len(conventions) > 1:
         raise TalkingheadError(
             "train: the data sets were cropped by different conventions (1 mirrors the border of a frame, 2 "

@@ -24,10 +24,9 @@ def check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) 
     Raises:
         TalkingheadError: they differ, or an earlier version, whose preset had other values, wrote the state.
     """
-    as_stored = json.loads(json.dumps(settings))  # tuples become lists
+    as_stored = _without_crop(json.loads(json.dumps(settings)))  # tuples become lists
+    header = _without_crop(header)
     stored, preset = header.get("config"), settings["config"]["preset"]
-    if isinstance(stored, dict):  # earlier versions stored the preset's crop, whatever that of the data
-        header = header | {"config": stored | {"crop": settings["config"]["crop"]}}
     differing = [name for name, value in as_stored.items() if header.get(name) != value]
     if isinstance(stored, dict) and _shows_irises(stored) != _shows_irises(settings["config"]):
         kind, option = ("with", "add") if _shows_irises(stored) else ("without", "leave out")
@@ -56,6 +55,14 @@ def check_same_run(out: Path, header: dict[str, Any], settings: dict[str, Any]) 
     raise TalkingheadError(
         f"{out}: holds a run with other settings: {differences}; choose another folder, or the same settings"
     )
+
+
+def _without_crop(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without the crop, which is that of the data; earlier versions stored the preset's."""
+    config = settings.get("config")
+    if not isinstance(config, dict):
+        return settings
+    return settings | {"config": {name: value for name, value in config.items() if name != "crop"}}
 
 
 def _shows_irises(config: dict[str, Any]) -> bool:

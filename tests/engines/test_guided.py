@@ -110,6 +110,7 @@ def test_frame_module_names_and_shapes_inputs(persons):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_onnx_output_matches_torch_within_1e_4(onnx_files, persons, runtime):
     from talkinghead.system.onnx_runtime import RUNTIMES
@@ -122,6 +123,7 @@ def test_onnx_output_matches_torch_within_1e_4(onnx_files, persons, runtime):
         assert np.abs(call(inputs) - torch_pictures(person, POINTS[:count])).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_onnx_inputs_have_expected_names(onnx_files):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'talkinghead[onnx]'")
     model = onnx.load(onnx_files["feed-forward"])
@@ -135,6 +137,7 @@ def test_onnx_inputs_have_expected_names(onnx_files):
     assert len(rows) == 1 and rows != {""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("who", ["fine-tuned", "feed-forward"])
 def test_onnx_engine_frames_match_torch(onnx_files, persons, who, runtime):
@@ -148,6 +151,7 @@ def test_onnx_engine_frames_match_torch(onnx_files, persons, who, runtime):
     assert verify_against_torch(engine, person) > 60
 
 
+@pytest.mark.slow
 def test_rows_accept_styles_of_other_persons(onnx_files, persons):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'talkinghead[onnx]'")
     person = persons["feed-forward"]
@@ -159,6 +163,7 @@ def test_rows_accept_styles_of_other_persons(onnx_files, persons):
     assert np.abs(engine.run(POINTS).astype(int) - expected).max() > 5
 
 
+@pytest.mark.slow
 def test_engine_without_references_reports_user_error(onnx_files, persons):
     for name in ("feed-forward", "fine-tuned"):
         engine = OnnxEngine(onnx_files[name])
@@ -171,6 +176,7 @@ def test_engine_without_references_reports_user_error(onnx_files, persons):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_guided_engine_rejects_landmark_images(onnx_files, persons):
     engine = OnnxEngine(onnx_files["fine-tuned"])
     engine.set_person(persons["fine-tuned"])
@@ -178,6 +184,7 @@ def test_guided_engine_rejects_landmark_images(onnx_files, persons):
         engine.run(np.zeros((2, 3, 32, 32), np.float32))
 
 
+@pytest.mark.slow
 def test_manifest_records_network_size(onnx_files, persons):
     manifest = read_embedded(onnx_files["fine-tuned"])
     assert manifest.guided and (manifest.size, manifest.layer_size) == (64, 32)
@@ -220,6 +227,7 @@ def test_tensorrt_input_shapes_match_frame_module(persons):
         )
 
 
+@pytest.mark.slow
 def test_open_engine_with_person_renders_person(onnx_files, guided_model, guided_clip, tmp_path):
     save_model(copy.copy(guided_model), tmp_path / "model")
     person = finetune(
@@ -241,6 +249,7 @@ def test_compiled_package_frames_match_torch(persons, tmp_path):
     assert pooled_psnr_db(frames, frames_of(torch_pictures(persons["fine-tuned"]))) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.cuda.is_available(),
     reason="is about machines without a GPU; bench/gpu/tensorrt.sh is for those with one",

@@ -113,6 +113,7 @@ def value_types(model):
     return values | {value.name: value.data_type for value in model.graph.initializer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTS)
 def test_file_has_only_plain_operators(files, name):
     model = onnx.load(files(name))
@@ -136,6 +137,7 @@ def test_file_has_only_plain_operators(files, name):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_half_precision_norms_stay_float32(files, name):
     model = onnx.load(files(name))

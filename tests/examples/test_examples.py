@@ -19,6 +19,7 @@ def main_of(name: str) -> Callable[..., None]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
 
 
+@pytest.mark.slow
 def test_finetune_and_animate_write_person_and_video(
     tmp_path: Path, carphone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from talkinghead.model import Person
 from talkinghead.networks.references import References, ReferenceViewer
 from talkinghead.pipelines.finetune import finetune
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.slow]  # exporting the page takes long
 
 MIN_PSNR_DB = 40.0
 SIZE = 128  # of the images; motion fields of 64 x 64 are enlarged to it

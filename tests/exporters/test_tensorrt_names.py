@@ -30,6 +30,7 @@ def graph_of(onnx: Any, path: Path) -> tuple[dict[str, Any], list[Any]]:
     return weights, [(node.op_type, list(node.input), list(node.output)) for node in graph.node]
 
 
+@pytest.mark.slow
 def test_weight_names_are_same_for_persons(onnx: Any, tmp_path: Path) -> None:
     model = random_model(Config("tiny", SMALL_NETWORKS))
     paths = [tmp_path / "anna.onnx", tmp_path / "berta.onnx"]

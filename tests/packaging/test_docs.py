@@ -78,6 +78,7 @@ def clips(tmp_path: Path, carphone: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
+@pytest.mark.slow
 def test_readme_python_example_writes_person_and_video(clips: Path) -> None:
     (example,) = blocks(README, "python")
     names: dict[str, object] = {}

@@ -177,6 +177,7 @@ def test_source_distribution_builds_kernels_that_run(project: Project, tmp_path:
     assert ran.stdout.splitlines()[-1].startswith(str(tmp_path / "unpacked"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_auto_compiles_and_rebuilds_after_header_change(project: Project) -> None:
     for answer in (1, 2):
@@ -187,6 +188,7 @@ def test_auto_compiles_and_rebuilds_after_header_change(project: Project) -> Non
         assert project.answers("cpu") == [answer]
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_nvcc
 @pytest.mark.parametrize(("build", "torch_cuda"), [("cuda", None), ("auto", "nvcc's")])
@@ -214,6 +216,7 @@ def test_cuda_builds_without_gpu_and_loads_with_cpu_torch(
         assert project.answers("cpu", "cuda", environment={"LD_BIND_NOW": "1"}) == [answer, answer]
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_nvcc
 def test_cuda_architectures_do_not_depend_on_machine(project: Project) -> None:
@@ -224,6 +227,7 @@ def test_cuda_architectures_do_not_depend_on_machine(project: Project) -> None:
     ), done.stdout
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_nvcc
 def test_nvcc_of_other_cuda_reports_user_error(project: Project) -> None:
@@ -261,6 +265,7 @@ def test_auto_without_compiler_installs_and_warns(project: Project) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("build", ["auto", "cpu"])
 def test_compiler_errors_are_printed(project: Project, build: str) -> None:
@@ -286,6 +291,7 @@ def test_unknown_build_choice_reports_user_error(project: Project) -> None:
     assert line == "talkinghead: TALKINGHEAD_BUILD must be one of auto, none, cpu, cuda, got 'gpu'"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_isolated_build_uses_torch_of_environment(project: Project, tmp_path: Path) -> None:
     # pip isolates builds in this way: only the requirements of the build are on the path.
@@ -357,6 +363,7 @@ def build_with_torch_cuda(cuda: str | None) -> Sequence[str]:
     return ("-c", code) if cuda else IN_PLACE
 
 
+@pytest.mark.slow
 def test_wheel_has_runtime_of_pages_that_npm_fetches_once(project: Project) -> None:
     for count in (1, 2):
         wheel, output = project.wheel(build="none")

@@ -103,7 +103,8 @@ def test_live_drops_late_frames(person: Person, drive: Path, tmp_path: Path) -> 
         person, FakeEngine(seconds=0.1), drive, out
     )  # 50 frames a second come, 10 are rendered
     assert report.captured == COUNT == report.frames + sum(report.dropped.values())
-    assert 3 <= report.frames <= 12 and report.dropped["render"] > 15
+    # more on an idle machine; a busy one drops some before they are rendered
+    assert 3 <= report.frames <= 12 and report.dropped["render"] >= 5
     # without dropping the last would be 3 seconds old
     assert 100 < report.latency_p50 < 800 and report.latency_p99 < 1500
     assert len(list(VideoReader(out))) == COUNT  # which plays in real time nevertheless

@@ -35,6 +35,7 @@ def test_fuzz_2000_cases_finds_no_fault(fuzz: Fuzz) -> None:
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.slow
 def test_fuzz_of_valid_files_succeeds(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
     # Only the reader of an invalid package refuses its undamaged files; otherwise the fuzz would test
     # nothing but refusals.
@@ -48,6 +49,7 @@ def test_fuzz_of_valid_files_succeeds(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatc
     assert set(refused) == {"package"}, refused
 
 
+@pytest.mark.slow
 def test_fuzz_case_depends_on_seed_and_number_only(fuzz: Fuzz, tmp_path: Path) -> None:
     for name, reader in fuzz.readers.items():
         results = []
@@ -71,6 +73,7 @@ def test_edit_json_differs_by_seed() -> None:
     assert len({mutations.edit_json(text, random.Random(seed)) for seed in range(50)}) > 30
 
 
+@pytest.mark.slow
 def test_fuzz_runs_as_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.robustness.fuzz", "--help"],

@@ -106,6 +106,7 @@ def check_kills(data: Path, work: Path, uninterrupted: Path, kills: int) -> None
     assert not list(out.rglob(".*")), "hidden files were left"
 
 
+@pytest.mark.slow
 def test_run_with_killed_rank_resumes_bit_for_bit(data: Path, tmp_path: Path, uninterrupted: Path) -> None:
     check_kills(data, tmp_path, uninterrupted, kills=2)
 

@@ -168,6 +168,7 @@ def test_sampled_people_differ_in_looks_and_shape() -> None:
     assert distances.min() > 0.0015  # metres, over the face
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anny")
 def test_worker_count_keeps_bytes_and_people_are_added(tmp_path: Path) -> None:
     single, double = tmp_path / "one", tmp_path / "two"

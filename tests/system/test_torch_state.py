@@ -261,6 +261,7 @@ print("child", os.waitpid(child, 0)[1], flush=True)
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_forked_process_animates_and_fine_tunes() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -14,7 +14,7 @@ from talkinghead.config import Config
 from talkinghead.dataset.shard_reader import MESH
 from talkinghead.dataset.shard_writer import ShardWriter
 from talkinghead.errors import TalkingheadError
-from talkinghead.training import meta
+from talkinghead.training import meta, meta_setup
 from talkinghead.training.meta import train
 
 SIDE = 16
@@ -68,7 +68,7 @@ def test_run_with_crop_of_preset_resumes_with_that_of_its_data(
 ) -> None:
     data = write_clips(tmp_path / "data", 2)
     with monkeypatch.context() as earlier:
-        earlier.setattr(meta, "with_crop_of_data", lambda config, _: config)
+        earlier.setattr(meta_setup, "_with_crop_of_data", lambda config, _: config)
         assert train(data, tmp_path / "run", config, steps=1).config.crop == 1
     with caplog.at_level(logging.INFO):
         assert train(data, tmp_path / "run", config, steps=2).config.crop == 2

@@ -20,6 +20,7 @@ from talkinghead.training.finetune import embed
 from talkinghead.training.resume import adam
 
 
+@pytest.mark.slow
 def test_discriminator_separates_fixed_fakes_within_500_steps(carphone_clip):
     model, config = load_model("tiny"), preset("tiny")
     clip = carphone_clip[::2]

@@ -51,7 +51,7 @@ def merge_rows(parts: list[torch.Tensor]) -> torch.Tensor:
     return merged
 
 
-@pytest.mark.parametrize("config", [plain, guided])
+@pytest.mark.parametrize("config", [plain, pytest.param(guided, marks=pytest.mark.slow)])
 def test_ranks_learn_what_one_process_learns(config, data):
     """Compare in float64 after 5 steps."""
     (alone,) = call_ranks(learn_in_float64, 1, config(), data, 5)
@@ -103,6 +103,7 @@ def learn_with_small_buckets(config: Config, data: Path) -> tuple[dict[str, torc
     return learn_in_float64(config, data, 2), sent
 
 
+@pytest.mark.slow
 def test_buckets_are_sent_while_backward_runs(data):
     (alone,) = call_ranks(learn_in_float64, 1, plain(), data, 2)
     for tensors, sent in call_ranks(learn_with_small_buckets, 2, plain(), data):

@@ -171,6 +171,7 @@ def test_guided_rejects_other_channels():
         load_compatible_weights(guided(3), random_model("tiny"))
 
 
+@pytest.mark.slow
 def test_train_init_from_is_in_provenance(face_shards, tmp_path):
     parent = random_model("tiny", 7)
     parent.provenance = {"variant": "ft", "steps": 50, "seconds": 9, "people": ["zoe"]}

@@ -50,6 +50,7 @@ def data(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "data", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])  # the latter keeps connections open
 def test_no_thread_sends_requests_while_workers_are_forked(
     protocol: str, data: Path, monkeypatch: pytest.MonkeyPatch
