@@ -230,6 +230,7 @@ def web_page(web_page_person: Person, tmp_path_factory: pytest.TempPathFactory) 
     """Return the folder of an exported page."""
     if not HAS_RUNTIME:
         pytest.skip(NO_RUNTIME)
+    pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     folder = tmp_path_factory.mktemp("web") / "page"
     export_web_page(web_page_person, folder, "Anna")
     return folder

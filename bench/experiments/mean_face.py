@@ -14,10 +14,10 @@ import argparse
 
 import numpy as np
 
+from talkinghead.dataset.shard_reader import MESH as SYNTHETIC
 from talkinghead.dataset.shard_reader import read_index
 from talkinghead.landmarks.landmark_image import MIRROR_INDEX
 from talkinghead.landmarks.mean_face import MEAN_FACE
-from talkinghead.synthetic.dataset import DETECTOR as SYNTHETIC
 
 _ITERATIONS = 100
 _FRAMES_OF_A_PERSON = 40

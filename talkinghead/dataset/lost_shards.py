@@ -55,11 +55,9 @@ class LostShards:
             TalkingheadError: they are more than 1 %.
         """
         if self._is_over_limit():
-            reason = self.reasons[min(self.reasons)].partition("; ")[0]
-            raise TalkingheadError(
-                f"{reason}; {len(self.reasons)} of {self.total} shards cannot be read, more than 1 %; "
-                "prepare the data again"
-            )
+            reason, _, remedy = self.reasons[min(self.reasons)].partition("; ")
+            count = f"{len(self.reasons)} of {self.total} shards cannot be read, more than 1 %"
+            raise TalkingheadError(f"{reason}; {count}; {remedy}")
 
     def _is_over_limit(self) -> bool:
         return len(self.reasons) > MAX_SHARE * self.total

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from ..errors import TalkingheadError, quantity
-from .parts import parts_in
+from .parts import PART_FILE, parts_in
 from .remote import FileState, RemoteFile, describe, is_url, list_folder, local_path, reported, retry
 from .report import REPORT, read_report
 
@@ -138,10 +138,13 @@ def parse_shard(shard: ShardFile, parse: Callable[[BoundedFile], _Result]) -> _R
 
 
 def remedy(shard: ShardFile) -> str:
-    """Return what a user can do about a shard that cannot be read."""
+    """Return what a user can do about one or several shards that cannot be read."""
     if isinstance(shard, RemoteFile):
         return "check the server, or put simplecache:: before the URL, which keeps whole shards here"
-    return "prepare the data again"
+    if isinstance(shard, Path) and os.path.lexists(shard.parent / PART_FILE):
+        return "remove the folder, and prepare the part again"
+    # prepare skips the videos in the report of a folder, whatever became of their shards
+    return "restore damaged shards from a copy, or prepare the data into another folder"
 
 
 def read_whole(shard: ShardFile) -> ShardFile:

@@ -1,10 +1,11 @@
 """Interface of the landmark detectors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Protocol
+from typing import Protocol, final
 
 import numpy as np
 
@@ -65,6 +66,44 @@ class Detector(Protocol):
 
         The whole frame is not searched. The list is shorter than `frames` when the face is lost.
         """
+
+
+class CheckedDetector(ABC):
+    """Base of the detectors that `open_detector` opens: it refuses frames and landmarks that are none.
+
+    A subclass has a `name`, and implements `_find_faces` and `_follow_face`.
+    """
+
+    name: str
+
+    @final
+    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first.
+
+        Raises:
+            TalkingheadError: a frame is not such an array.
+        """
+        check_frames(frames)
+        return self._find_faces(frames)
+
+    @final
+    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
+
+        Raises:
+            TalkingheadError: a frame is not uint8 [H, W, 3], or the landmarks are not finite.
+        """
+        check_frames(frames)
+        check_followed_landmarks(near)
+        return self._follow_face(frames, near)
+
+    @abstractmethod
+    def _find_faces(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Find all faces of checked frames, as `find` does."""
+
+    @abstractmethod
+    def _follow_face(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        """Follow one face from checked landmarks, as `follow` does."""
 
 
 def largest_face(detector: Detector, frame: np.ndarray) -> Face | None:

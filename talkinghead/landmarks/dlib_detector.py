@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import TalkingheadError, require
-from .detector import MIN_CONFIDENCE, Face
+from .detector import MIN_CONFIDENCE, CheckedDetector, Face
 from .geometry import bounding_boxes, centre_and_scale
 
 _SEARCH_SIDE = 640  # longer side in pixels of the image that is searched first
@@ -36,7 +36,7 @@ It is 0.01 on a clear face, 0.05 behind a hand, and 0.1 to 0.3 without a face.
 _MIN_DETECTED_CONFIDENCE = 0.05  # of a detected face that the landmarks do not fit
 
 
-class DlibDetector:
+class DlibDetector(CheckedDetector):
     """Detector of 68 iBUG landmarks by dlib, on the CPU.
 
     The landmarks are fitted in three slightly different boxes: their mean jitters less than a single fit, and
@@ -52,15 +52,11 @@ class DlibDetector:
         _face_detector()
         _shape_predictor()
 
-    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first."""
+    def _find_faces(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         return [[_fit_detected(frame, box) for box in _find_boxes(frame)] for frame in frames]
 
-    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
-
-        Where the landmarks no longer fit well, the face is searched for around its last position.
-        """
+    def _follow_face(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
+        """Follow one face; where its landmarks no longer fit well, search around its last position."""
         faces: list[Face] = []
         for frame in frames:
             face = _fit(frame, _box_around(near))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import TalkingheadError, require
-from .detector import Face
+from .detector import CheckedDetector, Face
 
 WEIGHTS = ("2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth")
 """Names of the files that the package reads in the folder `checkpoints` of ``torch.hub.get_dir()``."""
@@ -25,7 +25,7 @@ def weights_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-class FaceAlignmentDetector:
+class FaceAlignmentDetector(CheckedDetector):
     """Detector of 68 iBUG landmarks by face-alignment's 2DFAN-4; the package downloads missing weights.
 
     The confidence is the mean height of the 68 heat maps' peaks.
@@ -61,8 +61,8 @@ class FaceAlignmentDetector:
                 "delete the files to fetch them again, or use --landmarks network"
             ) from error
 
-    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first, in one batch."""
+    def _find_faces(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Find all faces of each frame, in one batch."""
         batch = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
         boxes_per_frame = self._network.face_detector.detect_from_batch(batch)
         return [
@@ -70,8 +70,7 @@ class FaceAlignmentDetector:
             for frame, boxes in zip(frames, boxes_per_frame, strict=True)
         ]
 
-    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost."""
+    def _follow_face(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         faces: list[Face] = []
         for frame in frames:
             face = self._fit(frame, [_box_around(near)])[0]

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import TalkingheadError
 from ..system.onnx_runtime import compile_by_openvino
-from .detector import MIN_CONFIDENCE, Face, check_followed_landmarks, check_frames
+from .detector import MIN_CONFIDENCE, CheckedDetector, Face
 from .geometry import centre_and_scale
 from .oriented_crop import OrientedCrop, crop_of_landmarks, sample_crops
 
@@ -51,7 +51,7 @@ LANDMARKS_68 = (
 _FIRST_IRIS = 468
 
 
-class FaceLandmarkerDetector:
+class FaceLandmarkerDetector(CheckedDetector):
     """Detector of 68 iBUG landmarks and the irises by MediaPipe's networks, on the CPU.
 
     A face is fitted in three slightly different crops: the mean of the landmarks jitters less than one fit,
@@ -75,23 +75,10 @@ class FaceLandmarkerDetector:
     def __reduce__(self) -> tuple[type["FaceLandmarkerDetector"], tuple[Path, int]]:
         return FaceLandmarkerDetector, (self._path, self._num_crops)  # another process opens its own networks
 
-    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first.
-
-        Raises:
-            TalkingheadError: a frame is not such an array.
-        """
-        check_frames(frames)
+    def _find_faces(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         return [self._find(frame) for frame in frames]
 
-    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
-
-        Raises:
-            TalkingheadError: a frame is not uint8 [H, W, 3], or the landmarks are not finite.
-        """
-        check_frames(frames)
-        check_followed_landmarks(near)
+    def _follow_face(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         faces: list[Face] = []
         for frame in frames:
             face = self._fit(frame, crop_of_landmarks(near, *_CROP_OF_LANDMARKS))

@@ -14,7 +14,7 @@ from ..clip import IRIS_POINTS, POINTS
 from ..errors import TalkingheadError
 from ..system.file_hash import sha256
 from ..system.onnx_runtime import RUNTIMES, choose_runtime
-from .detector import Face, check_followed_landmarks, check_frames
+from .detector import CheckedDetector, Face
 from .face_finder import FaceFinder
 from .network import (
     CROP_SIDE,
@@ -36,7 +36,7 @@ _MIN_TRACKED_CONFIDENCE = 0.15  # of a face that is followed
 _BATCH = 16
 
 
-class NetworkDetector:
+class NetworkDetector(CheckedDetector):
     """Detector of 68 iBUG landmarks and the irises by the landmark network.
 
     Args:
@@ -65,13 +65,7 @@ class NetworkDetector:
         """SHA-256 of the weights of both networks, one after the other."""
         return f"{sha256(self._weights)}{sha256(self._finder.weights)}"
 
-    def find(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Find all faces of each frame uint8 [H, W, 3], RGB, the largest first.
-
-        Raises:
-            TalkingheadError: a frame is not such an array.
-        """
-        check_frames(frames)
+    def _find_faces(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         faces_of_frames = self._confirm(frames, [self._finder.find(frame, CROP_SIDE) for frame in frames])
         unsure = [
             index
@@ -96,14 +90,7 @@ class NetworkDetector:
             for row in fitted
         ]
 
-    def follow(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
-        """Follow one face from its landmarks `near` [68, 2] in the adjacent frame; stop where it is lost.
-
-        Raises:
-            TalkingheadError: a frame is not uint8 [H, W, 3], or the landmarks are not finite.
-        """
-        check_frames(frames)
-        check_followed_landmarks(near)
+    def _follow_face(self, frames: Sequence[np.ndarray], near: np.ndarray) -> list[Face]:
         faces: list[Face] = []
         for start in range(0, len(frames), _BATCH):
             batch = frames[start : start + _BATCH]

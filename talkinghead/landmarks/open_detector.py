@@ -3,14 +3,14 @@
 from ..constants import DETECTORS
 from ..errors import TalkingheadError
 from ..system.device import choose_device
-from .detector import Detector
+from .detector import CheckedDetector, Detector
 from .dlib_detector import DlibDetector
 from .face_alignment_detector import FaceAlignmentDetector
 from .face_landmarker_detector import SUFFIX, FaceLandmarkerDetector
 from .network_detector import NetworkDetector
 
 
-def open_detector(name: str = "auto", device: str = "cpu") -> Detector:
+def open_detector(name: str = "auto", device: str = "cpu") -> CheckedDetector:
     """Open the landmark detector of that name.
 
     Args:

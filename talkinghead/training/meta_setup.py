@@ -105,7 +105,7 @@ def _with_crop_of_data(config: Config, source: EpisodeSource) -> Config:
     if len(conventions) > 1:
         raise TalkingheadError(
             "train: the data sets were cropped by different conventions (1 mirrors the border of a frame, 2 "
-            "moves the crop into the frame); prepare the older ones again"
+            "moves the crop into the frame); prepare those of 1 again into other folders"
         )
     return replace(config, crop=conventions[0]) if conventions else config
 
@@ -154,8 +154,8 @@ def _report_hidden_irises(source: EpisodeSource) -> None:
         return
     if without_irises == len(source.clips):
         raise TalkingheadError(
-            "irises: no clip of the data has them; prepare it with --landmarks network or a "
-            "face_landmarker.task, or train without"
+            "irises: no clip of the data has them; prepare it into another folder with --landmarks network "
+            "or a face_landmarker.task, or train without"
         )
     log.info("%d of %d clips have no irises; in theirs none are visible", without_irises, len(source.clips))
 

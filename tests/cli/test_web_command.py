@@ -13,7 +13,11 @@ import talkinghead.cli as cli
 import talkinghead.web.server as server
 from talkinghead.web.settings import ServerSettings
 
-pytest.importorskip("aiohttp", reason="aiohttp, which the page needs, is not installed")
+
+@pytest.fixture
+def aiohttp() -> None:
+    """Skip without the package that serves the page."""
+    pytest.importorskip("aiohttp", reason="aiohttp, which the page needs, is not installed")
 
 
 @pytest.fixture
@@ -29,6 +33,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
     return started
 
 
+@pytest.mark.usefixtures("aiohttp")
 def test_busy_port_reports_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -39,6 +44,7 @@ def test_busy_port_reports_user_error(tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.usefixtures("aiohttp")
 def test_folder_that_cannot_be_used_reports_user_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

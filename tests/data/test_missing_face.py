@@ -1,6 +1,7 @@
 """Errors about pictures in which no face was found."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,14 +11,23 @@ from talkinghead.data.load import read_clip
 from talkinghead.errors import TalkingheadError
 from talkinghead.media.images import write_image
 
-skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
-FACE = skimage_data.astronaut()[:260, 90:350]
+
+@pytest.fixture(scope="module")
+def skimage_data() -> ModuleType:
+    """Import scikit-image's pictures; skip without them."""
+    return pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
+
+
+@pytest.fixture(scope="module")
+def face(skimage_data: ModuleType) -> np.ndarray:
+    """Return a woman's face, uint8 [260, 260, 3]."""
+    return skimage_data.astronaut()[:260, 90:350]
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
-def test_turned_picture_names_the_angle(tmp_path: Path, quarter_turns: int) -> None:
+def test_turned_picture_names_the_angle(face: np.ndarray, tmp_path: Path, quarter_turns: int) -> None:
     path = tmp_path / "turned.png"
-    write_image(path, np.ascontiguousarray(np.rot90(FACE, -quarter_turns)))  # clockwise
+    write_image(path, np.ascontiguousarray(np.rot90(face, -quarter_turns)))  # clockwise
     message = (
         f"turned.png: its face is turned by {90 * quarter_turns} degrees clockwise; turn the picture upright"
     )
@@ -29,12 +39,12 @@ def test_turned_picture_names_the_angle(tmp_path: Path, quarter_turns: int) -> N
         read_clip(tmp_path, 64, "network")
 
 
-def test_small_picture_names_its_size() -> None:
-    small = np.asarray(Image.fromarray(FACE).resize((20, 20)))
+def test_small_picture_names_its_size(face: np.ndarray) -> None:
+    small = np.asarray(Image.fromarray(face).resize((20, 20)))
     with pytest.raises(TalkingheadError, match="picture 1: no face was found in it, it has 20x20 pixels"):
         read_clip(small, 64, "network")
 
 
-def test_picture_of_no_face_names_none() -> None:
+def test_picture_of_no_face_names_none(skimage_data: ModuleType) -> None:
     with pytest.raises(TalkingheadError, match="no face was found in it, expected one seen from the front"):
         read_clip(skimage_data.coffee(), 64, "network")

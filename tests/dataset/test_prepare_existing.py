@@ -76,6 +76,20 @@ def test_prepare_rejects_inconsistent_data_set(tmp_path: Path, red_square: RedSq
     refused("line 1 cannot be read")
 
 
+def test_remedy_of_damaged_shard_is_what_helps(tmp_path: Path, red_square: RedSquare) -> None:
+    paths = draw_videos(tmp_path / "videos", 3)
+    prepare(paths, tmp_path / "data", 64, red_square, workers=1)
+    shard = tmp_path / "data/shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    assert prepare(paths, tmp_path / "data", 64, Unused(), workers=1).present == tuple(paths)
+    with pytest.raises(TalkingheadError, match="from a copy, or prepare the data into another folder$"):
+        read_index(tmp_path / "data")
+    prepare(paths, tmp_path / "other", 64, red_square, workers=1)
+    shutil.copy(tmp_path / "other/shard-000000.tar", shard)
+    for folder in ("other", "data"):
+        assert len(read_index(tmp_path / folder)) == 3
+
+
 def test_prepare_new_data_set_has_crops_of_convention_2(tmp_path: Path, red_square: RedSquare) -> None:
     paths = draw_videos(
         tmp_path / "videos", 2

@@ -96,7 +96,7 @@ def test_shard_that_disappears_reports_error(kept):
     source = EpisodeSource(kept, 32, 2, 3, 8, seed=1)
     for shard in kept.glob("*.tar"):
         shard.unlink()
-    with pytest.raises(TalkingheadError, match="it is no file.*; prepare the data again"):
+    with pytest.raises(TalkingheadError, match="it is no file.*, or prepare the data into another folder$"):
         source.draw(0)
 
 

@@ -218,7 +218,9 @@ def test_clip_info_json_holds_the_convention_of_its_crop(
 def test_clip_info_json_with_another_crop_is_refused(tmp_path: Path, crop: list[object]) -> None:
     odd = {**json.loads(info("clip 0.v2.mp4", 3).to_json()), "crop": crop}
     replaced(tmp_path, "json", json.dumps(odd).encode())
-    with pytest.raises(TalkingheadError, match=r"cannot be read as a shard .*; prepare the data again$"):
+    with pytest.raises(
+        TalkingheadError, match=r"cannot be read as a shard .*, or prepare the data into another folder$"
+    ):
         read_index(tmp_path)
 
 
@@ -328,7 +330,8 @@ def test_reader_rejects_truncated_shard(tmp_path: Path, blocks: int) -> None:
     shard = tmp_path / "shard-000000.tar"
     shard.write_bytes(shard.read_bytes()[: -512 * blocks])
     with pytest.raises(
-        TalkingheadError, match=f"^{shard}: cannot be read as a shard .*; prepare the data again$"
+        TalkingheadError,
+        match=f"^{shard}: cannot be read as a shard .*, or prepare the data into another folder$",
     ):
         read_index(tmp_path)
 

@@ -193,7 +193,7 @@ def test_more_lost_shards_than_one_percent_end_the_run(kind, many):
         shard.unlink()
     with pytest.raises(
         TalkingheadError,
-        match=r"^[^\n]*it is no file\); 2 of 100 shards cannot be read, more than 1 %; prepare the data ag",
+        match=r"^[^\n]*it is no file\); 2 of 100 shards cannot be read, more than 1 %; restore damaged",
     ):
         for step in range(40):
             episodes.draw(step)

@@ -16,12 +16,11 @@ from talkinghead.landmarks.network_blocks import prepare_for_inference
 from talkinghead.landmarks.open_detector import open_detector
 from talkinghead.system.onnx_runtime import RUNTIMES
 
-pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shipped network as ONNX."""
+    pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     path = tmp_path_factory.mktemp("onnx") / "landmarks.onnx"
     export_landmark_network(path)
     return path
@@ -56,6 +55,7 @@ def open_crop(near: np.ndarray) -> object:
 
 
 def test_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     path = tmp_path / "landmarks.onnx"
     assert cli.main(["export-landmarks", "--out", str(path)]) == 0
     assert path.stat().st_size > 100_000

@@ -23,7 +23,6 @@ from talkinghead.networks.references import References, ReferenceViewer
 from talkinghead.pipelines.finetune import finetune
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]  # exporting the page takes long
-pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
 
 MIN_PSNR_DB = 40.0
 SIZE = 128  # of the images; motion fields of 64 x 64 are enlarged to it
@@ -43,6 +42,7 @@ def guided_page(guided_person: Person, tmp_path_factory: pytest.TempPathFactory)
     """Return the folder of that person's page."""
     if not HAS_RUNTIME:
         pytest.skip(NO_RUNTIME)
+    pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
     folder = tmp_path_factory.mktemp("guided") / "page"
     export_web_page(guided_person, folder)
     return folder

@@ -26,9 +26,6 @@ from talkinghead.landmarks.network_blocks import prepare_for_inference
 from talkinghead.model import Person
 from talkinghead.system.onnx_runtime import run_by_onnxruntime
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-pytest.importorskip("onnxscript", reason="onnxscript, which ONNX export needs, is not installed")
-
 needs_runtime = pytest.mark.skipif(not HAS_RUNTIME, reason=NO_RUNTIME)
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "web_export.md"
 NETWORKS = ("detection.onnx", "landmarks.onnx", "person.onnx")
@@ -40,6 +37,7 @@ def test_graph_has_only_operators_of_webgpu(name: str, web_page: Path) -> None:
 
 
 def test_person_has_no_path_and_no_other_input_than_landmark_image(web_page: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     model = onnx.load(web_page / "person.onnx")
     assert [value.name for value in model.graph.input] == ["image"]
     manifest = json.loads(next(entry.value for entry in model.metadata_props))

@@ -12,9 +12,6 @@ from cuda_emulator.ptx_library import PtxLibrary, missing_tool
 from cuda_emulator.ptx_module import parse, plain_names, without_target
 from cuda_emulator.ptx_translate import translate
 
-MISSING = missing_tool()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-
 KERNEL = """
 .version 8.7
 .target {target}
@@ -78,6 +75,8 @@ def kernel(body, name="kernel", target="sm_90"):
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
+    if missing_tool() is not None:
+        pytest.skip(missing_tool())
     return Library("ptx", tmp_path_factory.mktemp("ptx"))
 
 

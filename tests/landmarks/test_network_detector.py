@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,8 +22,6 @@ from talkinghead.landmarks.open_detector import open_detector
 from talkinghead.landmarks.oriented_crop import OrientedCrop, crop_of_landmarks
 from talkinghead.media.video import VideoReader
 
-skimage_data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
-ASTRONAUT = skimage_data.astronaut()
 NEAR = (MEAN_FACE[:, :2] * 40 + [150, 120]).astype(np.float32)
 FRAME = np.zeros((240, 320, 3), np.uint8)
 
@@ -31,6 +30,18 @@ FRAME = np.zeros((240, 320, 3), np.uint8)
 def detector() -> NetworkDetector:
     """Open the shipped networks."""
     return NetworkDetector()
+
+
+@pytest.fixture(scope="module")
+def skimage_data() -> ModuleType:
+    """Import scikit-image's pictures; skip without them."""
+    return pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
+
+
+@pytest.fixture(scope="module")
+def astronaut(skimage_data: ModuleType) -> np.ndarray:
+    """Return a woman with a helmet, uint8 [512, 512, 3]."""
+    return skimage_data.astronaut()
 
 
 class FakeNetwork:
@@ -103,9 +114,9 @@ def test_expected_error_and_pose_are_those_of_the_face(
     assert face.pose == pytest.approx((0, 0, 0), abs=0.5)
 
 
-def test_covered_points_have_larger_expected_errors(detector: NetworkDetector) -> None:
-    (face, *_) = find_faces(detector, [ASTRONAUT])[0]
-    covered = ASTRONAUT.copy()
+def test_covered_points_have_larger_expected_errors(detector: NetworkDetector, astronaut: np.ndarray) -> None:
+    (face, *_) = find_faces(detector, [astronaut])[0]
+    covered = astronaut.copy()
     x, y = face.landmarks[48:68].mean(axis=0).astype(int)
     covered[y - 18 : y + 22, x - 30 : x + 30] = (90, 60, 40)
     (hidden,) = follow_face(detector, [covered], face.landmarks)
@@ -187,10 +198,10 @@ def test_tiles_cover_the_frame(size: tuple[int, int]) -> None:
         assert min(distances) <= 0.5
 
 
-def test_detector_reaches_other_processes(detector: NetworkDetector) -> None:
+def test_detector_reaches_other_processes(detector: NetworkDetector, astronaut: np.ndarray) -> None:
     copied = pickle.loads(pickle.dumps(detector))
     crop = OrientedCrop(225.0, 120.0, 200.0)
-    face, same = (opened._run([ASTRONAUT], [crop])[0] for opened in (detector, copied))
+    face, same = (opened._run([astronaut], [crop])[0] for opened in (detector, copied))
     np.testing.assert_array_equal(face.landmarks, same.landmarks)
 
 
@@ -204,16 +215,18 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [512, 256, 128])
-def test_astronaut_is_found_at_every_size(detector: NetworkDetector, size: int) -> None:
-    (face,) = find_faces(detector, [resized(ASTRONAUT, size)])[0]
+def test_astronaut_is_found_at_every_size(
+    detector: NetworkDetector, size: int, astronaut: np.ndarray
+) -> None:
+    (face,) = find_faces(detector, [resized(astronaut, size)])[0]
     eyes = [face.landmarks[part].mean(axis=0) * 512 / size for part in (slice(36, 42), slice(42, 48))]
     np.testing.assert_allclose(eyes, [[204, 102], [247, 104]], atol=4)
     assert face.irises is not None
     np.testing.assert_allclose(face.irises[:, 0] * 512 / size, [[204, 101], [247, 103]], atol=4)
 
 
-def test_thirty_faces_are_found(detector: NetworkDetector) -> None:
-    face = resized(ASTRONAUT[:230, 110:340], 160)
+def test_thirty_faces_are_found(detector: NetworkDetector, astronaut: np.ndarray) -> None:
+    face = resized(astronaut[:230, 110:340], 160)
     frame = np.full((1080, 1920, 3), 90, np.uint8)
     corners = [(x, y) for x in range(60, 1900, 310) for y in range(20, 1000, 215)]
     for x, y in corners:
@@ -225,7 +238,9 @@ def test_thirty_faces_are_found(detector: NetworkDetector) -> None:
 
 
 @pytest.mark.parametrize("name", ["coffee", "rocket", "retina", "brick", "grass", "chelsea"])
-def test_picture_without_a_face_shows_none(detector: NetworkDetector, name: str) -> None:
+def test_picture_without_a_face_shows_none(
+    detector: NetworkDetector, skimage_data: ModuleType, name: str
+) -> None:
     picture = getattr(skimage_data, name)()
     picture = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]
     assert find_faces(detector, [picture])[0] == []
@@ -259,9 +274,9 @@ def painted(picture: Image.Image) -> Image.Image:
 
 @pytest.mark.parametrize("change", [masked, with_sunglasses, cartoon, painted])
 def test_doubtful_face_is_none_or_less_certain(
-    detector: NetworkDetector, change: Callable[[Image.Image], Image.Image]
+    detector: NetworkDetector, change: Callable[[Image.Image], Image.Image], astronaut: np.ndarray
 ) -> None:
-    clear = ASTRONAUT[:260, 90:350]
+    clear = astronaut[:260, 90:350]
     (face,) = find_faces(detector, [np.ascontiguousarray(clear)])[0]
     doubtful = find_faces(detector, [np.asarray(change(Image.fromarray(clear)))])[0]
     assert len(doubtful) <= 1
@@ -270,9 +285,9 @@ def test_doubtful_face_is_none_or_less_certain(
         assert 0 < other.landmarks.min() < other.landmarks.max() < 260
 
 
-def test_upside_down_face_and_noise_show_no_face(detector: NetworkDetector) -> None:
+def test_upside_down_face_and_noise_show_no_face(detector: NetworkDetector, astronaut: np.ndarray) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
-    for picture in (ASTRONAUT[::-1], noise):
+    for picture in (astronaut[::-1], noise):
         assert find_faces(detector, [np.ascontiguousarray(picture)])[0] == []
 
 
@@ -283,9 +298,9 @@ def test_tiny_and_thin_frames_show_no_face(detector: NetworkDetector, shape: tup
     follow_face(detector, [frame], NEAR)  # whatever it returns, it raises nothing
 
 
-def test_detector_leaves_callers_random_state_alone() -> None:
+def test_detector_leaves_callers_random_state_alone(astronaut: np.ndarray) -> None:
     state = torch.get_rng_state()
-    find_faces(NetworkDetector(), [ASTRONAUT])
+    find_faces(NetworkDetector(), [astronaut])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -309,8 +324,10 @@ def test_followed_face_agrees_with_dlib(detector: NetworkDetector, carphone: Pat
     assert error < 0.1
 
 
-def test_crop_far_beyond_the_frame_has_no_confident_face(detector: NetworkDetector) -> None:
-    (face,) = detector._run([ASTRONAUT], [OrientedCrop(-900, -900, 100)])
+def test_crop_far_beyond_the_frame_has_no_confident_face(
+    detector: NetworkDetector, astronaut: np.ndarray
+) -> None:
+    (face,) = detector._run([astronaut], [OrientedCrop(-900, -900, 100)])
     assert face.confidence < 0.1
 
 

@@ -14,6 +14,7 @@ import pytest
 from talkinghead.errors import TalkingheadError
 from talkinghead.media import window
 from talkinghead.media.frame_sink import Sink, open_sink
+from talkinghead.system.atomic_file import atomic_write
 
 SIZE = (32, 48)
 FAKE_OPENCV = """
@@ -61,6 +62,7 @@ def opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         (tmp_path / "cv2.py").write_text(FAKE_OPENCV.format(opening=opening))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setenv("DISPLAY", ":0")
+        monkeypatch.setattr(window, "_END_S", 60.0)  # a busy machine is slow to close it
         return tmp_path
 
     return replace_opencv
@@ -72,6 +74,12 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Write a file that the window's process never sees empty: it would replace that, and lose the text."""
+    with atomic_write(path) as temp_path:
+        temp_path.write_text(text)
 
 
 def show(sink: Sink, shade: int = 10) -> None:
@@ -88,7 +96,7 @@ def test_window_shows_frames_until_closed(opencv: Callable[[], Path], closing: d
         wait_until(lambda: "frame" in (folder / "log").read_text())
         assert sink.is_open()
         for name, content in closing.items():
-            (folder / name).write_text(content)
+            write_at_once(folder / name, content)
         wait_until(lambda: not sink.is_open())
         show(sink)  # is ignored
     lines = (folder / "log").read_text().splitlines()
@@ -103,7 +111,7 @@ def test_window_shows_frames_until_closed(opencv: Callable[[], Path], closing: d
 def test_window_reports_keys_once(opencv: Callable[[], Path]) -> None:
     folder = opencv()
     with open_sink("window", 25, SIZE) as sink:
-        (folder / "keys").write_text("109 -1 32")
+        write_at_once(folder / "keys", "109 -1 32")
         keys = ""
 
         def has_both() -> bool:

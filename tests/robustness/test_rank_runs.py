@@ -168,7 +168,7 @@ def lose_shard(rank: int) -> None:
         nonlocal reads
         reads += 1
         if rank == 1 and reads > 2 * BATCH // 2:
-            raise TalkingheadError("shard-000000.tar: a frame cannot be read; prepare the data again")
+            raise TalkingheadError("shard-000000.tar: a frame cannot be read; copy it again")
         return frames(self, *args)
 
     frames = shard_reader.ShardClip.frames
@@ -197,7 +197,7 @@ def change_data(rank: int) -> None:
     "sabotage, message",
     [
         (fill_disk, "writing failed (No space left on device); free some space or name another place"),
-        (lose_shard, "shard-000000.tar: a frame cannot be read; prepare the data again"),
+        (lose_shard, "shard-000000.tar: a frame cannot be read; copy it again"),
         (change_version, f"torchrun: the version of rank 1 is 0.0.1, of rank 0 {version.__version__}; start"),
         (change_data, "torchrun: the checksum of the data of rank 1 is 0123, of rank 0"),
     ],

@@ -78,7 +78,7 @@ def lose(rank: int, numbers: tuple[str, ...]) -> None:
 
     def fail(shard: Path, places: object) -> object:
         if rank == 1 and shard.stem.endswith(numbers):
-            raise TalkingheadError(f"{shard}: is damaged; prepare the data again")
+            raise TalkingheadError(f"{shard}: is damaged; copy it again")
         return read(shard, places)  # type: ignore[arg-type]
 
     shard_stream.read_into_memory = fail  # type: ignore[assignment]
@@ -112,7 +112,7 @@ def test_rank_that_loses_many_shards_ends_all_in_one_line(many: Path, tmp_path: 
     outcome = run(many, tmp_path / "run", sabotage=lose_many)
     assert outcome.codes == [2, 2]
     line = outcome.printed[0].splitlines()[-1]
-    assert line.endswith("of 120 shards cannot be read, more than 1 %; prepare the data again")
+    assert line.endswith("of 120 shards cannot be read, more than 1 %; copy it again")
     assert line.startswith("talkinghead: error: ") and outcome.printed[1] == ""
 
 

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("aiohttp", reason="aiohttp, which the page needs, is not installed")
-
 from web_attack import ATTACKS, Attack, attack_own_server, table
 
 
 @pytest.mark.slow
 def test_server_withstands_every_attack(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp, which the page needs, is not installed")
     outcomes = attack_own_server(tmp_path)
     lines = table(outcomes)
     print(*lines, sep="\n")

@@ -10,10 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason="scikit-image, whose portrait is moved here, is not installed")
-
-from skimage import data
-
 from talkinghead.cli import main
 from talkinghead.data.crop import Crop, crop_around
 from talkinghead.dataset.shard_reader import read_index
@@ -34,6 +30,7 @@ SIDE = 280
 @pytest.fixture(scope="module")
 def astronaut() -> np.ndarray:
     """One woman, uint8 [280, 280, 3], in the public domain."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image's pictures are needed")
     return np.ascontiguousarray(data.astronaut()[:SIDE, 84 : 84 + SIDE])
 
 

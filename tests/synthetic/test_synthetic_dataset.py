@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("anny", reason="anny, which provides the head model, is not installed")
-
 from talkinghead.cli import main
 from talkinghead.data.crop import crop_around
 from talkinghead.dataset.episodes import EpisodeSource
@@ -33,7 +31,13 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def anny() -> None:
+    """Skip without the package that provides the head model."""
+    pytest.importorskip("anny", reason="anny, which provides the head model, is not installed")
+
+
+@pytest.fixture(scope="module")
+def synthetic_data(anny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three people, two clips each of 6 frames of 64x64, rendered in this process."""
     out = tmp_path_factory.mktemp("synthetic") / "data"
     with pytest.MonkeyPatch.context() as patch:
@@ -93,6 +97,7 @@ def test_clips_have_irises_within_the_eyes(synthetic_data: Path) -> None:
             assert (radius.max(axis=1) > 0.1 * width).all() and (radius.max(axis=1) < 0.4 * width).all()
 
 
+@pytest.mark.usefixtures("anny")
 def test_wide_poses_turn_further_and_are_in_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +155,7 @@ def test_person_is_same_in_all_clips_and_unlike_others(synthetic_data: Path) -> 
     assert np.abs(np.diff(corners, axis=1)).max() > 8
 
 
+@pytest.mark.usefixtures("anny")
 def test_sampled_people_differ_in_looks_and_shape() -> None:
     head = load_head()
     people = [sample_appearance(head, 1, number) for number in range(60)]
@@ -163,6 +169,7 @@ def test_sampled_people_differ_in_looks_and_shape() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("anny")
 def test_worker_count_keeps_bytes_and_people_are_added(tmp_path: Path) -> None:
     single, double = tmp_path / "one", tmp_path / "two"
     for out, workers in ((single, 1), (double, 2)):
@@ -176,6 +183,7 @@ def test_worker_count_keeps_bytes_and_people_are_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("anny")
 def test_killed_run_resumes_with_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import sys\n"
@@ -264,6 +272,7 @@ def test_missing_anny_or_warp_names_install_line(
             assert not (tmp_path / name).exists()
 
 
+@pytest.mark.usefixtures("anny")
 def test_frame_stride_takes_every_nth_frame_of_motion(tmp_path):
     dense, sparse = tmp_path / "whole", tmp_path / "sparse"
     prepare_synthetic(1, 1, dense, 16, seed=7, workers=1, frames_each=9)

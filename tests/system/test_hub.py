@@ -14,13 +14,13 @@ from talkinghead.errors import TalkingheadError
 from talkinghead.system.hub import hub_file
 from talkinghead.weights import shipped_models
 
-constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a cached version of the repository anna/heads, which holds the model tiny; cut the network."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
     repository = tmp_path / "models--anna--heads"
     snapshot = repository / "snapshots" / COMMIT
     (snapshot / "more").mkdir(parents=True)

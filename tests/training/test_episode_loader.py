@@ -42,7 +42,9 @@ def test_workers_draw_same_episodes_in_order(workers, source, threads):
 def test_error_of_worker_is_raised_as_it_is(source, tmp_path):
     batches = load_episodes(source, range(3), CPU, 1)
     (tmp_path / "shard-000000.tar").unlink()
-    with pytest.raises(TalkingheadError, match=r"^[^\n]*it is no file[^\n]*prepare the data again$"):
+    with pytest.raises(
+        TalkingheadError, match=r"^[^\n]*it is no file[^\n]*prepare the data into another folder$"
+    ):
         next(batches)
 
 

@@ -160,7 +160,9 @@ def test_train_from_model_without_irises_keeps_weights(
 def test_train_refuses_data_without_any_irises(
     shards: dict[str, Path], tmp_path: Path, minimal: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(TalkingheadError, match="irises: no clip of the data has them; prepare"):
+    with pytest.raises(
+        TalkingheadError, match="irises: no clip of the data has them; prepare it into another folder"
+    ):
         train(shards["none"], tmp_path / "run", "tiny", steps=1, irises=True)
     with caplog.at_level(logging.INFO, "talkinghead"):
         train(shards["some"], tmp_path / "run", "tiny", steps=0, irises=True)
