@@ -23,10 +23,9 @@ import numpy as np
 import talkinghead as th
 from bench.lib.harness import machine
 from talkinghead.engines.torch_engine import TorchEngine
-from talkinghead.exporters.quantisation import METHODS, quantise_convolutions
 from talkinghead.metrics import psnr
 from talkinghead.networks.references import ReferenceViewer
-from talkinghead.system.onnx_runtime import RUNTIMES
+from talkinghead.system.onnx_runtime import METHODS, RUNTIMES, quantise_convolutions
 
 FRAMES = 150
 ROUNDS = 25

@@ -6,14 +6,19 @@ precision. InstanceNormalization has one scale and shift for all rows: it is for
 
 from typing import Any
 
+from ..errors import require
+
 
 def merge_instance_norms(model: Any) -> int:
     """Replace the norms of an onnx_ir model for one row by InstanceNormalization, in place.
 
     Returns:
         How many were replaced.
+
+    Raises:
+        TalkingheadError: onnxscript is not installed.
     """
-    from onnxscript.rewriter import pattern
+    pattern: Any = require("onnxscript.rewriter.pattern", "onnx")
 
     def norm(op: Any, x: Any, planes: Any, ones: Any, shape: Any, scale: Any, bias: Any) -> Any:
         normal = op.LayerNormalization(op.Reshape(x, planes), ones, _outputs=["normal"])

@@ -1,82 +1,22 @@
-"""Convolutions in 8 bits: engines that are smaller, and faster where the processor has no better."""
+"""Comparison of engines in 8 bits with those in float32, on a short motion of a person."""
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..engines.frame_format import to_uint8
 from ..engines.verify import pooled_psnr_db
-from ..errors import require
 from ..landmarks.face_points import fit_points
 from ..landmarks.landmark_image import landmark_image
 from ..landmarks.sample_motion import sample_motion
 from ..model import Person
 from ..networks.references import ReferenceViewer
-from ..system.onnx_runtime import RUNTIMES
+from ..system.onnx_runtime import RUNTIMES, Inputs
 
-METHODS = ("MinMax", "Percentile")
-"""Ways of onnxruntime to choose the ranges of maps from calibration inputs."""
 MIN_PSNR_DB = 35.0
 """PSNR to the frames in float32 below which an engine in 8 bits is not kept."""
-
-Inputs = Mapping[str, np.ndarray]
-
-
-def quantise_convolutions(
-    engine: Path, out: Path, calibration: Sequence[Inputs], method: str = "MinMax"
-) -> None:
-    """Write an ONNX engine whose convolutions compute in 8 bits, weights by channel.
-
-    Args:
-        engine: ONNX file in float32.
-        out: the file; written in place.
-        calibration: inputs by name, of which the ranges of maps are measured.
-        method: one of `METHODS`.
-
-    Raises:
-        TalkingheadError: onnxruntime is not installed.
-    """
-    quantization: Any = require("onnxruntime.quantization", "onnx")
-    shape_inference: Any = require("onnxruntime.quantization.shape_inference", "onnx")
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._rows: Iterator[Inputs] = iter(calibration)
-
-        def get_next(self) -> Inputs | None:
-            return next(self._rows, None)
-
-    with tempfile.TemporaryDirectory() as folder, _without_warnings():
-        prepared = Path(folder) / "prepared.onnx"
-        shape_inference.quant_pre_process(str(engine), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared),
-            str(out),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=getattr(quantization.CalibrationMethod, method),
-        )
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Let sessions that onnxruntime opens itself log errors alone."""
-    onnxruntime: Any = require("onnxruntime", "onnx")
-    onnxruntime.set_default_logger_severity(3)
-    try:
-        yield
-    finally:
-        onnxruntime.set_default_logger_severity(2)  # its default
 
 
 def sample_inputs(person: Person) -> list[Inputs]:

@@ -26,11 +26,12 @@ from ..media.pixel_range import float_to_levels
 from ..model import Person
 from ..networks.references import References, ReferenceViewer
 from ..system.atomic_file import atomic_folder
+from ..system.onnx_runtime import quantise_convolutions
 from ..system.stage_timer import timed_stage
 from ..system.torch_state import with_default_torch_state
 from .landmark_network import export_detection_network, export_landmark_network
 from .onnx import write_onnx
-from .quantisation import MIN_PSNR_DB, least_psnr_db, quantise_convolutions, sample_inputs
+from .quantisation import MIN_PSNR_DB, least_psnr_db, sample_inputs
 from .web_constants import constants_module
 
 log = logging.getLogger(__name__)

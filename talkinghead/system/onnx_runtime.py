@@ -1,6 +1,8 @@
-"""Runtimes of ONNX files, onnxruntime and OpenVINO, as functions of named arrays."""
+"""Runtimes of ONNX files, onnxruntime and OpenVINO, as functions of named arrays; and quantisation."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from .signal_stack import preserve_signal_stack
 
 Call = Callable[[dict[str, np.ndarray]], np.ndarray]
 """A function from inputs by name to the first output."""
+Inputs = Mapping[str, np.ndarray]
+METHODS = ("MinMax", "Percentile")
+"""Ways of onnxruntime to choose the ranges of maps from calibration inputs."""
 
 
 def onnxruntime_session(path: Path, device: str = "cpu") -> Any:
@@ -96,3 +101,55 @@ def choose_runtime(device: str, precision: str) -> str:
             ) from error
         return "onnxruntime"
     return "openvino"
+
+
+def quantise_convolutions(
+    engine: Path, out: Path, calibration: Sequence[Inputs], method: str = "MinMax"
+) -> None:
+    """Write an ONNX engine whose convolutions compute in 8 bits, weights by channel.
+
+    Args:
+        engine: ONNX file in float32.
+        out: the file; written in place.
+        calibration: inputs by name, of which the ranges of maps are measured.
+        method: one of `METHODS`.
+
+    Raises:
+        TalkingheadError: onnxruntime is not installed.
+    """
+    quantization: Any = require("onnxruntime.quantization", "onnx")
+    shape_inference: Any = require("onnxruntime.quantization.shape_inference", "onnx")
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._rows: Iterator[Inputs] = iter(calibration)
+
+        def get_next(self) -> Inputs | None:
+            return next(self._rows, None)
+
+    with tempfile.TemporaryDirectory() as folder, _without_warnings():
+        prepared = Path(folder) / "prepared.onnx"
+        shape_inference.quant_pre_process(str(engine), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(out),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            reduce_range=True,  # 7 bits for weights: sums of products overflow on older processors
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=getattr(quantization.CalibrationMethod, method),
+        )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Let sessions that onnxruntime opens itself log errors alone."""
+    onnxruntime: Any = require("onnxruntime", "onnx")
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # its default

@@ -46,6 +46,7 @@ def test_person_has_no_path_and_no_other_input_than_landmark_image(web_page: Pat
 
 
 def test_norms_of_the_page_are_instance_norms(web_page: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     kinds = Counter(node.op_type for node in onnx.load(web_page / "person.onnx").graph.node)
     assert kinds["InstanceNormalization"] > 10 and not kinds["LayerNormalization"]
 
