@@ -25,9 +25,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
 
-# One thread a process, and one process more than cores: some tests wait for others that they start.
-WORKERS = $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10
+# One thread a process: as many processes as cores share them. Files in their order: the few tests that take long are not
+# all in the last files then.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
 
 check: lint
 	$(BIN)/python tests/packaging/source_rules.py

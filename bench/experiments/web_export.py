@@ -26,7 +26,7 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from bench.experiments.web_page import until, write_media
-from talkinghead.exporters.web import export_web_page
+from talkinghead.exporters.web import QUANTISED, export_web_page
 from talkinghead.pipelines.demo import demo_clip
 from talkinghead.pipelines.finetune import finetune
 
@@ -57,7 +57,9 @@ def serve(folder: Path) -> Iterator[str]:
 
 def transferred_bytes(folder: Path) -> int:
     """Return the size of the files that a page loads by WASM, compressed by Brotli."""
-    gpu_only = ("webgpu", "asyncify")
+    gpu_only = ["webgpu", "asyncify"]
+    if (folder / QUANTISED).is_file():
+        gpu_only.append("person.onnx")
     files = [
         path
         for path in folder.rglob("*")
