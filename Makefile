@@ -25,8 +25,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 demo: $(READY)
 	$(BIN)/python -m talkinghead demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
 
-# One thread a process: as many processes as cores share them. Files in their order: the few tests that take long are not
-# all in the last files then.
+# One thread a process: as many processes as cores share them. Files in their order, not
+# those with the most tests first, so that the last ones need not be those with the slowest tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
 
 check: lint

@@ -94,7 +94,7 @@ class WebPageReport:
             "bytes": self.num_bytes,
             "size": self.size,
             **psnr_values(self.psnr_db),
-            "quantised_psnr_db": round(self.quantised_psnr_db, 2),
+            "quantised_psnr_db": psnr_values(self.quantised_psnr_db)["psnr"],
             "seconds": round(self.seconds, 2),
         }
 

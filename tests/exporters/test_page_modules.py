@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.node, pytest.mark.slow]  # the exported page is writte
 
 MAX_POINT_ERROR_PIXELS = 0.002
 MIN_PSNR_DB = 40.0
+MAX_QUANTISED_PSNR_DB = 65.0
 MAX_TRANSFERRED_BYTES = 20_000_000
 
 
@@ -112,6 +113,8 @@ def test_frames_are_those_of_python_onnxruntime(
     expected = page_frames(web_page / web.QUANTISED, web_page_person, np.stack(sequence.points))
     frames = np.stack([result.frame for result in sequence.results])
     assert pooled_psnr_db(frames, expected) > MIN_PSNR_DB
+    exact = page_frames(web_page / "person.onnx", web_page_person, np.stack(sequence.points))
+    assert pooled_psnr_db(frames, exact) < MAX_QUANTISED_PSNR_DB  # so the page ran the network in 8 bits
     assert pooled_psnr_db(np.roll(frames, 9, axis=0), expected) < MIN_PSNR_DB  # frames differ by more
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def test_report_of_equal_frames_is_json() -> None:
     )
     assert report.as_dict()["psnr"] is None and report.as_dict()["equal"]
     assert report.lines()[0].endswith("the same frames as torch's; in 8 bits 41.3 dB")
+    assert report.as_dict()["quantised_psnr_db"] == 41.26
+    assert replace(report, quantised_psnr_db=math.inf).as_dict()["quantised_psnr_db"] is None
 
 
 def test_network_in_8_bits_is_small_and_near(web_page: Path, web_page_person: Person) -> None:
